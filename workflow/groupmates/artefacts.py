@@ -1,0 +1,181 @@
+"""What the stages hand to each other: one entry per artefact, with path, schema and meaning.
+
+Paths are relative to the run's folder `results/{run}/`; `{…}` are wildcards. Raise an artefact's
+version when its content changes for the same settings: Snakemake then re-runs its producer.
+Signs: influences are changes of reference loss in nats, **lower is better**.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """`columns` maps a column to its Arrow type by name; empty for what is not a table."""
+
+    path: str
+    version: int
+    meaning: str
+    columns: dict[str, str] | None = None
+
+    def schema(self, embedding_size: int | None = None) -> pa.Schema:
+        """The Arrow schema; `embedding` columns have fixed-size rows of `embedding_size` floats."""
+        import pyarrow as pa
+
+        assert self.columns is not None, f"{self.path} is not a table"
+
+        def arrow(name: str) -> pa.DataType:
+            if name == "tokens":
+                return pa.list_(pa.int32())
+            if name == "embedding":
+                assert embedding_size is not None
+                return pa.list_(pa.float32(), embedding_size)
+            if name == "dictionary":
+                return pa.dictionary(pa.int32(), pa.string())
+            return pa.type_for_alias(name)
+
+        return pa.schema([pa.field(c, arrow(t), nullable=False) for c, t in self.columns.items()])
+
+
+DOCUMENT = {"doc_id": "string", "source_file": "dictionary", "source_row": "int64"}
+PROBED = DOCUMENT | {"text": "string", "input_ids": "tokens"}
+
+ARTEFACTS = {
+    "corpus": Artefact(
+        "corpus/shard-{shard}.jsonl.zst", 1, "the built-in corpus, laid out like a user's pool"
+    ),
+    "corpus_reference": Artefact(
+        "corpus/reference.jsonl.zst", 1, "the built-in reference set: rows of {text}"
+    ),
+    "tokenizer": Artefact("sample/tokenizer", 1, "the language model's tokenizer, a HF folder"),
+    "files": Artefact(
+        "sample/files.parquet",
+        1,
+        "one row per pool file: size, sha256 of its bytes and number of documents",
+        {"source_file": "string", "bytes": "int64", "sha256": "string", "documents": "int64"},
+    ),
+    "probe_pool": Artefact(
+        "sample/probe_pool.parquet",
+        1,
+        "documents that rollouts are drawn from; input_ids: at most sequence_length + 1 tokens",
+        PROBED,
+    ),
+    "training_pool": Artefact(
+        "sample/training_pool.parquet",
+        1,
+        "documents that a model made from scratch, or missing AdamW state, is warmed up on; "
+        "disjoint from the probe pool",
+        PROBED,
+    ),
+    "reference": Artefact(
+        "sample/reference.parquet",
+        1,
+        "reference examples; split is 'selection' or 'evaluation'; the loss counts the tokens "
+        "from position label_start (at least 1) to the end",
+        {
+            "example_id": "string",
+            "split": "string",
+            "input_ids": "tokens",
+            "label_start": "int32",
+        },
+    ),
+    "base": Artefact(
+        "base", 1, "the checkpoint that is probed: HF folder, optimizer.safetensors, training.json"
+    ),
+    "rollouts": Artefact(
+        "probe/{round}/rollouts.parquet",
+        1,
+        "which documents are trained on in which order; step counts from 1",
+        {"rollout": "int64", "step": "int32", "doc_id": "string"},
+    ),
+    "probe": Artefact(
+        "probe/{round}/shard-{part}.parquet",
+        1,
+        "oracle influences: loss_after_nats - loss_before_nats of each step",
+        {
+            "rollout": "int64",
+            "step": "int32",
+            "doc_id": "string",
+            "loss_before_nats": "float64",
+            "loss_after_nats": "float64",
+            "influence_nats": "float64",
+        },
+    ),
+    "fit": Artefact(
+        "fit/{model}",
+        1,
+        "relational influence model: weights, tokenizer, relation.json, metrics.json, "
+        "heldout.parquet",
+    ),
+    "heldout": Artefact(
+        "fit/{model}/heldout.parquet",
+        1,
+        "oracle and predicted influence of the held-out rollouts, both in nats",
+        {
+            "round": "string",
+            "rollout": "int64",
+            "step": "int32",
+            "doc_id": "string",
+            "influence_nats": "float64",
+            "predicted_nats": "float64",
+        },
+    ),
+    "score": Artefact(
+        "score/shard-{shard}.parquet",
+        1,
+        "every pool document: n_tokens of the language model (end-of-text token included), "
+        "individual influence (standardised), unit-length embedding",
+        DOCUMENT
+        | {"n_tokens": "int64", "individual_influence": "float32", "embedding": "embedding"},
+    ),
+    "centroids": Artefact(
+        "cluster/centroids.npy", 1, "float32 [clusters, embedding_size], unit length"
+    ),
+    "cluster": Artefact(
+        "cluster/shard-{shard}.parquet",
+        1,
+        "the cluster of every document, rows as in score/",
+        {"doc_id": "string", "cluster": "int32"},
+    ),
+    "select": Artefact(
+        "select/{method}/shard-{shard}.parquet",
+        1,
+        "one row per selected document, in pool order; rank counts from 0 within the cluster; "
+        "group_influence is theta when picked (NaN for methods that have none)",
+        DOCUMENT
+        | {
+            "n_tokens": "int64",
+            "cluster": "int32",
+            "rank": "int32",
+            "individual_influence": "float32",
+            "group_influence": "float64",
+        },
+    ),
+    "dataset": Artefact(
+        "dataset/{method}/{file}", 1, "the selected rows of a pool file, unchanged, in its order"
+    ),
+    "curve": Artefact(
+        "evaluate/{method}/seed-{seed}.parquet",
+        1,
+        "held-out reference loss after `tokens` training tokens",
+        {"tokens": "int64", "loss_nats": "float64"},
+    ),
+    "example_losses": Artefact(
+        "evaluate/{method}/seed-{seed}.examples.parquet",
+        1,
+        "summed loss and number of label tokens per held-out example after the last step",
+        {"example_id": "string", "loss_sum_nats": "float64", "label_tokens": "int64"},
+    ),
+    "summary": Artefact("evaluate/summary.json", 1, "headline comparison of the methods"),
+    "report": Artefact("report.html", 1, "the report"),
+}
+
+
+def path(name: str) -> str:
+    """Path of an artefact below the run's folder, with its wildcards."""
+    return ARTEFACTS[name].path

@@ -1,0 +1,416 @@
+"""`config.yaml`, typed. Config enters here once; a stage gets exactly the settings it depends on.
+
+Defaults stand in `config.yaml` alone: snakemake merges `--configfile` and `--config` over it, so
+every field below is required. `StageSettings` subclasses name what each stage depends on: they are
+printed into its command line, and a change of one of them is what makes snakemake run it again.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from groupmates.artefacts import ARTEFACTS
+from groupmates.errors import UserError
+
+Positive = Annotated[int, Field(gt=0)]
+NotNegative = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Rate = Annotated[float, Field(ge=0)]
+Paths = Literal["builtin"] | Annotated[list[str], Field(min_length=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class PoolColumns(Section):
+    text: str
+    id: str | None
+
+
+class Pool(Section):
+    paths: Paths
+    files_per_shard: Positive
+    columns: PoolColumns
+
+
+class Corpus(Section):
+    documents: Positive
+    files: Positive
+
+
+class ReferenceSplit(Section):
+    evaluation_share: Annotated[float, Field(gt=0, lt=1)]
+    selection_examples: Positive
+    evaluation_examples: Positive
+    max_tokens: Annotated[int, Field(ge=2)]
+
+
+class Reference(Section):
+    paths: Paths
+    evaluation_paths: list[str] | None
+    split: ReferenceSplit
+
+
+class Sample(Section):
+    probe_documents: Positive
+    training_documents: Positive
+    sequence_length: Annotated[int, Field(ge=2)]
+    tokenizer: str | None
+    vocabulary_size: Annotated[int, Field(ge=300)]
+
+
+class Architecture(Section):
+    family: Literal["gpt_neox", "llama"]
+    hidden_size: Positive
+    layers: Positive
+    heads: Positive
+
+
+class Optimizer(Section):
+    learning_rate: Annotated[float, Field(gt=0)]
+    beta1: Annotated[float, Field(ge=0, lt=1)]
+    beta2: Annotated[float, Field(ge=0, lt=1)]
+    epsilon: Annotated[float, Field(gt=0)]
+    weight_decay: Rate
+    clip_norm: Annotated[float, Field(gt=0)]
+    z_loss: Rate
+
+
+class Base(Section):
+    checkpoint: str | None
+    architecture: Architecture
+    optimizer: Optimizer
+    training_steps: NotNegative
+    optimizer_warmup_steps: NotNegative
+    batch_sequences: Positive
+    learning_rate_warmup_steps: NotNegative
+
+
+class RandomRound(Section):
+    rollouts: Positive
+
+
+class BootstrapRound(Section):
+    rollouts: NotNegative
+    beam_width: Positive
+    expansion: Positive
+    max_appearances: Positive
+
+
+class Probe(Section):
+    shards: Positive
+    rollout_length: Annotated[int, Field(ge=2)]
+    random: RandomRound
+    bootstrap: BootstrapRound
+
+
+class Encoder(Section):
+    name: str
+    embedding_size: Positive
+    chunk_tokens: Annotated[int, Field(ge=8)]
+    chunks: Positive
+
+
+class Relation(Section):
+    kernel: Literal["mean", "nearest"]
+    sharpness: Annotated[float, Field(gt=0)]
+
+
+class FitTraining(Section):
+    epochs: Positive
+    batch_rollouts: Positive
+    learning_rate: Annotated[float, Field(gt=0)]
+    warmup_steps: NotNegative
+    weight_decay: Rate
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+
+
+class Fit(Section):
+    encoder: Encoder
+    relation: Relation
+    standardise: Literal["per_position", "global"]
+    heldout_rollouts: Positive
+    training: FitTraining
+    minimum_spearman: Annotated[float, Field(ge=-1, le=1)]
+
+
+class Score(Section):
+    batch_tokens: Positive
+
+
+class Cluster(Section):
+    clusters: Positive | None
+    target_size: Positive | None
+    iterations: Positive
+    sample_per_cluster: Positive
+
+    @model_validator(mode="after")
+    def one_of_two(self) -> Self:
+        if (self.clusters is None) == (self.target_size is None):
+            raise ValueError("exactly one of clusters and target_size must be set, the other null")
+        return self
+
+
+class Budget(Section):
+    ratio: Share | None
+    tokens: Positive | None
+
+    @model_validator(mode="after")
+    def one_of_two(self) -> Self:
+        if (self.ratio is None) == (self.tokens is None):
+            raise ValueError("exactly one of ratio and tokens must be set, the other null")
+        return self
+
+
+class GroupMates(Section):
+    quota: Literal["proportional", "marginal"]
+    sign: Literal["paper", "ceiling"]
+
+
+class Select(Section):
+    methods: Annotated[list[Literal["group_mates", "random"]], Field(min_length=1)]
+    budget: Budget
+    partitions: Positive
+    group_mates: GroupMates
+
+    @model_validator(mode="after")
+    def methods_once(self) -> Self:
+        if len(set(self.methods)) < len(self.methods):
+            raise ValueError("every method at most once")
+        return self
+
+
+class EvaluateTraining(Section):
+    tokens: Positive
+    batch_sequences: Positive
+    learning_rate: Annotated[float, Field(gt=0)]
+    learning_rate_warmup_steps: NotNegative
+    points: Annotated[int, Field(ge=2)]
+
+
+class Evaluate(Section):
+    seeds: Positive
+    training: EvaluateTraining
+
+
+class Config(Section):
+    run: Name
+    seed: NotNegative
+    pool: Pool
+    corpus: Corpus
+    reference: Reference
+    sample: Sample
+    base: Base
+    probe: Probe
+    fit: Fit
+    score: Score
+    cluster: Cluster
+    select: Select
+    evaluate: Evaluate
+
+    @model_validator(mode="after")
+    def sections_agree(self) -> Self:
+        bootstrap = self.probe.bootstrap
+        length, documents = self.probe.rollout_length, self.sample.probe_documents
+        if documents < length:
+            raise ValueError(
+                f"sample.probe_documents ({documents}) must be at least probe.rollout_length "
+                f"({length}): a rollout visits distinct documents"
+            )
+        if bootstrap.rollouts * length > bootstrap.max_appearances * documents:
+            raise ValueError(
+                f"probe.bootstrap.rollouts x rollout_length ({bootstrap.rollouts * length}) needs more "
+                f"than max_appearances x sample.probe_documents "
+                f"({bootstrap.max_appearances * documents}) appearances"
+            )
+        rollouts = self.probe.random.rollouts
+        if self.fit.heldout_rollouts >= rollouts:
+            raise ValueError(
+                f"fit.heldout_rollouts ({self.fit.heldout_rollouts}) must be fewer than "
+                f"probe.random.rollouts ({rollouts}): the rest is what the model is fitted on"
+            )
+        if self.reference.evaluation_paths is not None and self.reference.paths == "builtin":
+            raise ValueError("reference.evaluation_paths needs reference.paths that are files")
+        if self.base.architecture.hidden_size % (2 * self.base.architecture.heads):
+            raise ValueError(
+                "base.architecture.hidden_size must be an even multiple of base.architecture.heads"
+            )
+        return self
+
+
+def load(raw: dict[str, Any]) -> Config:
+    """The merged configuration of snakemake, validated; every problem at once in one `UserError`."""
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as error:
+        problems = [_problem(e) for e in error.errors()]
+        raise UserError(
+            expected="a valid configuration; config.yaml explains every key",
+            found="\n          ".join(problems),
+            where="config.yaml, --configfile or --config",
+            todo="correct the settings named above",
+        ) from None
+
+
+def _problem(error: Any) -> str:
+    key = ".".join(str(part) for part in error["loc"]) or "configuration"
+    if error["type"] != "extra_forbidden":
+        message = error["msg"].removeprefix("Value error, ")
+        shown = "" if isinstance(error["input"], dict) else f", not {error['input']!r}"
+        return f"{key}: {message}{shown}"
+    known = sorted(keys())
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0)
+    return f"{key}: no such setting; the nearest is {near[0]}"
+
+
+def keys(section: type[BaseModel] = Config, prefix: str = "") -> set[str]:
+    """Every leaf of the configuration as a dotted key."""
+    found: set[str] = set()
+    for name, entry in section.model_fields.items():
+        kind = entry.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            found |= keys(kind, f"{prefix}{name}.")
+        else:
+            found.add(prefix + name)
+    return found
+
+
+class StageSettings(Section):
+    """What one stage depends on beside its input files."""
+
+
+class CorpusSettings(StageSettings):
+    seed: int
+    corpus: Corpus
+
+
+class SampleSettings(StageSettings):
+    seed: int
+    columns: PoolColumns
+    split: ReferenceSplit
+    sample: Sample
+    checkpoint: str | None
+
+
+class BaseSettings(StageSettings):
+    seed: int
+    sequence_length: int
+    base: Base
+
+
+class RandomPlanSettings(StageSettings):
+    seed: int
+    rollout_length: int
+    random: RandomRound
+
+
+class BootstrapPlanSettings(StageSettings):
+    seed: int
+    rollout_length: int
+    bootstrap: BootstrapRound
+
+
+class ProbeSettings(StageSettings):
+    """Everything that a probing job depends on is in its input files."""
+
+
+class FitSettings(StageSettings):
+    seed: int
+    fit: Fit
+
+
+class ScoreSettings(StageSettings):
+    columns: PoolColumns
+    sequence_length: int
+    score: Score
+
+
+class CentroidSettings(StageSettings):
+    seed: int
+    cluster: Cluster
+
+
+class ClusterSettings(StageSettings):
+    """Assignment depends on the centroids alone."""
+
+
+class GroupMatesSettings(StageSettings):
+    budget: Budget
+    group_mates: GroupMates
+
+
+class RandomSettings(StageSettings):
+    seed: int
+    budget: Budget
+
+
+class MaterialiseSettings(StageSettings):
+    columns: PoolColumns
+
+
+class EvaluateSettings(StageSettings):
+    seed: int
+    columns: PoolColumns
+    sequence_length: int
+    training: EvaluateTraining
+
+
+class SummarySettings(StageSettings):
+    seed: int
+
+
+class ReportSettings(StageSettings):
+    run: str
+
+
+def settings(config: Config, kind: type[StageSettings]) -> StageSettings:
+    """Pick `kind`'s fields out of the configuration; each field name stands for one place in it."""
+    places: dict[str, Any] = {
+        "run": config.run,
+        "seed": config.seed,
+        "columns": config.pool.columns,
+        "corpus": config.corpus,
+        "split": config.reference.split,
+        "sample": config.sample,
+        "sequence_length": config.sample.sequence_length,
+        "checkpoint": config.base.checkpoint,
+        "base": config.base,
+        "rollout_length": config.probe.rollout_length,
+        "random": config.probe.random,
+        "bootstrap": config.probe.bootstrap,
+        "fit": config.fit,
+        "score": config.score,
+        "cluster": config.cluster,
+        "budget": config.select.budget,
+        "group_mates": config.select.group_mates,
+        "training": config.evaluate.training,
+    }
+    return kind(**{name: places[name] for name in kind.model_fields})
+
+
+def as_param(config: Config, kind: type[StageSettings], artefact: str) -> str:
+    """The `params.settings` of a rule: sorted JSON, with the version of what the rule writes.
+
+    Sorted JSON because snakemake compares params as text: the same settings are the same text.
+    """
+    body = settings(config, kind).model_dump(mode="json")
+    return json.dumps({**body, "version": ARTEFACTS[artefact].version}, sort_keys=True)
+
+
+def from_param(text: str, kind: type[StageSettings]) -> StageSettings:
+    """The inverse of `as_param`, on the node that runs the stage."""
+    body = json.loads(text)
+    body.pop("version", None)
+    return kind.model_validate(body)
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema 2020-12 of config.yaml, for editors; stands in workflow/schemas/."""
+    schema = Config.model_json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

@@ -1,0 +1,105 @@
+"""Which files the pool consists of, and how they are dealt to jobs. Light: runs at every parse."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from groupmates.errors import UserError
+
+SUFFIXES = (".jsonl", ".jsonl.zst", ".parquet")
+_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+
+
+@dataclass(frozen=True)
+class PoolFile:
+    """One file of the pool.
+
+    `name` is the path below the folder that all pool files share; it is the `source_file` of every
+    artefact, the path of the file's selected rows under `dataset/{method}/`, and part of generated
+    document ids, so that moving a pool as a whole changes none of them.
+    """
+
+    path: str
+    name: str
+
+    @property
+    def suffix(self) -> str:
+        return suffix_of(self.path)
+
+
+def suffix_of(path: str) -> str:
+    """`.jsonl`, `.jsonl.zst` or `.parquet`; a `UserError` for anything else."""
+    for suffix in sorted(SUFFIXES, key=len, reverse=True):
+        if path.endswith(suffix):
+            return suffix
+    raise UserError(
+        expected="a pool file that ends in " + ", ".join(SUFFIXES),
+        found=f"{os.path.basename(path)!r}",
+        where="pool.paths",
+        todo="convert the file, or narrow the glob in pool.paths",
+    )
+
+
+def expand(patterns: list[str]) -> list[str]:
+    """Paths that `patterns` stand for, in pool order: sorted within a pattern, patterns as given.
+
+    A pattern is a path, a glob, or a path with one numeric range: `part-{0000..0278}.jsonl.zst`
+    stands for 279 files whether they exist or not, so that a plan can be made before they arrive.
+    A glob that matches nothing, or a file named twice, raises `UserError`.
+    """
+    paths: list[str] = []
+    for pattern in patterns:
+        numbers = _RANGE.search(pattern)
+        if numbers:
+            first, last = numbers.groups()
+            paths += [
+                pattern[: numbers.start()] + f"{i:0{len(first)}d}" + pattern[numbers.end() :]
+                for i in range(int(first), int(last) + 1)
+            ]
+        elif glob.has_magic(pattern):
+            found = sorted(glob.glob(pattern, recursive=True))
+            if not found:
+                raise UserError(
+                    expected="at least one pool file",
+                    found=f"no file that matches {pattern!r}",
+                    where=f"pool.paths, read from {os.getcwd()}",
+                    todo="correct the glob; relative paths start where snakemake is started",
+                )
+            paths += found
+        else:
+            paths.append(pattern)
+    seen: set[str] = set()
+    for path in paths:
+        if path in seen:
+            raise UserError(
+                expected="every pool file once",
+                found=f"{path!r} twice",
+                where="pool.paths",
+                todo="remove the overlap between the patterns",
+            )
+        seen.add(path)
+    return paths
+
+
+def list_files(patterns: list[str]) -> list[PoolFile]:
+    """The pool in its order. Raises `UserError` for an unknown kind of file."""
+    paths = expand(patterns)
+    folders = {os.path.dirname(os.path.abspath(path)) for path in paths}
+    root = os.path.commonpath(folders) if folders else "."
+    files = [
+        PoolFile(path, PurePosixPath(Path(os.path.abspath(path)).relative_to(root)).as_posix())
+        for path in paths
+    ]
+    for file in files:
+        suffix_of(file.path)
+    return files
+
+
+def deal(files: list[PoolFile], files_per_shard: int) -> dict[str, list[PoolFile]]:
+    """Shard name -> its consecutive files, in pool order; names sort in that order."""
+    starts = range(0, len(files), files_per_shard)
+    return {f"{i:05d}": files[start : start + files_per_shard] for i, start in enumerate(starts)}

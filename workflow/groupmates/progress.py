@@ -1,0 +1,53 @@
+"""Progress of a stage: one line every few seconds with count, rate and time left."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+T = TypeVar("T")
+SECONDS_BETWEEN_LINES = 5.0
+
+
+class Progress:
+    """Prints `[label] done/total unit · rate · time left` to standard error.
+
+    `advance(n)` after every piece of work; `note` for a remark of the stage.
+    """
+
+    def __init__(self, label: str, total: int, unit: str) -> None:
+        self.label, self.total, self.unit = label, total, unit
+        self.done = 0
+        self._start = self._last = time.monotonic()
+
+    def advance(self, n: int = 1) -> None:
+        self.done += n
+        now = time.monotonic()
+        if now - self._last >= SECONDS_BETWEEN_LINES:
+            self._last = now
+            self._print(now)
+
+    def finish(self) -> None:
+        self._print(time.monotonic())
+
+    def over(self, items: Iterable[T]) -> Iterator[T]:
+        """Yield `items`, advancing by one after each; prints the last line at the end."""
+        for item in items:
+            yield item
+            self.advance()
+        self.finish()
+
+    def _print(self, now: float) -> None:
+        seconds = max(now - self._start, 1e-9)
+        rate = self.done / seconds
+        left = (self.total - self.done) / rate if rate and self.done <= self.total else 0.0
+        of = f"/{self.total:,}" if self.total else ""
+        tail = f"{left:,.0f} s left" if self.done < self.total else f"{seconds:,.1f} s"
+        note(self.label, f"{self.done:,}{of} {self.unit} · {rate:,.1f}/s · {tail}")
+
+
+def note(label: str, message: str) -> None:
+    """One line of a stage's log, to standard error."""
+    print(f"[{label}] {message}", file=sys.stderr, flush=True)

@@ -1,0 +1,235 @@
+"""Reading and writing artefacts: atomic, with schema and provenance, checked when read.
+
+An artefact is written under a temporary name beside its place and renamed when it is complete, so a
+file that exists is whole. Provenance holds no time and no host: the same settings, inputs and code
+give the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from groupmates import __version__
+from groupmates.artefacts import ARTEFACTS
+from groupmates.errors import UserError
+
+KEY = b"groupmates"
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where an artefact comes from; `inputs` maps an input's name to its digest."""
+
+    stage: str
+    settings: dict[str, Any]
+    inputs: dict[str, str] = field(default_factory=dict)
+
+    def record(self, artefact: str) -> dict[str, Any]:
+        return {
+            "artefact": artefact,
+            "version": ARTEFACTS[artefact].version,
+            "code": code_revision(),
+            **asdict(self),
+        }
+
+
+@cache
+def code_revision() -> str:
+    """Package version and, in a git checkout, the commit, with `-dirty` for local changes."""
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        described = subprocess.run(git, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return __version__
+    return f"{__version__}+{described.stdout.strip()}"
+
+
+def digest(path: Path) -> str:
+    """Fingerprint of an input.
+
+    A Parquet file is known by its footer (schema, provenance, and size, offset and statistics of
+    every column chunk), so that embeddings of a terabyte need not be read; a folder by the digests
+    of its files; anything else by its bytes.
+    """
+    path = Path(path)
+    if path.is_dir():
+        listing = [f"{p.relative_to(path)} {digest(p)}" for p in sorted(path.rglob("*")) if p.is_file()]
+        return hashlib.sha256("\n".join(listing).encode()).hexdigest()
+    if path.suffix == ".parquet":
+        with path.open("rb") as file:
+            file.seek(-8, os.SEEK_END)
+            length = int.from_bytes(file.read(4), "little")
+            file.seek(-8 - length, os.SEEK_END)
+            return hashlib.sha256(file.read(length)).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digests(**inputs: Path | list[Path]) -> dict[str, str]:
+    """Digests by name; a list is numbered."""
+    found: dict[str, str] = {}
+    for name, value in inputs.items():
+        if isinstance(value, list):
+            found |= {f"{name}[{i}]": digest(p) for i, p in enumerate(value)}
+        else:
+            found[name] = digest(value)
+    return found
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path (file or folder, the caller makes it) that becomes `path` on success."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield temporary
+        if temporary.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+        temporary.rename(path)
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
+        else:
+            temporary.unlink(missing_ok=True)
+
+
+class TableWriter:
+    """Writes batches of an artefact's table; used inside `table_writer`."""
+
+    def __init__(self, writer: pq.ParquetWriter, schema: pa.Schema) -> None:
+        self._writer, self._schema = writer, schema
+
+    def write(self, columns: dict[str, Any]) -> None:
+        """Append one row group; a column is whatever `pa.array` takes, or a 2-D float array."""
+        arrays = [_array(columns[f.name], f.type) for f in self._schema]
+        self._writer.write_table(pa.Table.from_arrays(arrays, schema=self._schema))
+
+
+def _array(values: Any, kind: pa.DataType) -> pa.Array:
+    if pa.types.is_fixed_size_list(kind):
+        flat = pa.array(values.reshape(-1), type=kind.value_type)
+        return pa.FixedSizeListArray.from_arrays(flat, kind.list_size)
+    if isinstance(values, (pa.Array, pa.ChunkedArray)):
+        return values.cast(kind)
+    if pa.types.is_dictionary(kind):
+        return pa.array(values, pa.string()).dictionary_encode()
+    return pa.array(values, type=kind)
+
+
+@contextmanager
+def table_writer(
+    path: Path, artefact: str, provenance: Provenance, embedding_size: int | None = None
+) -> Iterator[TableWriter]:
+    """Write a table of `artefact`'s schema, row group by row group, atomically."""
+    schema = ARTEFACTS[artefact].schema(embedding_size)
+    record = json.dumps(provenance.record(artefact), sort_keys=True)
+    schema = schema.with_metadata({KEY: record.encode()})
+    with replacing(path) as temporary:
+        with pq.ParquetWriter(
+            temporary, schema, compression="zstd", write_page_checksum=True, store_schema=True
+        ) as writer:
+            yield TableWriter(writer, schema)
+
+
+def write_table(
+    path: Path,
+    artefact: str,
+    provenance: Provenance,
+    columns: dict[str, Any],
+    embedding_size: int | None = None,
+) -> None:
+    """Write a whole table of `artefact`'s schema atomically."""
+    with table_writer(path, artefact, provenance, embedding_size) as writer:
+        writer.write(columns)
+
+
+def open_table(path: Path, artefact: str) -> pq.ParquetFile:
+    """A checked Parquet file: whole, written by us, of this artefact, version and columns."""
+    path = Path(path)
+    redo = f"delete the file and run snakemake again: it remakes {ARTEFACTS[artefact].path}"
+    try:
+        file = pq.ParquetFile(path, page_checksum_verification=True)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise UserError(
+            expected=f"a Parquet file with {ARTEFACTS[artefact].meaning}",
+            found=f"a file that cannot be read ({error})" if path.exists() else "no file",
+            where=str(path),
+            todo=redo,
+        ) from error
+    metadata = (file.schema_arrow.metadata or {}).get(KEY)
+    record = json.loads(metadata) if metadata else {}
+    expected = {"artefact": artefact, "version": ARTEFACTS[artefact].version}
+    found = {key: record.get(key) for key in expected}
+    names = set(ARTEFACTS[artefact].columns or ())
+    if found != expected or not names <= set(file.schema_arrow.names):
+        raise UserError(
+            expected=f"an artefact {expected} with the columns {sorted(names)}",
+            found=f"{found} with the columns {file.schema_arrow.names}",
+            where=str(path),
+            todo=redo,
+        )
+    return file
+
+
+def read_table(path: Path, artefact: str, columns: list[str] | None = None) -> pa.Table:
+    """A checked table; see `open_table`. Corrupt pages raise `UserError` too."""
+    file = open_table(path, artefact)
+    try:
+        return file.read(columns=columns)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise UserError(
+            expected="intact pages",
+            found=f"a damaged file ({error})",
+            where=str(path),
+            todo="delete the file and run snakemake again: it remakes only this file",
+        ) from error
+
+
+def embeddings(table: pa.Table | pa.RecordBatch, column: str = "embedding") -> Any:
+    """The embeddings of a table as a float32 array [rows, embedding_size], without Python lists."""
+    values = table[column]
+    if isinstance(values, pa.ChunkedArray):
+        values = values.combine_chunks()
+    return values.flatten().to_numpy(zero_copy_only=False).reshape(len(values), values.type.list_size)
+
+
+def write_json(path: Path, artefact: str, provenance: Provenance, body: dict[str, Any]) -> None:
+    """Write `body` and its provenance as JSON with sorted keys, atomically."""
+    content = {**body, "provenance": provenance.record(artefact)}
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON artefact, with a `UserError` where it is missing or damaged."""
+    try:
+        return json.loads(Path(path).read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise UserError(
+            expected="a JSON artefact",
+            found=f"a file that cannot be read ({error})",
+            where=str(path),
+            todo="delete it and run snakemake again",
+        ) from error
+
+
+def concatenate(paths: Iterable[Path], artefact: str, columns: list[str] | None = None) -> pa.Table:
+    """Tables of one artefact below each other, in the order of `paths`."""
+    return pa.concat_tables([read_table(p, artefact, columns) for p in paths]).unify_dictionaries()
