@@ -129,9 +129,14 @@ ARTEFACTS = {
         "score/shard-{shard}.parquet",
         1,
         "every pool document: n_tokens of the language model (end-of-text token included), "
-        "individual influence (standardised), unit-length embedding",
+        "individual influence (standardised), unit-length embedding; source is '' without one",
         DOCUMENT
-        | {"n_tokens": "int64", "individual_influence": "float32", "embedding": "embedding"},
+        | {
+            "source": "dictionary",
+            "n_tokens": "int64",
+            "individual_influence": "float32",
+            "embedding": "embedding",
+        },
     ),
     "centroids": Artefact(
         "cluster/centroids.npy", 1, "float32 [clusters, embedding_size], unit length"
@@ -141,6 +146,19 @@ ARTEFACTS = {
         1,
         "the cluster of every document, rows as in score/",
         {"doc_id": "string", "cluster": "int32"},
+    ),
+    "order": Artefact(
+        "select/{method}/order-{partition}.parquet",
+        1,
+        "a method's preference: documents are taken by (key, rank, shard, row), smallest first, "
+        "until the budget is met; row is the position in the score shard of that number",
+        {
+            "shard": "int32",
+            "row": "int64",
+            "rank": "int32",
+            "key": "float64",
+            "group_influence": "float64",
+        },
     ),
     "select": Artefact(
         "select/{method}/shard-{shard}.parquet",

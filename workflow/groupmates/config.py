@@ -31,6 +31,7 @@ class Section(BaseModel):
 class PoolColumns(Section):
     text: str
     id: str | None
+    source: str | None
 
 
 class Pool(Section):
