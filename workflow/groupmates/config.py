@@ -136,6 +136,7 @@ class Fit(Section):
     encoder: Encoder
     relation: Relation
     standardise: Literal["per_position", "global"]
+    validation_rollouts: Positive
     heldout_rollouts: Positive
     training: FitTraining
     minimum_spearman: Annotated[float, Field(ge=-1, le=1)]
@@ -231,10 +232,16 @@ class Config(Section):
                 f"({bootstrap.max_appearances * documents}) appearances"
             )
         rollouts = self.probe.random.rollouts
-        if self.fit.heldout_rollouts >= rollouts:
+        kept = self.fit.validation_rollouts + self.fit.heldout_rollouts
+        if kept >= rollouts:
             raise ValueError(
-                f"fit.heldout_rollouts ({self.fit.heldout_rollouts}) must be fewer than "
+                f"fit.validation_rollouts + fit.heldout_rollouts ({kept}) must be fewer than "
                 f"probe.random.rollouts ({rollouts}): the rest is what the model is fitted on"
+            )
+        if bootstrap.beam_width < (bootstrap.rollouts + 1) // 2:
+            raise ValueError(
+                f"probe.bootstrap.beam_width ({bootstrap.beam_width}) must be at least half of "
+                f"probe.bootstrap.rollouts ({bootstrap.rollouts}): a search gives one set per beam"
             )
         if self.reference.evaluation_paths is not None and self.reference.paths == "builtin":
             raise ValueError("reference.evaluation_paths needs reference.paths that are files")
@@ -348,6 +355,10 @@ class GroupMatesSettings(StageSettings):
 
 class RandomSettings(StageSettings):
     seed: int
+    budget: Budget
+
+
+class TakeSettings(StageSettings):
     budget: Budget
 
 

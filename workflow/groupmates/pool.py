@@ -6,7 +6,7 @@ import glob
 import os
 import re
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from groupmates.errors import UserError
 
@@ -88,15 +88,22 @@ def expand(patterns: list[str]) -> list[str]:
 def list_files(patterns: list[str]) -> list[PoolFile]:
     """The pool in its order. Raises `UserError` for an unknown kind of file."""
     paths = expand(patterns)
-    folders = {os.path.dirname(os.path.abspath(path)) for path in paths}
-    root = os.path.commonpath(folders) if folders else "."
-    files = [
-        PoolFile(path, PurePosixPath(Path(os.path.abspath(path)).relative_to(root)).as_posix())
-        for path in paths
-    ]
+    root = common_root(paths)
+    files = [named(path, root) for path in paths]
     for file in files:
         suffix_of(file.path)
     return files
+
+
+def common_root(paths: list[str]) -> str:
+    """The folder that all files share."""
+    return os.path.commonpath({os.path.dirname(os.path.abspath(path)) for path in paths})
+
+
+def named(path: str | Path, root: str | Path) -> PoolFile:
+    """The pool file at `path`, named by its path below `root`."""
+    below = Path(os.path.abspath(path)).relative_to(os.path.abspath(root))
+    return PoolFile(str(path), below.as_posix())
 
 
 def deal(files: list[PoolFile], files_per_shard: int) -> dict[str, list[PoolFile]]:

@@ -230,6 +230,27 @@ def read_json(path: Path) -> dict[str, Any]:
         ) from error
 
 
+def write_folder_provenance(folder: Path, artefact: str, provenance: Provenance) -> None:
+    """Mark a folder artefact; call it inside `replacing`, with the temporary folder."""
+    content = json.dumps(provenance.record(artefact), indent=2, sort_keys=True)
+    (folder / "provenance.json").write_text(content + "\n")
+
+
+def read_folder_json(folder: Path, artefact: str, name: str) -> dict[str, Any]:
+    """A JSON file of a folder artefact, after checking the folder's artefact and version."""
+    record = read_json(folder / "provenance.json")
+    expected = {"artefact": artefact, "version": ARTEFACTS[artefact].version}
+    found = {key: record.get(key) for key in expected}
+    if found != expected:
+        raise UserError(
+            expected=f"a folder of the artefact {expected}",
+            found=str(found),
+            where=str(folder),
+            todo="delete the folder and run snakemake again",
+        )
+    return read_json(folder / name)
+
+
 def concatenate(paths: Iterable[Path], artefact: str, columns: list[str] | None = None) -> pa.Table:
     """Tables of one artefact below each other, in the order of `paths`."""
     return pa.concat_tables([read_table(p, artefact, columns) for p in paths]).unify_dictionaries()

@@ -1,0 +1,38 @@
+# Set-up and two calls; everything else is snakemake itself (see README.md).
+#
+#   make demo     the pipeline on the built-in corpus
+#   make test     lint, types and tests
+#   make check    only lint, format and types
+#   make env      only the environment (.venv): CPU build of torch
+#   make env CUDA=1     on a GPU machine: CUDA build of torch, faiss-gpu
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+BUILD := $(if $(CUDA),cuda,cpu)
+STAMP := $(VENV)/.installed-$(BUILD)
+
+.PHONY: demo test check env clean
+
+demo: env
+	$(BIN)/snakemake --profile profiles/local
+	@$(BIN)/python -m groupmates headline results/demo
+
+test: env check
+	$(BIN)/python -m pytest
+
+check: env
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/snakefmt --check Snakefile workflow/rules
+	$(BIN)/snakemake --lint
+
+env: $(STAMP)
+
+$(STAMP): pyproject.toml envs/constraints.txt envs/install.sh
+	PYTHON=$(PYTHON) bash envs/install.sh $(BUILD) $(VENV)
+	@touch $@
+
+clean:
+	rm -rf $(VENV) results .snakemake

@@ -1,0 +1,33 @@
+# Group-MATES: which part of a text pool helps a language model most, as a group?
+#
+# Each rule calls `python -m groupmates STAGE` with the settings that its stage depends on; a printed
+# command (snakemake -n -p) runs as it is on a bare node. workflow/README.md has the data flow.
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+
+configfile: "config.yaml"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/corpus.smk"
+include: "workflow/rules/sample.smk"
+include: "workflow/rules/base.smk"
+include: "workflow/rules/probe.smk"
+include: "workflow/rules/fit.smk"
+include: "workflow/rules/score.smk"
+include: "workflow/rules/cluster.smk"
+include: "workflow/rules/select.smk"
+include: "workflow/rules/materialise.smk"
+include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/report.smk"
+
+
+# The selected datasets, the proof that they help, and the page that shows both.
+rule all:
+    default_target: True
+    input:
+        DATASETS,
+        artefact("summary"),
+        artefact("report"),

@@ -1,0 +1,127 @@
+"""`python -m groupmates STAGE …`: run one stage, with the settings and paths that a rule prints.
+
+The arguments of a stage are the keyword-only parameters of its `run` function; a list of paths takes
+several, each may hold one numeric range (`shard-{00000..00278}.parquet`). Exit status 2 and a message
+without traceback for what the user can mend.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import inspect
+import os
+import sys
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TextIO
+
+from groupmates.config import from_param
+from groupmates.errors import UserError
+from groupmates.pool import expand
+
+# stage -> module and function; modules are imported only when their stage runs
+STAGES = {
+    "corpus": ("corpus", "run"),
+    "sample": ("sample", "run"),
+    "base": ("base", "run"),
+    "plan-random": ("probe", "run_plan_random"),
+    "plan-bootstrap": ("probe", "run_plan_bootstrap"),
+    "probe": ("probe", "run"),
+    "fit": ("fit", "run"),
+    "score": ("score", "run"),
+    "centroids": ("cluster", "run_centroids"),
+    "cluster": ("cluster", "run_assign"),
+    "order-group-mates": ("select", "run_group_mates"),
+    "order-random": ("select", "run_random"),
+    "take": ("select", "run_take"),
+    "materialise": ("materialise", "run"),
+    "evaluate": ("evaluate", "run"),
+    "summarise": ("evaluate", "run_summary"),
+    "report": ("report", "run"),
+}
+
+
+def stage_function(stage: str) -> Callable[..., None]:
+    module, function = STAGES[stage]
+    loaded: Callable[..., None] = getattr(
+        importlib.import_module(f"groupmates.stages.{module}"), function
+    )
+    return loaded
+
+
+def stage_arguments(function: Callable[..., None], arguments: list[str]) -> dict[str, Any]:
+    """Parse the command line of one stage into the keyword arguments of its function."""
+    hints = typing.get_type_hints(function)
+    parser = argparse.ArgumentParser(
+        prog="python -m groupmates STAGE", description=inspect.getdoc(function)
+    )
+    parser.add_argument("--log", type=Path, help="file that messages go to as well")
+    for name, parameter in inspect.signature(function).parameters.items():
+        kind = hints[name]
+        many = typing.get_origin(kind) is list
+        optional = parameter.default is not parameter.empty
+        parser.add_argument(
+            "--" + name.replace("_", "-"),
+            required=not optional,
+            default=parameter.default if optional else None,
+            **({"nargs": "*"} if many else {}),
+            **({} if many or name == "settings" else {"type": _single(kind)}),
+        )
+    values = vars(parser.parse_args(arguments))
+    for name, kind in hints.items():
+        if name in values and typing.get_origin(kind) is list and values[name] is not None:
+            item = typing.get_args(kind)[0]
+            values[name] = [item(v) for v in (expand(values[name]) if item is Path else values[name])]
+    values["settings"] = from_param(values["settings"], hints["settings"])
+    return values
+
+
+def _single(kind: Any) -> Any:
+    """The constructor of an argument's type; `X | None` is X."""
+    choices = [k for k in typing.get_args(kind) if k is not type(None)]
+    return choices[0] if choices else kind
+
+
+class Tee:
+    """Standard error that also goes to the job's log file."""
+
+    def __init__(self, terminal: TextIO, log: TextIO) -> None:
+        self._streams = (terminal, log)
+
+    def write(self, text: str) -> int:
+        for stream in self._streams:
+            stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        for stream in self._streams:
+            stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._streams[0], name)
+
+
+def main(argv: list[str]) -> int:
+    if len(argv) < 1 or argv[0] not in STAGES:
+        print(f"usage: python -m groupmates STAGE …\nstages: {', '.join(STAGES)}", file=sys.stderr)
+        return 2
+    try:
+        function = stage_function(argv[0])
+        arguments = stage_arguments(function, argv[1:])
+        log: Path | None = arguments.pop("log")
+        if log is not None:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            sys.stderr = Tee(sys.stderr, log.open("w"))  # type: ignore[assignment]
+        function(**arguments)
+    except UserError as error:
+        print(f"\nerror in {argv[0]}\n{error}\n", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    sys.exit(main(sys.argv[1:]))

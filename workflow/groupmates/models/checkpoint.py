@@ -1,0 +1,22 @@
+"""The `base` artefact as live objects."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+from groupmates.config import Optimizer
+from groupmates.models import lm
+from groupmates.store import read_folder_json
+
+
+def open_base(folder: Path) -> tuple[PreTrainedModel, torch.optim.AdamW, Optimizer]:
+    """Model (in training mode) and AdamW at the checkpoint, with the checkpoint's own settings."""
+    hyper = Optimizer.model_validate(read_folder_json(folder, "base", "training.json")["optimizer"])
+    model = lm.load_lm(folder)
+    model.train()
+    optimizer = lm.make_optimizer(model, hyper)
+    lm.load_optimizer(optimizer, model, folder / "optimizer.safetensors")
+    return model, optimizer, hyper

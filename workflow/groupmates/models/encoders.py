@@ -1,0 +1,161 @@
+"""Encoders of the influence model: documents to embeddings.
+
+Legend: N documents, n of them asked for, F feature size, D embedding size, L tokens.
+
+`LmEncoder` is the probed language model itself, frozen, under a learned linear map; `ChunkEncoder` a
+Hugging Face encoder that is fine-tuned. `prepare` does once per document what training does not
+change; `forward` is differentiable. Both batch by length: padding is a few percent of the tokens.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.functional import normalize
+from transformers import AutoModel, AutoModelForCausalLM, PreTrainedTokenizerBase
+
+from groupmates.errors import UserError
+from groupmates.maths.packing import length_batches, pad_right
+from groupmates.models.lm import autocast, device
+from groupmates.models.text import load_tokenizer
+
+
+class LmEncoder(nn.Module):
+    """Unit-length linear map of the language model's last hidden states, averaged over tokens.
+
+    Features are standardised with the statistics of the probe pool (`calibrate`), and the map
+    begins as the pool's leading principal directions.
+    """
+
+    def __init__(self, folder: Path, size: int) -> None:
+        super().__init__()
+        lm = AutoModelForCausalLM.from_pretrained(
+            folder, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
+        )
+        # In a list: the frozen model is neither trained nor part of the learned weights.
+        self._lm = [lm.to(device()).eval().requires_grad_(False)]
+        self.size = min(size, lm.config.hidden_size)
+        self.register_buffer("mean", torch.zeros(lm.config.hidden_size))
+        self.register_buffer("scale", torch.ones(lm.config.hidden_size))
+        self.map = nn.Linear(lm.config.hidden_size, self.size, bias=False)
+        self.to(device())
+
+    @torch.no_grad()
+    def prepare(
+        self, texts: list[str], sequences: list[np.ndarray], batch_tokens: int
+    ) -> torch.Tensor:
+        """Mean hidden states float32 [N, F] of the token sequences."""
+        lm = self._lm[0]
+        lengths = np.array([len(s) for s in sequences])
+        found = torch.empty(len(sequences), lm.config.hidden_size, device=device())
+        for rows in length_batches(lengths, batch_tokens):
+            ids = torch.from_numpy(pad_right([sequences[i] for i in rows], 0)).to(device())
+            # Causal attention: what is right of a token cannot change it, so padding needs no mask.
+            with autocast():
+                hidden = lm.base_model(input_ids=ids, use_cache=False).last_hidden_state
+            length = torch.from_numpy(lengths[rows]).to(device())[:, None]
+            real = torch.arange(ids.shape[1], device=device())[None, :] < length
+            mean = (hidden.float() * real[..., None]).sum(1) / length
+            found[torch.from_numpy(rows).to(device())] = mean
+        return found
+
+    @torch.no_grad()
+    def calibrate(self, features: torch.Tensor) -> None:
+        """Take the standardisation from features [N, F], and begin the map at their directions."""
+        self.mean.copy_(features.mean(0))
+        self.scale.copy_(features.std(0).clamp_min(1e-6))
+        standard = (features - self.mean) / self.scale
+        _, vectors = torch.linalg.eigh(standard.T @ standard)
+        self.map.weight.copy_(vectors[:, -self.size :].flip(1).T)
+
+    def forward(self, prepared: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
+        """Embeddings float32 [n, D] of the documents `rows`."""
+        features = prepared[torch.from_numpy(rows).to(prepared.device)]
+        return normalize(self.map((features - self.mean) / self.scale), dim=-1)
+
+    def save(self, folder: Path) -> None:
+        self._lm[0].save_pretrained(folder)
+
+
+class ChunkEncoder(nn.Module):
+    """Position-0 vectors of a document's chunks, unit length, averaged over chunks that hold text.
+
+    Every chunk begins with the tokenizer's first token ([CLS]) and ends with its last; an empty
+    chunk does not exist, and padding inside a batch is masked.
+    """
+
+    def __init__(self, folder: str | Path, chunk_tokens: int, chunks: int) -> None:
+        super().__init__()
+        try:
+            self.encoder = AutoModel.from_pretrained(
+                folder, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
+            )
+        except (OSError, ValueError) as error:
+            raise UserError(
+                expected='fit.encoder.name to be "lm" or a Hugging Face encoder with safetensors',
+                found=str(error).splitlines()[0],
+                where=str(folder),
+                todo="give a local folder where the node has no network",
+            ) from error
+        self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(folder, needs_end=False)
+        if self.tokenizer.cls_token_id is None or self.tokenizer.sep_token_id is None:
+            raise UserError(
+                expected="an encoder whose tokenizer has cls and sep tokens (BERT and its kin)",
+                found="none",
+                where=str(folder),
+                todo='choose another encoder, or "lm"',
+            )
+        self.chunk_tokens, self.chunks = chunk_tokens, chunks
+        self.size = int(self.encoder.config.hidden_size)
+        self.batch_tokens = 8192
+        self.to(device())
+
+    def prepare(
+        self, texts: list[str], sequences: list[np.ndarray], batch_tokens: int
+    ) -> list[list[np.ndarray]]:
+        """The token ids of each document's chunks."""
+        self.batch_tokens = batch_tokens
+        first, last = self.tokenizer.cls_token_id, self.tokenizer.sep_token_id
+        room = self.chunk_tokens - 2
+        ids = self.tokenizer(
+            texts,
+            add_special_tokens=False,
+            truncation=True,
+            max_length=room * self.chunks,
+            verbose=False,
+        )["input_ids"]
+        return [
+            [
+                np.array([first, *tokens[start : start + room], last], np.int64)
+                for start in range(0, max(1, len(tokens)), room)
+            ]
+            for tokens in ids
+        ]
+
+    def calibrate(self, prepared: Any) -> None:
+        """Nothing: a pretrained encoder starts as it is."""
+
+    def forward(self, prepared: list[list[np.ndarray]], rows: np.ndarray) -> torch.Tensor:
+        """Embeddings float32 [n, D] of the documents `rows`."""
+        pieces = [piece for row in rows for piece in prepared[row]]
+        owner = np.repeat(np.arange(len(rows)), [len(prepared[row]) for row in rows])
+        lengths = np.array([len(p) for p in pieces])
+        total = torch.zeros(len(rows), self.size, device=device())
+        for batch in length_batches(lengths, self.batch_tokens):
+            ids = torch.from_numpy(pad_right([pieces[i] for i in batch], 0)).to(device())
+            length = torch.from_numpy(lengths[batch]).to(device())[:, None]
+            real = torch.arange(ids.shape[1], device=device())[None, :] < length
+            with autocast():
+                hidden = self.encoder(input_ids=ids, attention_mask=real.long()).last_hidden_state
+            vectors = normalize(hidden[:, 0].float(), dim=-1)
+            total = total.index_add(0, torch.from_numpy(owner[batch]).to(device()), vectors)
+        chunks = torch.from_numpy(np.bincount(owner)).to(device())[:, None]
+        return total / chunks
+
+    def save(self, folder: Path) -> None:
+        self.encoder.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)

@@ -1,0 +1,110 @@
+"""The relational data influence model as one artefact: encoder, head, relation and label scale."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from groupmates.config import Fit
+from groupmates.maths.labels import LabelScale
+from groupmates.maths.relation import Relation
+from groupmates.maths.theta import rollout_theta
+from groupmates.models.encoders import ChunkEncoder, LmEncoder
+from groupmates.models.lm import device
+from groupmates.store import read_folder_json
+
+
+def make_encoder(settings: Fit, lm_folder: Path) -> LmEncoder | ChunkEncoder:
+    """`lm_folder` holds the probed language model; other encoders come from fit.encoder.name."""
+    encoder = settings.encoder
+    if encoder.name == "lm":
+        return LmEncoder(lm_folder, encoder.embedding_size)
+    return ChunkEncoder(encoder.name, encoder.chunk_tokens, encoder.chunks)
+
+
+class InfluenceModel(nn.Module):
+    """theta = factor(relation to the earlier documents) * (w . h + b), in label standard deviations."""
+
+    def __init__(self, settings: Fit, encoder: LmEncoder | ChunkEncoder) -> None:
+        super().__init__()
+        self.settings = settings
+        self.encoder = encoder
+        self.dropout = nn.Dropout(settings.training.dropout)
+        self.head = nn.Linear(encoder.size, 1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+        self.alpha = nn.Parameter(torch.ones(()))
+        self.beta = nn.Parameter(torch.ones(()))
+        self.to(device())
+
+    def individual(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """w . h + b of embeddings [..., D]."""
+        return self.head(self.dropout(embeddings)).squeeze(-1)
+
+    def forward(self, prepared: Any, rollouts_BT: np.ndarray) -> torch.Tensor:
+        """theta [B, T] of rollouts of document rows."""
+        unique, inverse = np.unique(rollouts_BT, return_inverse=True)
+        embedded = self.encoder(prepared, unique)
+        emb = embedded[torch.from_numpy(inverse.reshape(rollouts_BT.shape)).to(embedded.device)]
+        relation = self.settings.relation
+        return rollout_theta(
+            self.individual(emb), emb, self.alpha, self.beta, relation.kernel, relation.sharpness
+        )
+
+    def relation(self) -> Relation:
+        relation = self.settings.relation
+        return Relation(relation.kernel, float(self.alpha), float(self.beta), relation.sharpness)
+
+    @torch.no_grad()
+    def score(
+        self, texts: list[str], sequences: list[np.ndarray], batch_tokens: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Individual influence float32 [N] (standardised) and embeddings float32 [N, D]."""
+        self.eval()
+        prepared = self.encoder.prepare(texts, sequences, batch_tokens)
+        embeddings = self.encoder(prepared, np.arange(len(texts)))
+        individual = self.individual(embeddings)
+        return individual.cpu().numpy(), embeddings.cpu().numpy()
+
+    def save(self, folder: Path) -> None:
+        """Weights and encoder; `relation_record` belongs beside them as relation.json."""
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {n: t.contiguous() for n, t in self.state_dict().items()}
+        save_file({n: t.cpu() for n, t in weights.items() if "encoder.encoder." not in n},
+                  folder / "model.safetensors")
+        self.encoder.save(folder / "encoder")
+
+    def relation_record(self, scale: LabelScale) -> dict[str, Any]:
+        """What later stages read of the fitted model, beside its weights."""
+        relation = self.relation()
+        return {
+            "kernel": relation.kernel,
+            "alpha": relation.alpha,
+            "beta": relation.beta,
+            "sharpness": relation.sharpness,
+            "head_bias": float(self.head.bias),
+            "label_mean_nats": scale.mean.tolist(),
+            "label_std_nats": scale.std.tolist(),
+            "fit": self.settings.model_dump(mode="json"),
+        }
+
+    @classmethod
+    def load(cls, folder: Path) -> InfluenceModel:
+        """The fitted model of a `fit` artefact, ready to score."""
+        record = read_folder_json(folder, "fit", "relation.json")
+        settings = Fit.model_validate(record["fit"])
+        encoder: LmEncoder | ChunkEncoder
+        if settings.encoder.name == "lm":
+            encoder = LmEncoder(folder / "encoder", settings.encoder.embedding_size)
+        else:
+            encoder = ChunkEncoder(
+                folder / "encoder", settings.encoder.chunk_tokens, settings.encoder.chunks
+            )
+        model = cls(settings, encoder)
+        model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
+        return model.eval()

@@ -1,0 +1,254 @@
+"""The language model that is probed: loading, saving, losses, training steps, exact restore.
+
+Losses are in nats per label token, lower is better. bf16 autocast on a GPU, float32 on a CPU; losses are
+always computed and summed in float32 or better.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.nn.functional import cross_entropy
+from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig, PreTrainedModel
+
+from groupmates.config import Architecture, Optimizer
+from groupmates.errors import UserError
+from groupmates.maths.packing import length_batches, pad_right
+
+
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def autocast() -> Any:
+    return torch.autocast("cuda", torch.bfloat16) if torch.cuda.is_available() else nullcontext()
+
+
+def make_lm(
+    architecture: Architecture, vocabulary_size: int, positions: int, end_of_text: int, seed: int
+) -> PreTrainedModel:
+    """A model with random weights, determined by `seed`."""
+    common = {
+        "vocab_size": vocabulary_size,
+        "hidden_size": architecture.hidden_size,
+        "num_hidden_layers": architecture.layers,
+        "num_attention_heads": architecture.heads,
+        "max_position_embeddings": positions,
+        "bos_token_id": end_of_text,
+        "eos_token_id": end_of_text,
+        "tie_word_embeddings": False,
+    }
+    if architecture.family == "llama":
+        config = LlamaConfig(intermediate_size=_gated_size(architecture.hidden_size), **common)
+    else:
+        config = GPTNeoXConfig(intermediate_size=4 * architecture.hidden_size, **common)
+    torch.manual_seed(seed)
+    return AutoModelForCausalLM.from_config(config).to(device())
+
+
+def _gated_size(hidden_size: int) -> int:
+    """8/3 of the hidden size, rounded up to a multiple of 32: the parameters of a 4x MLP."""
+    return -(-8 * hidden_size // 3 // 32) * 32
+
+
+def load_lm(folder: Path) -> PreTrainedModel:
+    """A Hugging Face causal LM in float32; safetensors only, no remote code."""
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
+        )
+    except (OSError, ValueError) as error:
+        raise UserError(
+            expected="a Hugging Face causal language model with safetensors weights",
+            found=str(error).splitlines()[0],
+            where=str(folder),
+            todo="correct base.checkpoint; pickled weights: load and save_pretrained them once",
+        ) from error
+    return model.to(device())
+
+
+def check_fits(model: PreTrainedModel, vocabulary: int, tokens: int, where: str) -> None:
+    """The tokenizer's ids must be rows of the embedding, and sequences within its positions."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    if vocabulary > rows:
+        raise UserError(
+            expected=f"a tokenizer of at most {rows:,} tokens, the model's embedding rows",
+            found=f"{vocabulary:,} tokens",
+            where=where,
+            todo="give the checkpoint's own tokenizer, or set sample.tokenizer to null",
+        )
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if positions is not None and tokens > positions:
+        raise UserError(
+            expected=f"sequences of at most {positions:,} tokens, the model's positions",
+            found=f"{tokens:,} tokens",
+            where=where,
+            todo="lower sample.sequence_length or reference.split.max_tokens",
+        )
+
+
+def make_optimizer(model: nn.Module, settings: Optimizer) -> torch.optim.AdamW:
+    """AdamW with weight decay on matrices only, as is usual; all state tensors exist at once."""
+    matrices = [p for p in model.parameters() if p.ndim >= 2]
+    vectors = [p for p in model.parameters() if p.ndim < 2]
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": matrices, "weight_decay": settings.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ],
+        lr=settings.learning_rate,
+        betas=(settings.beta1, settings.beta2),
+        eps=settings.epsilon,
+        foreach=True,
+    )
+    for parameter in model.parameters():
+        optimizer.state[parameter] = {
+            "step": torch.zeros((), dtype=torch.float32),
+            "exp_avg": torch.zeros_like(parameter),
+            "exp_avg_sq": torch.zeros_like(parameter),
+        }
+    return optimizer
+
+
+STATE = ("step", "exp_avg", "exp_avg_sq")
+
+
+def save_optimizer(optimizer: torch.optim.AdamW, model: nn.Module, path: Path) -> None:
+    """`{parameter name}.{step,exp_avg,exp_avg_sq}` as safetensors."""
+    tensors = {
+        f"{name}.{key}": optimizer.state[parameter][key].detach().cpu().contiguous()
+        for name, parameter in model.named_parameters()
+        for key in STATE
+    }
+    save_file(tensors, path)
+
+
+def load_optimizer(optimizer: torch.optim.AdamW, model: nn.Module, path: Path) -> None:
+    """Copy saved AdamW state in; a missing or misshapen tensor raises `UserError`."""
+    tensors = load_file(path)
+    for name, parameter in model.named_parameters():
+        for key in STATE:
+            target, saved = optimizer.state[parameter][key], tensors.get(f"{name}.{key}")
+            if saved is None or saved.shape != target.shape:
+                raise UserError(
+                    expected=f"a tensor {name}.{key} of shape {tuple(target.shape)}",
+                    found="none" if saved is None else f"shape {tuple(saved.shape)}",
+                    where=str(path),
+                    todo="save the AdamW state of this very model; workflow/README.md has the format",
+                )
+            target.copy_(saved)
+
+
+class Snapshot:
+    """Weights, moments and step counters kept beside the model, and copied back exactly.
+
+    Copies values into the tensors in use: nothing that a later step changes in place is shared with
+    the snapshot, the step counters included.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.AdamW) -> None:
+        parameters = list(model.parameters())
+        self._live: list[list[torch.Tensor]] = [[p.data for p in parameters]]
+        self._live += [[optimizer.state[p][key] for p in parameters] for key in STATE]
+        self._kept = [[tensor.clone() for tensor in group] for group in self._live]
+
+    def restore(self) -> None:
+        for live, kept in zip(self._live, self._kept, strict=True):
+            torch._foreach_copy_(live, kept)
+
+
+def train_step(
+    model: PreTrainedModel,
+    optimizer: torch.optim.AdamW,
+    input_ids: torch.Tensor,
+    clip_norm: float,
+    z_loss: float,
+) -> None:
+    """One AdamW step on next-token loss, A(M, x): input_ids int64 [B, L + 1], every token real."""
+    optimizer.zero_grad(set_to_none=True)
+    with autocast():
+        logits = model(input_ids=input_ids[:, :-1], use_cache=False).logits
+    logits = logits.flatten(0, 1).float()
+    loss = cross_entropy(logits, input_ids[:, 1:].flatten())
+    if z_loss:
+        loss = loss + z_loss * logits.logsumexp(-1).square().mean()
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+    optimizer.step()
+
+
+class Reference:
+    """A reference set on the device, and the loss of a model on it: L(D_r, M).
+
+    Examples of nearly equal length share a batch, padded on the right: no token can look at what
+    comes after it, so padding needs no mask and changes no loss. Logits are made at label positions
+    only.
+    """
+
+    def __init__(self, sequences: list[np.ndarray], label_starts: np.ndarray, batch_tokens: int) -> None:
+        lengths = np.array([len(s) for s in sequences])
+        self.labels_N = lengths - label_starts
+        self._batches = []
+        for rows in length_batches(lengths, batch_tokens):
+            ids = pad_right([sequences[i] for i in rows], 0)
+            position = np.arange(ids.shape[1])[None, :]
+            label = (position >= label_starts[rows, None]) & (position < lengths[rows, None])
+            # The hidden state at position t - 1 predicts the token at t.
+            example, token = np.nonzero(label)
+            self._batches.append(
+                tuple(
+                    torch.from_numpy(a).to(device())
+                    for a in (ids, example, token - 1, ids[label], rows[example])
+                )
+            )
+
+    @torch.no_grad()
+    def example_losses(self, model: PreTrainedModel) -> np.ndarray:
+        """Summed loss of the labels of each example, float64 [N], nats."""
+        sums = torch.zeros(len(self.labels_N), dtype=torch.float64, device=device())
+        was_training = model.training
+        model.eval()
+        for ids, example, before, labels, owner in self._batches:
+            with autocast():
+                logits = label_logits(model, ids, example, before)
+            losses = cross_entropy(logits.float(), labels, reduction="none")
+            sums.index_add_(0, owner, losses.double())
+        model.train(was_training)
+        return sums.cpu().numpy()
+
+    def loss(self, model: PreTrainedModel) -> float:
+        """Mean loss over all label tokens of the set (not over batch means), nats per token."""
+        return float(self.example_losses(model).sum() / self.labels_N.sum())
+
+
+def label_logits(
+    model: PreTrainedModel, ids: torch.Tensor, row: torch.Tensor, position: torch.Tensor
+) -> torch.Tensor:
+    """Logits [labels, vocabulary] at (row, position) of ids [B, L]."""
+    if not head_is_linear(model):
+        return model(input_ids=ids, use_cache=False).logits[row, position]
+    hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    return model.get_output_embeddings()(hidden[row, position])
+
+
+@torch.no_grad()
+def head_is_linear(model: PreTrainedModel) -> bool:
+    """Whether the logits are the output embedding of the last hidden state and nothing more.
+
+    Some architectures scale or cap their logits; found out once per model by comparing on a few
+    tokens, in float32.
+    """
+    known = getattr(model, "_groupmates_head_is_linear", None)
+    if known is None:
+        ids = torch.arange(8, device=device())[None, :]
+        full = model(input_ids=ids, use_cache=False).logits
+        hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        known = torch.allclose(full, model.get_output_embeddings()(hidden), atol=1e-4, rtol=1e-3)
+        model._groupmates_head_is_linear = known
+    return bool(known)

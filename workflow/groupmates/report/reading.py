@@ -1,0 +1,209 @@
+"""The inputs of the report as small arrays; embeddings and texts are never read."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from groupmates.artefacts import ARTEFACTS
+from groupmates.errors import UserError
+from groupmates.progress import Progress
+from groupmates.report.tally import Tally
+from groupmates.store import KEY, concatenate, open_table, read_json, read_table
+
+Curve = tuple[np.ndarray, np.ndarray]  # training tokens, held-out loss in nats
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The oracle influences of one round of rollouts, in nats; step counts from 1."""
+
+    step: np.ndarray
+    influence_nats: np.ndarray
+    rollouts: int
+
+
+@dataclass(frozen=True)
+class Heldout:
+    step: np.ndarray
+    predicted_nats: np.ndarray
+    oracle_nats: np.ndarray
+
+
+@dataclass(frozen=True)
+class StageTime:
+    """Sums over a stage's jobs; None where no job's benchmark knows the value."""
+
+    stage: str
+    jobs: int
+    seconds: float
+    longest_seconds: float
+    cpu_seconds: float | None
+    peak_megabytes: float | None
+
+
+def labels(parts: list[Path]) -> Labels:
+    table = concatenate(parts, "probe", ["rollout", "step", "influence_nats"])
+    rollouts = len(pc.unique(table["rollout"]))
+    return Labels(table["step"].to_numpy(), table["influence_nats"].to_numpy(), rollouts)
+
+
+def heldout(fit: Path) -> Heldout:
+    names = ["step", "predicted_nats", "influence_nats"]
+    table = read_table(fit / "heldout.parquet", "heldout", names)
+    return Heldout(*(table[name].to_numpy() for name in names))
+
+
+def curves(paths: list[Path]) -> dict[str, list[Curve]]:
+    """One curve per seed of each method; the method is the name of a file's folder."""
+    found: dict[str, list[Curve]] = {}
+    for path in sorted(paths, key=lambda p: (p.parent.name, int(p.stem.removeprefix("seed-")))):
+        table = read_table(path, "curve", ["tokens", "loss_nats"])
+        curve = table["tokens"].to_numpy(), table["loss_nats"].to_numpy()
+        found.setdefault(path.parent.name, []).append(curve)
+    return found
+
+
+def by_method(select: list[Path]) -> dict[str, dict[str, Path]]:
+    """method -> shard file name -> path."""
+    found: dict[str, dict[str, Path]] = {}
+    for path in select:
+        found.setdefault(path.parent.name, {})[path.name] = path
+    return found
+
+
+def count_pool(
+    score: list[Path], cluster: list[Path], select: dict[str, dict[str, Path]]
+) -> tuple[Tally, list[str]]:
+    """Counts over the whole pool, and the names of the sources in the order of their codes."""
+    for method, shards in select.items():
+        if shards.keys() != {p.name for p in score}:
+            raise UserError(
+                expected=f"{len(score)} selected shards, named as those of score/",
+                found=f"{len(shards)} shards",
+                where=f"select/{method}/",
+                todo="delete that folder and run snakemake again",
+            )
+    tally, codes = Tally.empty(len(select)), dict[str, int]()
+    shards = list(zip(score, cluster, strict=True))
+    for score_path, cluster_path in Progress("report", len(shards), "shards").over(shards):
+        columns = ["source_file", "source_row", "source", "n_tokens", "individual_influence"]
+        scored = read_table(score_path, "score", columns)
+        cluster_N = read_table(cluster_path, "cluster", ["cluster"])["cluster"].to_numpy()
+        if len(cluster_N) != len(scored):
+            raise UserError(
+                expected=f"{len(scored):,} rows, as in {score_path}",
+                found=f"{len(cluster_N):,}",
+                where=str(cluster_path),
+                todo="delete the file and run snakemake again",
+            )
+        kept_MN = np.zeros((len(select), len(scored)), bool)
+        for kept_N, shards_of_method in zip(kept_MN, select.values(), strict=True):
+            kept_N[selected_rows(shards_of_method[score_path.name], scored)] = True
+        local_N, names = _codes(scored["source"])
+        shared = np.array([codes.setdefault(n, len(codes)) for n in names.to_pylist()], np.int64)
+        tally.add(
+            scored["n_tokens"].to_numpy(),
+            scored["individual_influence"].to_numpy(),
+            shared[local_N],
+            cluster_N,
+            kept_MN,
+        )
+    return tally, list(codes)
+
+
+def selected_rows(path: Path, scored: pa.Table) -> np.ndarray:
+    """Positions in `scored` of the documents in the select shard `path`, by file and row."""
+    chosen = read_table(path, "select", ["source_file", "source_row"])
+    file_N, files = _codes(scored["source_file"])
+    chosen_file, chosen_files = _codes(chosen["source_file"])
+    known = pc.fill_null(pc.index_in(chosen_files, value_set=files), len(files)).to_numpy()
+    row_N, chosen_row = scored["source_row"].to_numpy(), chosen["source_row"].to_numpy()
+    span = 1 + max(row_N.max(initial=0), chosen_row.max(initial=0))
+    key_N, key = file_N * span + row_N, known[chosen_file].astype(np.int64) * span + chosen_row
+    order = np.argsort(key_N, kind="stable")  # linear where rows lie in order, as score writes them
+    place = np.searchsorted(key_N, key, sorter=order)
+    missing = place == len(key_N)
+    rows = order[np.where(missing, 0, place)] if len(order) else np.zeros_like(place)
+    if missing.any() or (key_N[rows] != key).any():
+        raise UserError(
+            expected="only documents that the score shard of that number holds",
+            found="a selected document that it does not hold",
+            where=str(path),
+            todo="delete the file and run snakemake again",
+        )
+    return rows
+
+
+def _codes(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
+    """A dictionary column as int64 codes and their values."""
+    whole = column.unify_dictionaries().combine_chunks()
+    if isinstance(whole, pa.ChunkedArray):  # a column without chunks
+        whole = pa.array([], column.type)
+    return whole.indices.to_numpy(zero_copy_only=False).astype(np.int64), whole.dictionary
+
+
+def stage_times(benchmarks: Path) -> list[StageTime]:
+    """Snakemake's benchmark files, summed per stage (the first part of a file's path below here)."""
+    jobs: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted(benchmarks.rglob("*.tsv")):
+        with path.open(newline="") as lines:
+            rows = list(csv.DictReader(lines, delimiter="\t"))
+        stage = path.relative_to(benchmarks).with_suffix("").parts[0]
+        jobs.setdefault(stage, []).extend(rows)
+    flow = list(dict.fromkeys(a.path.split("/")[0] for a in ARTEFACTS.values()))
+    flow.insert(flow.index("select") + 1, "materialise")
+
+    def place(stage: str) -> tuple[int, str]:
+        return (flow.index(stage) if stage in flow else len(flow), stage)
+
+    return [_stage_time(stage, jobs[stage]) for stage in sorted(jobs, key=place)]
+
+
+def _stage_time(stage: str, rows: list[dict[str, Any]]) -> StageTime:
+    def numbers(column: str) -> list[float]:
+        found = []
+        for row in rows:
+            try:
+                found.append(float(row.get(column) or "NA"))
+            except ValueError:  # "-" and "NA": the job was too short, or the platform cannot tell
+                continue
+        return [x for x in found if np.isfinite(x)]
+
+    seconds, cpu, memory = numbers("s"), numbers("cpu_time"), numbers("max_rss")
+    return StageTime(
+        stage=stage,
+        jobs=len(rows),
+        seconds=sum(seconds),
+        longest_seconds=max(seconds, default=0.0),
+        cpu_seconds=sum(cpu) if cpu else None,
+        peak_megabytes=max(memory, default=None),
+    )
+
+
+def json_artefact(path: Path, artefact: str) -> dict[str, Any]:
+    """A JSON artefact, checked to be that artefact and version."""
+    body = read_json(path)
+    expected = {"artefact": artefact, "version": ARTEFACTS[artefact].version}
+    record = body.get("provenance", {})
+    found = {key: record.get(key) for key in expected}
+    if found != expected:
+        raise UserError(
+            expected=f"a JSON file of the artefact {expected}",
+            found=str(found),
+            where=str(path),
+            todo="delete the file and run snakemake again",
+        )
+    return body
+
+
+def table_records(paths: list[Path], artefact: str) -> list[dict[str, Any]]:
+    """The provenance of each table."""
+    return [json.loads(open_table(p, artefact).schema_arrow.metadata[KEY]) for p in paths]

@@ -1,0 +1,140 @@
+"""The checkpoint that is probed: the user's, or a small one trained here on a random sample."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from groupmates.config import BaseSettings, Optimizer
+from groupmates.errors import UserError
+from groupmates.maths.packing import windows
+from groupmates.maths.randomness import generator, hash64
+from groupmates.models import lm
+from groupmates.models.text import load_tokenizer, token_lists
+from groupmates.progress import Progress, note
+from groupmates.store import Provenance, digests, read_table, replacing, write_folder_provenance
+
+
+def run(
+    settings: BaseSettings, *, tokenizer: Path, training_pool: Path, output: Path, threads: int = 1
+) -> None:
+    """Write `base/`: a Hugging Face folder with optimizer.safetensors and training.json."""
+    torch.set_num_threads(threads)
+    base = settings.base
+    tokens = load_tokenizer(tokenizer)
+    inputs = digests(tokenizer=tokenizer, training_pool=training_pool)
+    if base.checkpoint is None:
+        model = lm.make_lm(
+            base.architecture,
+            vocabulary_size=-(-len(tokens) // 64) * 64,
+            positions=settings.sequence_length + 1,
+            end_of_text=tokens.eos_token_id,
+            seed=hash64(settings.seed, "base", "weights") % 2**63,
+        )
+        hyper = base.optimizer
+        optimizer = lm.make_optimizer(model, hyper)
+        train(settings, model, optimizer, training_pool, base.training_steps)
+    else:
+        folder = Path(base.checkpoint)
+        model = lm.load_lm(folder)
+        inputs |= digests(checkpoint=folder)
+        hyper = checkpoint_optimizer(folder, base.optimizer)
+        optimizer = lm.make_optimizer(model, hyper)
+        lm.check_fits(model, len(tokens), settings.sequence_length, str(folder))
+        state = folder / "optimizer.safetensors"
+        if state.exists():
+            lm.load_optimizer(optimizer, model, state)
+        else:
+            note(
+                "base",
+                f"WARNING: no {state}: influences are measured with AdamW state that is built "
+                f"here in {base.optimizer_warmup_steps} steps, not with that of the training run",
+            )
+            build_moments(settings, model, optimizer, training_pool)
+    provenance = Provenance("base", settings.model_dump(mode="json"), inputs)
+    with replacing(output) as folder:
+        model.save_pretrained(folder)
+        tokens.save_pretrained(folder)
+        lm.save_optimizer(optimizer, model, folder / "optimizer.safetensors")
+        (folder / "training.json").write_text(
+            json.dumps({"optimizer": hyper.model_dump()}, indent=2, sort_keys=True) + "\n"
+        )
+        write_folder_provenance(folder, "base", provenance)
+
+
+def checkpoint_optimizer(folder: Path, fallback: Optimizer) -> Optimizer:
+    """AdamW settings from the checkpoint's training.json, or those of base.optimizer."""
+    path = folder / "training.json"
+    if not path.exists():
+        note("base", f"no {path}: AdamW settings are those of base.optimizer")
+        return fallback
+    try:
+        return Optimizer.model_validate(json.loads(path.read_text())["optimizer"])
+    except (ValueError, KeyError) as error:
+        raise UserError(
+            expected='{"optimizer": {' + ", ".join(Optimizer.model_fields) + "}}",
+            found=str(error),
+            where=str(path),
+            todo="correct the file, or delete it to use base.optimizer",
+        ) from error
+
+
+def batches(settings: BaseSettings, training_pool: Path) -> Iterator[torch.Tensor]:
+    """Endless batches [batch_sequences, sequence_length + 1] of packed documents, shuffled anew
+    in every pass over the training pool."""
+    documents = token_lists(read_table(training_pool, "training_pool", ["input_ids"]))
+    size, pass_number = settings.base.batch_sequences, 0
+    while True:
+        random = generator(settings.seed, "base", pass_number)
+        stream = np.concatenate([documents[i] for i in random.permutation(len(documents))])
+        packed = windows(stream, settings.sequence_length)
+        packed = packed[random.permutation(len(packed))].astype(np.int64)
+        if len(packed) < size:
+            raise UserError(
+                expected=f"at least {size} sequences of {settings.sequence_length} tokens",
+                found=f"{len(packed)} from {len(documents)} documents",
+                where=str(training_pool),
+                todo="raise sample.training_documents, or lower base.batch_sequences",
+            )
+        for start in range(0, len(packed) - size + 1, size):
+            yield torch.from_numpy(packed[start : start + size]).to(lm.device())
+        pass_number += 1
+
+
+def train(
+    settings: BaseSettings,
+    model: PreTrainedModel,
+    optimizer: torch.optim.AdamW,
+    training_pool: Path,
+    steps: int,
+) -> None:
+    """Constant learning rate after a linear warm-up: the state of a run that is under way."""
+    base = settings.base
+    model.train()
+    progress = Progress("base", steps, "steps")
+    for step, batch in zip(range(steps), batches(settings, training_pool), strict=False):
+        share = min(1.0, (step + 1) / max(1, base.learning_rate_warmup_steps))
+        for group in optimizer.param_groups:
+            group["lr"] = share * base.optimizer.learning_rate
+        lm.train_step(model, optimizer, batch, base.optimizer.clip_norm, base.optimizer.z_loss)
+        progress.advance()
+    progress.finish()
+
+
+def build_moments(
+    settings: BaseSettings, model: PreTrainedModel, optimizer: torch.optim.AdamW, pool: Path
+) -> None:
+    """Fill AdamW's moments and step counters at learning rate 0: the weights stay as they are."""
+    base = settings.base
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    progress = Progress("base", base.optimizer_warmup_steps, "steps")
+    for _, batch in zip(range(base.optimizer_warmup_steps), batches(settings, pool), strict=False):
+        lm.train_step(model, optimizer, batch, base.optimizer.clip_norm, base.optimizer.z_loss)
+        progress.advance()
+    progress.finish()

@@ -1,0 +1,255 @@
+"""Does the selection help? Train the base model on it, and look at the held-out reference loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from transformers import get_linear_schedule_with_warmup
+
+from groupmates.config import EvaluateSettings, PoolColumns, SummarySettings
+from groupmates.errors import UserError
+from groupmates.maths.intervals import example_interval, paired_interval
+from groupmates.maths.packing import windows
+from groupmates.maths.randomness import generator
+from groupmates.models import lm
+from groupmates.models.checkpoint import open_base
+from groupmates.models.reference import reference_part
+from groupmates.models.text import document_tokens, load_tokenizer
+from groupmates.pool import named
+from groupmates.progress import Progress, note
+from groupmates.readers import read_documents
+from groupmates.store import (
+    Provenance,
+    concatenate,
+    digests,
+    read_table,
+    write_json,
+    write_table,
+)
+
+BASELINE = "random"
+CONFIDENCE = 0.95
+TOKENISED_TOGETHER = 1000
+
+
+def run(
+    settings: EvaluateSettings,
+    *,
+    base: Path,
+    tokenizer: Path,
+    reference: Path,
+    select: list[Path],
+    dataset: list[Path],
+    root: Path,
+    number: int,
+    curve: Path,
+    examples: Path,
+    threads: int = 1,
+) -> None:
+    """Continue the base model's training on one dataset, with training seed `number`.
+
+    `dataset` are the materialised files below `root`, `select` the selection they come from. The
+    seed draws documents and their order; methods share it, so that their difference is paired.
+    """
+    torch.set_num_threads(threads)
+    training, method = settings.training, curve.parent.name
+    model, optimizer, hyper = open_base(base)
+    heldout, example_ids = reference_part(reference, "evaluation")
+    tokens = load_tokenizer(tokenizer)
+    random = generator(settings.seed, "evaluate", number)
+    chosen = draw_documents(concatenate(select, "select", ["source_file", "n_tokens"]), training.tokens, random)
+    documents = list(read_drawn(chosen, [named(p, root) for p in dataset], settings.columns, tokens))
+    batches = training_batches(documents, settings, random)
+    steps = steps_of(settings)
+    schedule = None
+    for group in optimizer.param_groups:
+        group["lr"] = training.learning_rate
+    schedule = get_linear_schedule_with_warmup(optimizer, training.learning_rate_warmup_steps, steps)
+    at = set(np.linspace(0, steps, training.points).round().astype(int).tolist())
+    progress = Progress(f"evaluate {method} seed {number}", steps, "steps")
+    seen, losses = [], []
+    for step in range(steps + 1):
+        if step in at:
+            seen.append(step * training.batch_sequences * settings.sequence_length)
+            losses.append(heldout.loss(model))
+        if step < steps:
+            lm.train_step(model, optimizer, next(batches), hyper.clip_norm, hyper.z_loss)
+            schedule.step()
+            progress.advance()
+    progress.finish()
+    if not np.isfinite(losses).all():
+        raise UserError(
+            expected="a finite held-out loss throughout the training",
+            found=f"{losses}",
+            where=f"method {method}, seed {number}",
+            todo="lower evaluate.training.learning_rate",
+        )
+    provenance = Provenance(
+        "evaluate",
+        settings.model_dump(mode="json") | {"number": number},
+        digests(base=base, reference=reference, select=select),
+    )
+    write_table(curve, "curve", provenance, {"tokens": seen, "loss_nats": losses})
+    write_table(
+        examples,
+        "example_losses",
+        provenance,
+        {
+            "example_id": example_ids,
+            "loss_sum_nats": heldout.example_losses(model),
+            "label_tokens": heldout.labels_N,
+        },
+    )
+
+
+def steps_of(settings: EvaluateSettings) -> int:
+    """Steps of the training: its tokens, rounded up to whole batches."""
+    return -(-settings.training.tokens // (settings.training.batch_sequences * settings.sequence_length))
+
+
+def draw_documents(
+    selected: pa.Table, tokens: int, random: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """Rows of each dataset file, in random order until `tokens` are reached, all where they are not.
+
+    Row i of a file of the dataset is the i-th of its documents in the selection.
+    """
+    order = random.permutation(len(selected))
+    reached = np.cumsum(selected["n_tokens"].to_numpy()[order])
+    # A margin for the documents' ends that packing drops.
+    order = np.sort(order[: int(np.searchsorted(reached, tokens * 1.02)) + 1])
+    files = np.array(selected["source_file"].to_pylist())
+    places = {}
+    for name in dict.fromkeys(files.tolist()):
+        rows = np.flatnonzero(files == name)
+        places[name] = np.searchsorted(rows, order[np.isin(order, rows)])
+    return places
+
+
+def read_drawn(
+    chosen: dict[str, np.ndarray], files: list[Any], columns: PoolColumns, tokenizer: Any
+) -> Iterator[np.ndarray]:
+    """Tokens of the drawn documents, file by file."""
+    for file in files:
+        rows = set(chosen.get(file.name, np.empty(0, int)).tolist())
+        if not rows:
+            continue
+        texts = [d.text for d in read_documents(file, columns) if d.row in rows]
+        for start in range(0, len(texts), TOKENISED_TOGETHER):
+            yield from document_tokens(tokenizer, texts[start : start + TOKENISED_TOGETHER])
+
+
+def training_batches(
+    documents: list[np.ndarray], settings: EvaluateSettings, random: np.random.Generator
+) -> Iterator[torch.Tensor]:
+    """Endless batches [batch_sequences, sequence_length + 1], reshuffled in every pass."""
+    size = settings.training.batch_sequences
+    leftover = np.empty((0, settings.sequence_length + 1), np.int64)
+    while True:
+        stream = np.concatenate([documents[i] for i in random.permutation(len(documents))])
+        packed = windows(stream, settings.sequence_length)
+        if not len(packed):
+            raise UserError(
+                expected=f"a selection of more than {settings.sequence_length} tokens",
+                found=f"{len(stream)} tokens",
+                where="the dataset that is trained on",
+                todo="raise select.budget, or lower sample.sequence_length",
+            )
+        packed = np.concatenate([leftover, packed[random.permutation(len(packed))]])
+        whole = len(packed) // size * size
+        for start in range(0, whole, size):
+            yield torch.from_numpy(packed[start : start + size].astype(np.int64)).to(lm.device())
+        leftover = packed[whole:]
+
+
+def run_summary(
+    settings: SummarySettings,
+    *,
+    curves: list[Path],
+    examples: list[Path],
+    select: list[Path],
+    score: list[Path],
+    output: Path,
+) -> None:
+    """Compare every method with random selection on the held-out half of the reference."""
+    final: dict[str, list[float]] = {}
+    base_loss = float("nan")
+    trained_tokens = 0
+    for path in curves:
+        table = read_table(path, "curve")
+        final.setdefault(path.parent.name, []).append(table["loss_nats"][-1].as_py())
+        base_loss, trained_tokens = table["loss_nats"][0].as_py(), table["tokens"][-1].as_py()
+    sums, labels = example_sums(examples)
+    pool_tokens = np.concatenate(
+        [read_table(p, "score", ["n_tokens"])["n_tokens"].to_numpy() for p in score]
+    )
+    methods = {}
+    for method, losses in final.items():
+        mine = [p for p in select if p.parent.name == method]
+        n_tokens = concatenate(mine, "select", ["n_tokens"])["n_tokens"].to_numpy()
+        methods[method] = {
+            "losses_nats": losses,
+            "mean_nats": float(np.mean(losses)),
+            "documents": len(n_tokens),
+            "tokens": int(n_tokens.sum()),
+            "epochs": trained_tokens / float(n_tokens.sum()),
+        }
+    comparisons = {}
+    for method in methods.keys() - {BASELINE} if BASELINE in methods else ():
+        difference = np.array(final[method]) - np.array(final[BASELINE])
+        by_example = example_interval(
+            sums[method], sums[BASELINE], labels, CONFIDENCE, generator(settings.seed, "summary", method)
+        )
+        comparisons[method] = {
+            "difference_nats": float(difference.mean()),
+            "interval_by_seed_nats": finite(paired_interval(difference, CONFIDENCE)),
+            "interval_by_example_nats": finite(by_example),
+            "confidence": CONFIDENCE,
+        }
+        note(
+            "evaluate",
+            f"{method} - {BASELINE}: {difference.mean():+.4f} nats, by seed "
+            f"{comparisons[method]['interval_by_seed_nats']}, by example {by_example}",
+        )
+    write_json(
+        output,
+        "summary",
+        Provenance(
+            "summarise",
+            settings.model_dump(mode="json"),
+            digests(curves=curves, examples=examples, select=select),
+        ),
+        {
+            "methods": methods,
+            "baseline": BASELINE,
+            "base_loss_nats": base_loss,
+            "comparisons": comparisons,
+            "seeds": max(len(v) for v in final.values()),
+            "trained_tokens": trained_tokens,
+            "evaluation_examples": len(labels),
+            "label_tokens": int(labels.sum()),
+            "pool_documents": len(pool_tokens),
+            "pool_tokens": int(pool_tokens.sum()),
+        },
+    )
+
+
+def example_sums(paths: list[Path]) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Summed loss per example, averaged over seeds, by method; and label tokens per example."""
+    tables: dict[str, list[np.ndarray]] = {}
+    labels = np.empty(0, np.int64)
+    for path in paths:
+        table = read_table(path, "example_losses")
+        tables.setdefault(path.parent.name, []).append(table["loss_sum_nats"].to_numpy())
+        labels = table["label_tokens"].to_numpy()
+    return {method: np.mean(found, axis=0) for method, found in tables.items()}, labels
+
+
+def finite(interval: tuple[float, float]) -> list[float] | None:
+    """An interval for JSON; None where one seed gives none."""
+    return list(interval) if np.isfinite(interval).all() else None

@@ -1,0 +1,300 @@
+"""Fit the relational data influence model to oracle influences (method section 3)."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.functional import mse_loss
+from transformers import get_linear_schedule_with_warmup
+
+from groupmates.config import Fit, FitSettings
+from groupmates.errors import UserError
+from groupmates.maths.labels import (
+    LabelScale,
+    label_scale,
+    pearson,
+    rollout_bootstrap,
+    spearman,
+)
+from groupmates.maths.randomness import generator, hash64
+from groupmates.models.influence import InfluenceModel, make_encoder
+from groupmates.models.text import load_tokenizer, token_lists
+from groupmates.progress import Progress, note
+from groupmates.store import (
+    Provenance,
+    concatenate,
+    digests,
+    read_table,
+    replacing,
+    write_folder_provenance,
+    write_table,
+)
+
+PREPARE_TOKENS = 8192
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """Rollouts of one round: document rows of the probe pool and influences in nats, both [R, T]."""
+
+    round: str
+    number: np.ndarray
+    document: np.ndarray
+    influence: np.ndarray
+
+    def take(self, rows: np.ndarray) -> Rollouts:
+        return Rollouts(self.round, self.number[rows], self.document[rows], self.influence[rows])
+
+
+def run(
+    settings: FitSettings,
+    *,
+    base: Path,
+    tokenizer: Path,
+    probe_pool: Path,
+    random: list[Path],
+    bootstrap: list[Path] | None = None,
+    output: Path,
+    threads: int = 1,
+) -> None:
+    """Fit on random and bootstrapped rollouts; figures are of random rollouts nothing is chosen by."""
+    torch.set_num_threads(threads)
+    fit = settings.fit
+    pool = read_table(probe_pool, "probe_pool", ["doc_id", "text", "input_ids"])
+    rounds = [read_rollouts("random", random, pool["doc_id"].to_pylist())]
+    if bootstrap:
+        rounds.append(read_rollouts("bootstrap", bootstrap, pool["doc_id"].to_pylist()))
+    training, validation, heldout = split(settings, rounds)
+    scale = label_scale(np.concatenate([r.influence for r in training]), fit.standardise == "per_position")
+    torch.manual_seed(hash64(settings.seed, "fit", output.name) % 2**63)
+    model = InfluenceModel(fit, make_encoder(fit, base))
+    prepared = model.encoder.prepare(pool["text"].to_pylist(), token_lists(pool), PREPARE_TOKENS)
+    model.encoder.calibrate(prepared)
+    train(settings, model, prepared, training, validation, scale, output.name)
+    metrics, predicted = evaluate(settings, model, prepared, training, heldout, scale)
+    metrics |= {"coverage": {r.round: coverage(r) for r in rounds}}
+    inputs = digests(
+        base=base, probe_pool=probe_pool, random=random, bootstrap=bootstrap or []
+    )
+    provenance = Provenance("fit", settings.model_dump(mode="json"), inputs)
+    report(output.name, metrics)
+    check_floor(settings, metrics, output)
+    with replacing(output) as folder:
+        model.save(folder)
+        load_tokenizer(tokenizer).save_pretrained(folder / "tokenizer")
+        for name, body in (("relation", model.relation_record(scale)), ("metrics", metrics)):
+            (folder / f"{name}.json").write_text(json.dumps(body, indent=2, sort_keys=True) + "\n")
+        rollouts, steps = heldout.influence.shape
+        ids = pool["doc_id"].to_numpy()
+        write_table(
+            folder / "heldout.parquet",
+            "heldout",
+            provenance,
+            {
+                "round": ["random"] * (rollouts * steps),
+                "rollout": np.repeat(heldout.number, steps),
+                "step": np.tile(np.arange(1, steps + 1), rollouts),
+                "doc_id": ids[heldout.document.ravel()],
+                "influence_nats": heldout.influence.ravel(),
+                "predicted_nats": predicted.ravel(),
+            },
+        )
+        write_folder_provenance(folder, "fit", provenance)
+
+
+def read_rollouts(round_name: str, paths: list[Path], doc_ids: list[str]) -> Rollouts:
+    """All parts of a round, rollouts and steps in order."""
+    table = concatenate(paths, "probe", ["rollout", "step", "doc_id", "influence_nats"])
+    table = table.sort_by([("rollout", "ascending"), ("step", "ascending")])
+    place = {doc_id: i for i, doc_id in enumerate(doc_ids)}
+    steps = int(table["step"].to_numpy().max())
+    shape = (-1, steps)
+    rows = np.array([place[d] for d in table["doc_id"].to_pylist()])
+    return Rollouts(
+        round_name,
+        table["rollout"].to_numpy().reshape(shape)[:, 0],
+        rows.reshape(shape),
+        table["influence_nats"].to_numpy().reshape(shape),
+    )
+
+
+def split(
+    settings: FitSettings, rounds: list[Rollouts]
+) -> tuple[list[Rollouts], Rollouts, Rollouts]:
+    """Training rollouts of all rounds; validation and held-out rollouts, random ones only.
+
+    The same random rollouts are held out from the initial and the final model.
+    """
+    drawn = rounds[0]
+    order = generator(settings.seed, "fit split").permutation(len(drawn.number))
+    held, validated = settings.fit.heldout_rollouts, settings.fit.validation_rollouts
+    heldout, validation, training = np.split(order, [held, held + validated])
+    return [drawn.take(np.sort(training)), *rounds[1:]], drawn.take(validation), drawn.take(heldout)
+
+
+def train(
+    settings: FitSettings,
+    model: InfluenceModel,
+    prepared: Any,
+    training: list[Rollouts],
+    validation: Rollouts,
+    scale: LabelScale,
+    name: str,
+) -> None:
+    """Minimise the squared error of standardised labels; keep the epoch of best validation Spearman."""
+    hyper = settings.fit.training
+    documents = np.concatenate([r.document for r in training])
+    labels = torch.from_numpy(
+        scale.standardise(np.concatenate([r.influence for r in training]))
+    ).to(next(model.parameters()))
+    steps = hyper.epochs * -(-len(documents) // hyper.batch_rollouts)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=hyper.learning_rate, weight_decay=hyper.weight_decay
+    )
+    schedule = get_linear_schedule_with_warmup(optimizer, hyper.warmup_steps, steps)
+    best, best_state = -np.inf, copy.deepcopy(model.state_dict())
+    progress = Progress(f"fit {name}", steps, "steps")
+    for epoch in range(hyper.epochs):
+        model.train()
+        order = generator(settings.seed, "fit epoch", epoch).permutation(len(documents))
+        for start in range(0, len(order), hyper.batch_rollouts):
+            rows = order[start : start + hyper.batch_rollouts]
+            loss = mse_loss(model(prepared, documents[rows]), labels[torch.from_numpy(rows)])
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            progress.advance()
+        truth = scale.standardise(validation.influence)
+        correlation = spearman(predict(model, prepared, validation.document), truth)
+        if correlation > best:
+            best, best_state = correlation, copy.deepcopy(model.state_dict())
+    progress.finish()
+    model.load_state_dict(best_state)
+
+
+@torch.no_grad()
+def predict(model: InfluenceModel, prepared: Any, documents: np.ndarray) -> np.ndarray:
+    """Standardised theta [R, T]."""
+    model.eval()
+    blocks = [documents[i : i + 64] for i in range(0, len(documents), 64)]
+    return np.concatenate([model(prepared, b).double().cpu().numpy() for b in blocks])
+
+
+@torch.no_grad()
+def predict_individual(model: InfluenceModel, prepared: Any, documents: np.ndarray) -> np.ndarray:
+    """Standardised w . h + b [R, T]: the same model without its relationship term."""
+    model.eval()
+    unique, inverse = np.unique(documents, return_inverse=True)
+    blocks = [unique[i : i + 1024] for i in range(0, len(unique), 1024)]
+    individual = [model.individual(model.encoder(prepared, b)).double().cpu().numpy() for b in blocks]
+    return np.concatenate(individual)[inverse.reshape(documents.shape)]
+
+
+def evaluate(
+    settings: FitSettings,
+    model: InfluenceModel,
+    prepared: Any,
+    training: list[Rollouts],
+    heldout: Rollouts,
+    scale: LabelScale,
+) -> tuple[dict[str, Any], np.ndarray]:
+    """metrics.json, and predicted influences of the held-out rollouts in nats [R, T].
+
+    Correlations are in nats over all held-out steps; `within_position` ones compare standardised
+    values, so that the position explains nothing. `unseen` counts only documents without a training
+    label. Intervals: 95 %, rollouts drawn anew.
+    """
+    truth = heldout.influence
+    position = label_scale(np.concatenate([r.influence for r in training]), per_position=True)
+    standard = {
+        "full": predict(model, prepared, heldout.document),
+        "no_relation": predict_individual(model, prepared, heldout.document),
+    }
+    nats = {name: scale.to_nats(value) for name, value in standard.items()}
+    nats["position_mean"] = np.broadcast_to(position.mean, truth.shape)
+    within = {name: position.standardise(value) for name, value in nats.items()}
+    labels = position.standardise(truth)
+    seen = np.unique(np.concatenate([r.document.ravel() for r in training]))
+    unseen = ~np.isin(heldout.document, seen)
+
+    def difference(a: np.ndarray, b: np.ndarray, truth: np.ndarray) -> float:
+        return spearman(a, truth) - spearman(b, truth)
+
+    def interval(statistic: Any, *arrays: np.ndarray) -> list[float]:
+        return list(
+            rollout_bootstrap(statistic, *arrays, seed=generator(settings.seed, "fit interval"))
+        )
+
+    metrics = {
+        "spearman": {name: spearman(value, truth) for name, value in nats.items()},
+        "pearson": {name: pearson(value, truth) for name, value in nats.items()},
+        "spearman_interval_full": interval(spearman, nats["full"], truth),
+        "spearman_difference_interval": interval(
+            difference, nats["full"], nats["position_mean"], truth
+        ),
+        "spearman_within_position": {
+            name: spearman(within[name], labels) for name in ("full", "no_relation")
+        },
+        "spearman_within_position_interval_full": interval(spearman, within["full"], labels),
+        "spearman_unseen_within_position": {
+            name: spearman(within[name][unseen], labels[unseen]) if unseen.any() else None
+            for name in ("full", "no_relation")
+        },
+        "spearman_relation_gain_interval": interval(
+            difference, within["full"], within["no_relation"], labels
+        ),
+        "alpha": float(model.alpha.detach()),
+        "beta": float(model.beta.detach()),
+        "rollouts": {
+            "training": sum(len(r.number) for r in training),
+            "heldout": len(heldout.number),
+        },
+        "documents": len(seen),
+        "unseen_labels": int(unseen.sum()),
+        "labels": sum(r.influence.size for r in training),
+    }
+    return metrics, nats["full"]
+
+
+def coverage(rollouts: Rollouts) -> dict[str, int]:
+    """How widely a round's rollouts cover the pool."""
+    appearances = Counter(rollouts.document.ravel().tolist())
+    return {
+        "rollouts": len(rollouts.number),
+        "sets": len({tuple(sorted(r)) for r in rollouts.document.tolist()}),
+        "documents": len(appearances),
+        "max_appearances": max(appearances.values()),
+    }
+
+
+def report(name: str, metrics: dict[str, Any]) -> None:
+    within, raw = metrics["spearman_within_position"], metrics["spearman"]
+    low, high = metrics["spearman_within_position_interval_full"]
+    note(
+        f"fit {name}",
+        f"held-out Spearman {raw['full']:.3f} (position mean alone {raw['position_mean']:.3f}); "
+        f"within positions {within['full']:.3f} [{low:.3f}, {high:.3f}], without relation "
+        f"{within['no_relation']:.3f}; alpha {metrics['alpha']:.3f}, beta {metrics['beta']:.3f}",
+    )
+
+
+def check_floor(settings: FitSettings, metrics: dict[str, Any], output: Path) -> None:
+    """A model that predicts nothing stops the run before the pool is scored with it."""
+    found, floor = metrics["spearman_within_position"]["full"], settings.fit.minimum_spearman
+    if found < floor:
+        raise UserError(
+            expected=f"a held-out Spearman within positions of at least {floor} "
+            "(fit.minimum_spearman)",
+            found=f"{found:.3f} from {metrics['labels']:,} labels",
+            where=str(output),
+            todo="probe more rollouts (probe.random.rollouts), use a larger reference set, train the "
+            "base model further, or try another fit.encoder; to go on regardless lower the floor",
+        )

@@ -1,0 +1,174 @@
+"""Oracle influence: what single training steps do to the reference loss (method section 2).
+
+A rollout trains the checkpoint on one document after the other; the influence of step t is the
+marginal L(D_r, M_t) - L(D_r, M_{t-1}) of two recorded losses, in nats, negative where it helped.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from groupmates.config import BootstrapPlanSettings, ProbeSettings, RandomPlanSettings
+from groupmates.errors import UserError
+from groupmates.maths.rollouts import beam_rollouts, random_rollouts
+from groupmates.models import lm
+from groupmates.models.checkpoint import open_base
+from groupmates.models.influence import InfluenceModel
+from groupmates.models.reference import selection_part
+from groupmates.models.text import token_lists
+from groupmates.progress import Progress, note
+from groupmates.store import Provenance, digests, read_table, write_table
+
+
+def run_plan_random(settings: RandomPlanSettings, *, probe_pool: Path, output: Path) -> None:
+    """Rollouts of documents drawn at random."""
+    ids = read_table(probe_pool, "probe_pool", ["doc_id"])["doc_id"].to_numpy()
+    chosen = random_rollouts(
+        len(ids), settings.random.rollouts, settings.rollout_length, settings.seed
+    )
+    provenance = Provenance("probe", settings.model_dump(mode="json"), digests(pool=probe_pool))
+    _write_plan(output, provenance, ids, chosen)
+
+
+def run_plan_bootstrap(
+    settings: BootstrapPlanSettings, *, probe_pool: Path, model: Path, output: Path, threads: int = 1
+) -> None:
+    """Rollouts that the initial model predicts to be the most helpful and the most harmful."""
+    torch.set_num_threads(threads)
+    pool = read_table(probe_pool, "probe_pool", ["doc_id", "text", "input_ids"])
+    influence = InfluenceModel.load(model)
+    individual, embeddings = influence.score(pool["text"].to_pylist(), token_lists(pool), 8192)
+    bootstrap = settings.bootstrap
+    capacity = np.full(len(pool), bootstrap.max_appearances)
+    rounds = []
+    for sign, rollouts in ((1, -(-bootstrap.rollouts // 2)), (-1, bootstrap.rollouts // 2)):
+        if rollouts:
+            sets = beam_rollouts(
+                sign * individual,
+                embeddings,
+                influence.relation(),
+                rollouts,
+                settings.rollout_length,
+                bootstrap.beam_width,
+                bootstrap.expansion,
+                capacity,
+            )
+            if len(sets) < rollouts:
+                raise UserError(
+                    expected=f"{rollouts:,} distinct sets in each direction",
+                    found=f"{len(sets):,} under the cap of probe.bootstrap.max_appearances",
+                    where=str(probe_pool),
+                    todo="raise max_appearances or sample.probe_documents, or lower the rollouts",
+                )
+            rounds.append(sets)
+    chosen = np.concatenate(rounds)
+    note("probe", f"{len(chosen):,} sets over {len(np.unique(chosen)):,} documents")
+    provenance = Provenance(
+        "probe", settings.model_dump(mode="json"), digests(pool=probe_pool, model=model)
+    )
+    _write_plan(output, provenance, pool["doc_id"].to_numpy(), chosen)
+
+
+def _write_plan(path: Path, provenance: Provenance, ids: np.ndarray, chosen: np.ndarray) -> None:
+    rollouts, length = chosen.shape
+    write_table(
+        path,
+        "rollouts",
+        provenance,
+        {
+            "rollout": np.repeat(np.arange(rollouts), length),
+            "step": np.tile(np.arange(1, length + 1), rollouts),
+            "doc_id": ids[chosen.ravel()],
+        },
+    )
+
+
+def run(
+    settings: ProbeSettings,
+    *,
+    base: Path,
+    probe_pool: Path,
+    reference: Path,
+    rollouts: Path,
+    part: int,
+    parts: int,
+    output: Path,
+    threads: int = 1,
+) -> None:
+    """Probe the `part`-th of `parts` nearly equal ranges of rollouts; each stands on its own."""
+    torch.set_num_threads(threads)
+    plan = read_table(rollouts, "rollouts")
+    numbers = np.array_split(np.unique(plan["rollout"].to_numpy()), parts)[part]
+    chosen = plan.filter(np.isin(plan["rollout"].to_numpy(), numbers))
+    pool = read_table(probe_pool, "probe_pool", ["doc_id", "input_ids"])
+    place = {doc_id: i for i, doc_id in enumerate(pool["doc_id"].to_pylist())}
+    sequences = token_lists(pool)
+    doc_ids = chosen["doc_id"].to_pylist()
+    label = f"probe {output.parent.name} {part + 1}/{parts}"
+    losses = _probe(
+        base,
+        selection_part(reference),
+        [sequences[place[d]] for d in doc_ids],
+        doc_ids,
+        chosen["rollout"].to_numpy(),
+        chosen["step"].to_numpy(),
+        label,
+    )
+    before, after = losses
+    write_table(
+        output,
+        "probe",
+        Provenance(
+            "probe",
+            settings.model_dump(mode="json") | {"part": part, "parts": parts},
+            digests(base=base, pool=probe_pool, reference=reference, rollouts=rollouts),
+        ),
+        {
+            "rollout": chosen["rollout"],
+            "step": chosen["step"],
+            "doc_id": chosen["doc_id"],
+            "loss_before_nats": before,
+            "loss_after_nats": after,
+            "influence_nats": after - before,
+        },
+    )
+
+
+def _probe(
+    base: Path,
+    reference: lm.Reference,
+    sequences: list[np.ndarray],
+    doc_ids: list[str],
+    rollout: np.ndarray,
+    step: np.ndarray,
+    label: str,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Reference losses before and after every step, float64 [steps], nats."""
+    model, optimizer, hyper = open_base(base)
+    start = lm.Snapshot(model, optimizer)
+    loss = start_loss = reference.loss(model)
+    before, after = np.empty(len(step)), np.empty(len(step))
+    progress = Progress(label, len(step), "steps")
+    for i, sequence in enumerate(sequences):
+        if step[i] == 1:
+            start.restore()
+            loss = start_loss
+        before[i] = loss
+        ids = torch.from_numpy(sequence.astype(np.int64))[None, :].to(lm.device())
+        lm.train_step(model, optimizer, ids, hyper.clip_norm, hyper.z_loss)
+        loss = after[i] = reference.loss(model)
+        if not math.isfinite(loss):
+            raise UserError(
+                expected="a finite reference loss after every step",
+                found=f"{loss} after training on document {doc_ids[i]!r}",
+                where=f"rollout {rollout[i]}, step {step[i]}",
+                todo="look at the document's tokens; lower the learning rate in training.json (or "
+                "base.optimizer) if the loss grew over the steps before",
+            )
+        progress.advance()
+    progress.finish()
+    return before, after

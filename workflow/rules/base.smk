@@ -1,0 +1,25 @@
+# The checkpoint to probe, with its AdamW state: the user's, or a small one made from scratch.
+# reads: sample/, base.checkpoint. writes: base/.
+
+
+rule base:
+    input:
+        checkpoint=present([CONFIG.base.checkpoint] if CONFIG.base.checkpoint else []),
+        tokenizer=artefact("tokenizer"),
+        training_pool=artefact("training_pool"),
+    output:
+        directory(artefact("base")),
+    params:
+        settings=settings("BaseSettings", "base"),
+    log:
+        logged("base"),
+    benchmark:
+        timed("base")
+    threads: 2
+    resources:
+        mem_mb=16000,
+        runtime=240,
+    shell:
+        "{STAGE} base --log {log:q} --threads {threads} --settings {params.settings:q}"
+        " --tokenizer {input.tokenizer:q} --training-pool {input.training_pool:q}"
+        " --output {output:q}"

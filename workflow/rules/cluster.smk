@@ -1,0 +1,43 @@
+# Influence-aware clusters: spherical k-means fitted on a sample, then every shard assigned.
+# reads: score/. writes: cluster/.
+
+
+rule centroids:
+    input:
+        SCORES,
+    output:
+        artefact("centroids"),
+    params:
+        settings=settings("CentroidSettings", "centroids"),
+    log:
+        logged("centroids"),
+    benchmark:
+        timed("cluster/centroids")
+    threads: 2
+    resources:
+        mem_mb=32000,
+        runtime=240,
+    shell:
+        "{STAGE} centroids --log {log:q} --settings {params.settings:q}"
+        " --score {input:q} --output {output:q}"
+
+
+rule cluster:
+    input:
+        score=artefact("score"),
+        centroids=artefact("centroids"),
+    output:
+        artefact("cluster"),
+    params:
+        settings=settings("ClusterSettings", "cluster"),
+    log:
+        logged("cluster_{shard}"),
+    benchmark:
+        timed("cluster/{shard}")
+    threads: 1
+    resources:
+        mem_mb=8000,
+        runtime=60,
+    shell:
+        "{STAGE} cluster --log {log:q} --settings {params.settings:q}"
+        " --score {input.score:q} --centroids {input.centroids:q} --output {output:q}"

@@ -1,0 +1,91 @@
+# What all rules share: the validated configuration, the pool's shards, where artefacts lie, and
+# the command that runs a stage.
+import os
+import re
+import sys
+
+# The package beside the rules: what is parsed here is what runs in every job.
+PACKAGE = f"{workflow.basedir}/workflow"
+sys.path.insert(0, PACKAGE)
+from groupmates import artefacts, config as settings_module, pool as pool_module
+from groupmates.errors import UserError
+
+STAGE = f"PYTHONPATH={PACKAGE} {sys.executable} -m groupmates"
+
+
+def artefact(name, **wildcards):
+    """Path of an artefact of this run; wildcards that are not given stay wildcards."""
+    path = f"results/{CONFIG.run}/{artefacts.path(name)}"
+    for wildcard, value in wildcards.items():
+        path = path.replace("{" + wildcard + "}", str(value))
+    return path
+
+
+def settings(kind, name):
+    """The params.settings of a rule that writes artefact `name`."""
+    text = settings_module.as_param(CONFIG, getattr(settings_module, kind), name)
+    return lambda wildcards: text  # a plain string would be searched for wildcards
+
+
+def logged(stage):
+    return f"results/{CONFIG.run}/logs/{stage}.log"
+
+
+def timed(stage):
+    return f"results/{CONFIG.run}/benchmarks/{stage}.tsv"
+
+
+def from_corpus(paths):
+    return paths == "builtin"
+
+
+try:
+    CONFIG = settings_module.load(config)
+    CORPUS = [
+        artefact("corpus", shard=f"{i:05d}") for i in range(CONFIG.corpus.files)
+    ]
+    POOL_PATTERNS = (
+        CORPUS if from_corpus(CONFIG.pool.paths) else list(CONFIG.pool.paths)
+    )
+    POOL = pool_module.list_files(POOL_PATTERNS)
+    POOL_ROOT = pool_module.common_root([f.path for f in POOL])
+    REFERENCE = (
+        [artefact("corpus_reference")]
+        if from_corpus(CONFIG.reference.paths)
+        else pool_module.expand(list(CONFIG.reference.paths))
+    )
+    REFERENCE_EVALUATION = pool_module.expand(
+        list(CONFIG.reference.evaluation_paths or [])
+    )
+except UserError as error:
+    raise WorkflowError(str(error)) from None
+
+SHARDS = pool_module.deal(POOL, CONFIG.pool.files_per_shard)
+FILES = {file.name: file for file in POOL}
+SHARD_OF = {file.name: shard for shard, files in SHARDS.items() for file in files}
+METHODS = list(CONFIG.select.methods)
+SEEDS = range(CONFIG.evaluate.seeds)
+ROUNDS = ["random"] + (["bootstrap"] if CONFIG.probe.bootstrap.rollouts else [])
+PARTS = [f"{i:05d}" for i in range(CONFIG.probe.shards)]
+SCORES = [artefact("score", shard=shard) for shard in SHARDS]
+CLUSTERS = [artefact("cluster", shard=shard) for shard in SHARDS]
+
+
+def present(paths):
+    """Inputs from outside the workflow: a plan can be made before they have arrived.
+
+    What is missing is no input of the dry run; the job that needs it says so when it runs.
+    """
+    made_here = [*CORPUS, artefact("corpus_reference")]
+    return [path for path in paths if path in made_here or os.path.exists(path)]
+
+
+wildcard_constraints:
+    shard=r"\d{5}",
+    part=r"\d{5}",
+    partition=r"\d{5}",
+    round="random|bootstrap",
+    model="initial|final",
+    method="[a-z_]+",
+    seed=r"\d+",
+    file="|".join(re.escape(name) for name in FILES),

@@ -1,0 +1,21 @@
+# The built-in pool and reference: text that Python and its packages bring along.
+# reads: the installed packages. writes: corpus/.
+
+
+rule corpus:
+    output:
+        shards=CORPUS,
+        reference=artefact("corpus_reference"),
+    params:
+        settings=settings("CorpusSettings", "corpus"),
+    log:
+        logged("corpus"),
+    benchmark:
+        timed("corpus")
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    shell:
+        "{STAGE} corpus --log {log:q} --settings {params.settings:q}"
+        " --shards {output.shards:q} --reference {output.reference:q}"

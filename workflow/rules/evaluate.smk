@@ -1,0 +1,67 @@
+# Train the base model on every selection, equal tokens and schedule, and compare the held-out loss.
+# reads: base/, sample/, select/, dataset/. writes: evaluate/.
+
+
+def selection(wildcards):
+    return [artefact("select", method=wildcards.method, shard=shard) for shard in SHARDS]
+
+
+rule evaluate:
+    input:
+        base=artefact("base"),
+        tokenizer=artefact("tokenizer"),
+        reference=artefact("reference"),
+        select=selection,
+        dataset=[artefact("dataset", file=name) for name in FILES],
+    output:
+        curve=artefact("curve"),
+        examples=artefact("example_losses"),
+    params:
+        settings=settings("EvaluateSettings", "curve"),
+        root=lambda wildcards: artefact("dataset", method=wildcards.method, file="").rstrip("/"),
+    log:
+        logged("evaluate_{method}_{seed}"),
+    benchmark:
+        timed("evaluate/{method}_{seed}")
+    threads: 1
+    resources:
+        mem_mb=16000,
+        runtime=240,
+    shell:
+        "{STAGE} evaluate --log {log:q} --threads {threads} --settings {params.settings:q}"
+        " --base {input.base:q} --tokenizer {input.tokenizer:q} --reference {input.reference:q}"
+        " --select {input.select:q} --dataset {input.dataset:q} --root {params.root:q}"
+        " --number {wildcards.seed} --curve {output.curve:q} --examples {output.examples:q}"
+
+
+CURVES = [artefact("curve", method=method, seed=seed) for method in METHODS for seed in SEEDS]
+EXAMPLES = [
+    artefact("example_losses", method=method, seed=seed) for method in METHODS for seed in SEEDS
+]
+SELECTIONS = [
+    artefact("select", method=method, shard=shard) for method in METHODS for shard in SHARDS
+]
+
+
+rule summarise:
+    input:
+        curves=CURVES,
+        examples=EXAMPLES,
+        select=SELECTIONS,
+        score=SCORES,
+    output:
+        artefact("summary"),
+    params:
+        settings=settings("SummarySettings", "summary"),
+    log:
+        logged("summarise"),
+    benchmark:
+        timed("evaluate/summarise")
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    shell:
+        "{STAGE} summarise --log {log:q} --settings {params.settings:q}"
+        " --curves {input.curves:q} --examples {input.examples:q} --select {input.select:q}"
+        " --score {input.score:q} --output {output:q}"

@@ -1,0 +1,39 @@
+# The relational influence model: initial on the random round, final on both rounds.
+# reads: base/, sample/, probe/. writes: fit/{initial,final}/.
+
+
+def probed(round):
+    return [artefact("probe", round=round, part=part) for part in PARTS]
+
+
+def bootstrapped(wildcards):
+    return (
+        probed("bootstrap")
+        if wildcards.model == "final" and "bootstrap" in ROUNDS
+        else []
+    )
+
+
+rule fit:
+    input:
+        base=artefact("base"),
+        tokenizer=artefact("tokenizer"),
+        probe_pool=artefact("probe_pool"),
+        random=probed("random"),
+        bootstrap=bootstrapped,
+    output:
+        directory(artefact("fit")),
+    params:
+        settings=settings("FitSettings", "fit"),
+    log:
+        logged("fit_{model}"),
+    benchmark:
+        timed("fit/{model}")
+    threads: 2
+    resources:
+        mem_mb=16000,
+        runtime=240,
+    shell:
+        "{STAGE} fit --log {log:q} --threads {threads} --settings {params.settings:q}"
+        " --base {input.base:q} --tokenizer {input.tokenizer:q} --probe-pool {input.probe_pool:q}"
+        " --random {input.random:q} --bootstrap {input.bootstrap:q} --output {output:q}"

@@ -1,0 +1,33 @@
+# The selected rows of every pool file, unchanged, in a file of the same name and format.
+# reads: pool, select/. writes: dataset/{method}/.
+
+
+rule materialise:
+    input:
+        pool=lambda wildcards: present([FILES[wildcards.file].path]),
+        selection=lambda wildcards: artefact(
+            "select", method=wildcards.method, shard=SHARD_OF[wildcards.file]
+        ),
+    output:
+        artefact("dataset"),
+    params:
+        settings=settings("MaterialiseSettings", "dataset"),
+        pool=lambda wildcards: FILES[wildcards.file].path,
+        root=POOL_ROOT,
+    log:
+        logged("materialise_{method}/{file}"),
+    benchmark:
+        timed("materialise/{method}/{file}")
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=120,
+    shell:
+        "{STAGE} materialise --log {log:q} --settings {params.settings:q}"
+        " --pool {params.pool:q} --root {params.root:q} --selection {input.selection:q}"
+        " --output {output:q}"
+
+
+DATASETS = [
+    artefact("dataset", method=method, file=name) for method in METHODS for name in FILES
+]

@@ -1,0 +1,69 @@
+# Oracle influences by rollouts of single training steps: a random round, then one that the initial
+# model bootstraps. reads: base/, sample/, for the second round fit/initial. writes: probe/{round}/.
+
+
+rule plan_random:
+    input:
+        probe_pool=artefact("probe_pool"),
+    output:
+        artefact("rollouts", round="random"),
+    params:
+        settings=settings("RandomPlanSettings", "rollouts"),
+    log:
+        logged("plan_random"),
+    benchmark:
+        timed("probe/plan_random")
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    shell:
+        "{STAGE} plan-random --log {log:q} --settings {params.settings:q}"
+        " --probe-pool {input.probe_pool:q} --output {output:q}"
+
+
+rule plan_bootstrap:
+    input:
+        probe_pool=artefact("probe_pool"),
+        model=artefact("fit", model="initial"),
+    output:
+        artefact("rollouts", round="bootstrap"),
+    params:
+        settings=settings("BootstrapPlanSettings", "rollouts"),
+    log:
+        logged("plan_bootstrap"),
+    benchmark:
+        timed("probe/plan_bootstrap")
+    threads: 2
+    resources:
+        mem_mb=16000,
+        runtime=120,
+    shell:
+        "{STAGE} plan-bootstrap --log {log:q} --threads {threads} --settings {params.settings:q}"
+        " --probe-pool {input.probe_pool:q} --model {input.model:q} --output {output:q}"
+
+
+rule probe:
+    input:
+        base=artefact("base"),
+        probe_pool=artefact("probe_pool"),
+        reference=artefact("reference"),
+        rollouts=artefact("rollouts"),
+    output:
+        artefact("probe"),
+    params:
+        settings=settings("ProbeSettings", "probe"),
+        parts=len(PARTS),
+    log:
+        logged("probe_{round}_{part}"),
+    benchmark:
+        timed("probe/{round}_{part}")
+    threads: 1
+    resources:
+        mem_mb=16000,
+        runtime=240,
+    shell:
+        "{STAGE} probe --log {log:q} --threads {threads} --settings {params.settings:q}"
+        " --base {input.base:q} --probe-pool {input.probe_pool:q} --reference {input.reference:q}"
+        " --rollouts {input.rollouts:q} --part {wildcards.part} --parts {params.parts}"
+        " --output {output:q}"

@@ -1,0 +1,32 @@
+# One self-contained page: what was selected from what, with what effect, and how far to trust it.
+# reads: everything above. writes: report.html.
+
+
+rule report:
+    input:
+        random=probed("random"),
+        bootstrap=probed("bootstrap") if "bootstrap" in ROUNDS else [],
+        initial=artefact("fit", model="initial"),
+        final=artefact("fit", model="final"),
+        score=SCORES,
+        cluster=CLUSTERS,
+        select=SELECTIONS,
+        curves=CURVES,
+        summary=artefact("summary"),
+    output:
+        artefact("report"),
+    params:
+        settings=settings("ReportSettings", "report"),
+        benchmarks=f"results/{CONFIG.run}/benchmarks",
+    log:
+        logged("report"),
+    threads: 1
+    resources:
+        mem_mb=8000,
+        runtime=60,
+    shell:
+        "{STAGE} report --log {log:q} --settings {params.settings:q}"
+        " --random {input.random:q} --bootstrap {input.bootstrap:q} --initial {input.initial:q}"
+        " --final {input.final:q} --score {input.score:q} --cluster {input.cluster:q}"
+        " --select {input.select:q} --curves {input.curves:q} --summary {input.summary:q}"
+        " --benchmarks {params.benchmarks:q} --output {output:q}"

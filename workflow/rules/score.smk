@@ -1,0 +1,27 @@
+# Individual influence and embedding of every document, one job per shard of the pool.
+# reads: pool, fit/final. writes: score/.
+
+
+rule score:
+    input:
+        pool=lambda wildcards: present([f.path for f in SHARDS[wildcards.shard]]),
+        files=artefact("files"),
+        model=artefact("fit", model="final"),
+    output:
+        artefact("score"),
+    params:
+        settings=settings("ScoreSettings", "score"),
+        pool=lambda wildcards: [f.path for f in SHARDS[wildcards.shard]],
+        root=POOL_ROOT,
+    log:
+        logged("score_{shard}"),
+    benchmark:
+        timed("score/{shard}")
+    threads: 1
+    resources:
+        mem_mb=16000,
+        runtime=240,
+    shell:
+        "{STAGE} score --log {log:q} --threads {threads} --settings {params.settings:q}"
+        " --pool {params.pool:q} --root {params.root:q} --files {input.files:q}"
+        " --model {input.model:q} --output {output:q}"

@@ -1,0 +1,77 @@
+# Each method puts the documents in an order of preference; one rule takes them until the budget is
+# met. reads: score/, cluster/, fit/final. writes: select/{method}/.
+PARTITIONS = {"group_mates": CONFIG.select.partitions, "random": 1}
+
+
+rule order_group_mates:
+    input:
+        score=SCORES,
+        cluster=CLUSTERS,
+        model=artefact("fit", model="final"),
+    output:
+        artefact("order", method="group_mates"),
+    params:
+        settings=settings("GroupMatesSettings", "order"),
+        partitions=PARTITIONS["group_mates"],
+    log:
+        logged("order_group_mates_{partition}"),
+    benchmark:
+        timed("select/group_mates_{partition}")
+    threads: 2
+    resources:
+        mem_mb=32000,
+        runtime=240,
+    shell:
+        "{STAGE} order-group-mates --log {log:q} --settings {params.settings:q}"
+        " --score {input.score:q} --cluster {input.cluster:q} --model {input.model:q}"
+        " --partition {wildcards.partition} --partitions {params.partitions} --output {output:q}"
+
+
+rule order_random:
+    input:
+        score=SCORES,
+    output:
+        artefact("order", method="random", partition="00000"),
+    params:
+        settings=settings("RandomSettings", "order"),
+    log:
+        logged("order_random"),
+    benchmark:
+        timed("select/random")
+    threads: 1
+    resources:
+        mem_mb=8000,
+        runtime=60,
+    shell:
+        "{STAGE} order-random --log {log:q} --settings {params.settings:q}"
+        " --score {input.score:q} --output {output:q}"
+
+
+def orders(wildcards):
+    return [
+        artefact("order", method=wildcards.method, partition=f"{i:05d}")
+        for i in range(PARTITIONS[wildcards.method])
+    ]
+
+
+rule take:
+    input:
+        orders=orders,
+        score=SCORES,
+        cluster=CLUSTERS,
+    output:
+        [artefact("select", shard=shard) for shard in SHARDS],
+    params:
+        settings=settings("TakeSettings", "select"),
+    log:
+        logged("take_{method}"),
+    benchmark:
+        timed("select/take_{method}")
+    threads: 1
+    resources:
+        mem_mb=16000,
+        runtime=60,
+    shell:
+        "{STAGE} take --log {log:q} --settings {params.settings:q} --method {wildcards.method}"
+        " --orders {input.orders:q} --score {input.score:q} --cluster {input.cluster:q}"
+        " --output {output:q}"
