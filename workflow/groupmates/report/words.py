@@ -1,0 +1,159 @@
+"""Numbers and findings as a reader should meet them: with unit, baseline and doubt."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+NOTHING = "–"
+SPACE = "\u00a0"  # keeps number and unit on one line
+
+
+def count(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:,.0f}"
+
+
+def tokens(value: float) -> str:
+    """A number of tokens: 0.4M, 8.2B."""
+    for divisor, letter in ((1e12, "T"), (1e9, "B"), (1e5, "M")):
+        if value >= divisor:
+            return f"{value / max(divisor, 1e6):.3g}{letter}"
+    return f"{value:,.0f}"
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f}{SPACE}%"
+
+
+def number(value: float | None, decimals: int = 2, sign: bool = False) -> str:
+    """A decimal with a true minus; an unknown value is a dash, and zero has no sign."""
+    if value is None or not math.isfinite(value):
+        return NOTHING
+    text = f"{value:{'+' if sign else ''}.{decimals}f}"
+    if not text.strip("+-0."):
+        text = text.lstrip("+-")
+    return text.replace("-", "−")
+
+
+def interval(bounds: list[float] | None, decimals: int = 2) -> str:
+    if bounds is None:
+        return NOTHING
+    return f"{number(bounds[0], decimals)} to {number(bounds[1], decimals)}"
+
+
+def duration(seconds: float | None) -> str:
+    if seconds is None:
+        return NOTHING
+    if seconds < 60:
+        return f"{seconds:.1f}{SPACE}s"
+    minutes, whole = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes}{SPACE}min {whole:02d}{SPACE}s"
+    return f"{minutes // 60:,}{SPACE}h {minutes % 60:02d}{SPACE}min"
+
+
+def memory(megabytes: float | None) -> str:
+    if megabytes is None:
+        return NOTHING
+    if megabytes < 1000:
+        return f"{megabytes:.0f}{SPACE}MB"
+    return f"{megabytes / 1000:.1f}{SPACE}GB"
+
+
+def short(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def decimals_for(summary: dict[str, Any]) -> int:
+    """Decimals of losses that show the narrowest interval by two digits: at least 3, at most 6."""
+    halves = [
+        (high - low) / 2
+        for comparison in summary["comparisons"].values()
+        for low, high in _intervals(comparison)
+        if high > low
+    ]
+    if not halves:
+        return 3
+    return min(max(3, 1 - math.floor(math.log10(min(halves)))), 6)
+
+
+def _intervals(comparison: dict[str, Any]) -> list[list[float]]:
+    names = ("interval_by_seed_nats", "interval_by_example_nats")
+    return [comparison[n] for n in names if comparison.get(n) is not None]
+
+
+def findings(summary: dict[str, Any], training_tokens: float) -> list[str]:
+    """One sentence per method on its loss against the baseline, the best method first."""
+    ranked = sorted(summary["comparisons"], key=lambda m: summary["methods"][m]["mean_nats"])
+    ranked = [m for m in ranked if m != summary["baseline"]]
+    if ranked:
+        return [finding(method, summary, training_tokens) for method in ranked]
+    return [
+        f"{_kept(method, summary)}. There is no comparison: a selection and the baseline "
+        f"“{summary['baseline']}” must both be in select.methods."
+        for method in sorted(summary["methods"])
+    ]
+
+
+def _kept(method: str, summary: dict[str, Any]) -> str:
+    selection = summary["methods"][method]
+    share = percent(selection["tokens"] / max(summary["pool_tokens"], 1))
+    return (
+        f"{method} kept {count(selection['documents'])} of {count(summary['pool_documents'])} "
+        f"documents ({share} of tokens)"
+    )
+
+
+def finding(method: str, summary: dict[str, Any], training_tokens: float) -> str:
+    """What was kept, the difference in loss, its interval, and what the interval does not show."""
+    comparison, seeds = summary["comparisons"][method], summary["seeds"]
+    places, difference = decimals_for(summary), comparison["difference_nats"]
+    by_seed = comparison.get("interval_by_seed_nats") if seeds > 1 else None
+    by_example = comparison.get("interval_by_example_nats")
+    level = f"{100 * comparison['confidence']:g}{SPACE}%"
+    kind, bounds = (f"{seeds} seeds", by_seed)
+    if bounds is None:
+        kind, bounds = f"{count(summary['evaluation_examples'])} examples, one seed", by_example
+    doubt = f" ({level} interval {interval(bounds, places)} over {kind})" if bounds else ""
+    direction = "below" if difference < 0 else "above"
+    text = (
+        f"{_kept(method, summary)}; after {tokens(training_tokens)} tokens of training its held-out "
+        f"loss is {number(abs(difference), places)} nats {direction} {summary['baseline']}{doubt}"
+    )
+    if bounds is None:
+        return f"{text}. One seed and no interval: this is not evidence of a difference."
+    if _holds_zero(bounds):
+        return f"{text}. The interval includes zero: no difference is shown."
+    text += "." if difference < 0 else f": worse than {summary['baseline']}."
+    if bounds is by_example:
+        return f"{text} How it varies from training to training is unknown."
+    if by_example is not None and _holds_zero(by_example):
+        text += (
+            f" Over the {count(summary['evaluation_examples'])} held-out examples the interval is "
+            f"{interval(by_example, places)} and includes zero: other examples may show none."
+        )
+    return text
+
+
+def _holds_zero(bounds: list[float]) -> bool:
+    return bounds[0] <= 0 <= bounds[1]
+
+
+def relation_finding(metrics: dict[str, Any]) -> str:
+    """How well the influence model ranks held-out labels, and whether more than position does."""
+    spearman, gain = metrics["spearman"], metrics["spearman_difference_interval"]
+    text = (
+        f"On {count(metrics['rollouts']['heldout'])} held-out rollouts the final influence model "
+        f"ranks documents as the oracle does with a Spearman correlation of "
+        f"{number(spearman['full'])} (95{SPACE}% interval "
+        f"{interval(metrics['spearman_interval_full'])})"
+    )
+    if spearman["position_mean"] is None or gain is None:
+        return f"{text}."
+    text += (
+        f"; the mean of each position alone, which knows no document, reaches "
+        f"{number(spearman['position_mean'])} (difference {interval(gain)})."
+    )
+    if gain[0] <= 0:
+        text += " The interval of the difference includes zero or less: it is not shown to be better."
+    return text
