@@ -12,6 +12,7 @@ import importlib
 import inspect
 import os
 import sys
+import types
 import typing
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,7 @@ from groupmates.pool import expand
 STAGES = {
     "corpus": ("corpus", "run"),
     "sample": ("sample", "run"),
+    "reference": ("reference", "run"),
     "base": ("base", "run"),
     "plan-random": ("probe", "run_plan_random"),
     "plan-bootstrap": ("probe", "run_plan_bootstrap"),
@@ -58,30 +60,29 @@ def stage_arguments(function: Callable[..., None], arguments: list[str]) -> dict
         prog="python -m groupmates STAGE", description=inspect.getdoc(function)
     )
     parser.add_argument("--log", type=Path, help="file that messages go to as well")
+    kinds = {name: _required(hints[name]) for name in inspect.signature(function).parameters}
     for name, parameter in inspect.signature(function).parameters.items():
-        kind = hints[name]
-        many = typing.get_origin(kind) is list
         optional = parameter.default is not parameter.empty
+        many = typing.get_origin(kinds[name]) is list
         parser.add_argument(
             "--" + name.replace("_", "-"),
             required=not optional,
             default=parameter.default if optional else None,
-            **({"nargs": "*"} if many else {}),
-            **({} if many or name == "settings" else {"type": _single(kind)}),
+            nargs="*" if many else None,
+            type=str if many or name == "settings" else kinds[name],
         )
     values = vars(parser.parse_args(arguments))
-    for name, kind in hints.items():
-        if name in values and typing.get_origin(kind) is list and values[name] is not None:
-            item = typing.get_args(kind)[0]
-            values[name] = [item(v) for v in (expand(values[name]) if item is Path else values[name])]
-    values["settings"] = from_param(values["settings"], hints["settings"])
+    for name, kind in kinds.items():
+        if typing.get_origin(kind) is list and values[name] is not None:
+            values[name] = [Path(v) for v in expand(values[name])] if kind == list[Path] else values[name]
+    values["settings"] = from_param(values["settings"], kinds["settings"])
     return values
 
 
-def _single(kind: Any) -> Any:
-    """The constructor of an argument's type; `X | None` is X."""
+def _required(kind: Any) -> Any:
+    """`X` of the annotation `X | None`."""
     choices = [k for k in typing.get_args(kind) if k is not type(None)]
-    return choices[0] if choices else kind
+    return choices[0] if isinstance(kind, types.UnionType) else kind
 
 
 class Tee:

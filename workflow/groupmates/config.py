@@ -46,6 +46,7 @@ class Corpus(Section):
 
 
 class ReferenceSplit(Section):
+    loss_on: Literal["continuation", "all"]
     evaluation_share: Annotated[float, Field(gt=0, lt=1)]
     selection_examples: Positive
     evaluation_examples: Positive
@@ -301,9 +302,13 @@ class CorpusSettings(StageSettings):
 class SampleSettings(StageSettings):
     seed: int
     columns: PoolColumns
-    split: ReferenceSplit
     sample: Sample
     checkpoint: str | None
+
+
+class ReferenceSettings(StageSettings):
+    seed: int
+    split: ReferenceSplit
 
 
 class BaseSettings(StageSettings):
@@ -363,7 +368,7 @@ class TakeSettings(StageSettings):
 
 
 class MaterialiseSettings(StageSettings):
-    columns: PoolColumns
+    """The selection says which rows; they are copied as they are."""
 
 
 class EvaluateSettings(StageSettings):

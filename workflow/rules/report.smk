@@ -6,7 +6,7 @@ rule report:
     input:
         random=probed("random"),
         bootstrap=probed("bootstrap") if "bootstrap" in ROUNDS else [],
-        initial=artefact("fit", model="initial"),
+        initial=artefact("fit", model="initial" if "bootstrap" in ROUNDS else "final"),
         final=artefact("fit", model="final"),
         score=SCORES,
         cluster=CLUSTERS,

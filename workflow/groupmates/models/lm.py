@@ -174,10 +174,11 @@ def train_step(
     optimizer.zero_grad(set_to_none=True)
     with autocast():
         logits = model(input_ids=input_ids[:, :-1], use_cache=False).logits
-    logits = logits.flatten(0, 1).float()
-    loss = cross_entropy(logits, input_ids[:, 1:].flatten())
-    if z_loss:
-        loss = loss + z_loss * logits.logsumexp(-1).square().mean()
+    # Cross-entropy and z-loss from one log-partition: the logits are the largest tensor by far.
+    logits = logits.float()
+    log_partition = logits.logsumexp(-1)
+    target = logits.gather(-1, input_ids[:, 1:, None]).squeeze(-1)
+    loss = (log_partition - target).mean() + z_loss * log_partition.square().mean()
     loss.backward()
     nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
     optimizer.step()

@@ -83,11 +83,11 @@ def count_pool(
     score: list[Path], cluster: list[Path], select: dict[str, dict[str, Path]]
 ) -> tuple[Tally, list[str]]:
     """Counts over the whole pool, and the names of the sources in the order of their codes."""
-    for method, shards in select.items():
-        if shards.keys() != {p.name for p in score}:
+    for method, files in select.items():
+        if files.keys() != {p.name for p in score}:
             raise UserError(
                 expected=f"{len(score)} selected shards, named as those of score/",
-                found=f"{len(shards)} shards",
+                found=f"{len(files)} shards",
                 where=f"select/{method}/",
                 todo="delete that folder and run snakemake again",
             )
@@ -105,8 +105,8 @@ def count_pool(
                 todo="delete the file and run snakemake again",
             )
         kept_MN = np.zeros((len(select), len(scored)), bool)
-        for kept_N, shards_of_method in zip(kept_MN, select.values(), strict=True):
-            kept_N[selected_rows(shards_of_method[score_path.name], scored)] = True
+        for kept_N, files in zip(kept_MN, select.values(), strict=True):
+            kept_N[selected_rows(files[score_path.name], scored)] = True
         local_N, names = _codes(scored["source"])
         shared = np.array([codes.setdefault(n, len(codes)) for n in names.to_pylist()], np.int64)
         tally.add(
@@ -145,13 +145,11 @@ def selected_rows(path: Path, scored: pa.Table) -> np.ndarray:
 def _codes(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
     """A dictionary column as int64 codes and their values."""
     whole = column.unify_dictionaries().combine_chunks()
-    if isinstance(whole, pa.ChunkedArray):  # a column without chunks
-        whole = pa.array([], column.type)
     return whole.indices.to_numpy(zero_copy_only=False).astype(np.int64), whole.dictionary
 
 
 def stage_times(benchmarks: Path) -> list[StageTime]:
-    """Snakemake's benchmark files, summed per stage (the first part of a file's path below here)."""
+    """Snakemake's benchmark files, summed per stage (the first part of a file's path here)."""
     jobs: dict[str, list[dict[str, Any]]] = {}
     for path in sorted(benchmarks.rglob("*.tsv")):
         with path.open(newline="") as lines:

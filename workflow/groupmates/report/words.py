@@ -110,23 +110,23 @@ def finding(method: str, summary: dict[str, Any], training_tokens: float) -> str
     places, difference = decimals_for(summary), comparison["difference_nats"]
     by_seed = comparison.get("interval_by_seed_nats") if seeds > 1 else None
     by_example = comparison.get("interval_by_example_nats")
-    level = f"{100 * comparison['confidence']:g}{SPACE}%"
-    kind, bounds = (f"{seeds} seeds", by_seed)
+    bounds, kind = by_seed, f"{seeds} seeds"
     if bounds is None:
-        kind, bounds = f"{count(summary['evaluation_examples'])} examples, one seed", by_example
+        bounds, kind = by_example, f"{count(summary['evaluation_examples'])} held-out examples"
+    level = f"{100 * comparison['confidence']:g}{SPACE}%"
     doubt = f" ({level} interval {interval(bounds, places)} over {kind})" if bounds else ""
-    direction = "below" if difference < 0 else "above"
+    side = f"{'below' if difference < 0 else 'above'} {summary['baseline']}"
     text = (
-        f"{_kept(method, summary)}; after {tokens(training_tokens)} tokens of training its held-out "
-        f"loss is {number(abs(difference), places)} nats {direction} {summary['baseline']}{doubt}"
+        f"{_kept(method, summary)}; after {tokens(training_tokens)} tokens of training its "
+        f"held-out loss is {number(abs(difference), places)} nats {side}{doubt}"
     )
     if bounds is None:
-        return f"{text}. One seed and no interval: this is not evidence of a difference."
+        return f"{text}. Without an interval this is not evidence of a difference."
     if _holds_zero(bounds):
         return f"{text}. The interval includes zero: no difference is shown."
     text += "." if difference < 0 else f": worse than {summary['baseline']}."
     if bounds is by_example:
-        return f"{text} How it varies from training to training is unknown."
+        return f"{text} With one seed, how it varies from training to training is unknown."
     if by_example is not None and _holds_zero(by_example):
         text += (
             f" Over the {count(summary['evaluation_examples'])} held-out examples the interval is "
@@ -148,12 +148,12 @@ def relation_finding(metrics: dict[str, Any]) -> str:
         f"{number(spearman['full'])} (95{SPACE}% interval "
         f"{interval(metrics['spearman_interval_full'])})"
     )
-    if spearman["position_mean"] is None or gain is None:
-        return f"{text}."
-    text += (
-        f"; the mean of each position alone, which knows no document, reaches "
-        f"{number(spearman['position_mean'])} (difference {interval(gain)})."
-    )
-    if gain[0] <= 0:
-        text += " The interval of the difference includes zero or less: it is not shown to be better."
-    return text
+    if spearman["position_mean"] is not None and gain is not None:
+        text += (
+            f"; the mean of each position alone, which knows no document, reaches "
+            f"{number(spearman['position_mean'])} (95{SPACE}% interval of the difference "
+            f"{interval(gain)}"
+        )
+        text += ", not shown to be better)" if gain[0] <= 0 else ")"
+    within = metrics["spearman_within_position"]["full"]
+    return f"{text}. Among documents at the same position the correlation is {number(within)}."

@@ -6,7 +6,6 @@ Reading everything once, before any GPU hour, is what finds the broken line in f
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,15 +18,13 @@ from groupmates.maths.randomness import hash64
 from groupmates.models.text import (
     document_tokens,
     load_tokenizer,
-    reference_tokens,
     train_tokenizer,
 )
 from groupmates.pool import PoolFile, list_files
 from groupmates.progress import Progress, note
-from groupmates.readers import Document, read_documents, read_reference, sha256_of
+from groupmates.readers import Document, read_documents, sha256_of
 from groupmates.store import (
     Provenance,
-    digests,
     replacing,
     write_folder_provenance,
     write_table,
@@ -50,18 +47,12 @@ def run(
     settings: SampleSettings,
     *,
     pool: list[str],
-    reference: list[Path],
-    evaluation: list[Path] | None = None,
     tokenizer: Path,
     files: Path,
     probe_pool: Path,
     training_pool: Path,
-    reference_output: Path,
 ) -> None:
-    """Write tokenizer, file list, probe pool, training pool and the tokenised reference set.
-
-    `pool` are the patterns of pool.paths; `evaluation` replaces the split by hash where given.
-    """
+    """Write tokenizer, file list, probe pool and training pool; `pool` are pool.paths' patterns."""
     sample = settings.sample
     pool_files = list_files(pool)
     drawn, listing = draw(settings, pool_files)
@@ -80,8 +71,7 @@ def run(
     provenance = Provenance(
         "sample",
         settings.model_dump(mode="json"),
-        dict(zip(listing["source_file"], listing["sha256"], strict=True))
-        | digests(reference=reference, evaluation=evaluation or []),
+        dict(zip(listing["source_file"], listing["sha256"], strict=True)),
     )
     with replacing(tokenizer) as folder:
         tokens.save_pretrained(folder)
@@ -90,12 +80,6 @@ def run(
     limit = sample.sequence_length + 1
     write_table(probe_pool, "probe_pool", provenance, columns(tokens, probed, limit))
     write_table(training_pool, "training_pool", provenance, columns(tokens, training, None))
-    write_table(
-        reference_output,
-        "reference",
-        provenance,
-        reference_columns(settings, tokens, reference, evaluation or []),
-    )
 
 
 def draw(settings: SampleSettings, files: list[PoolFile]) -> tuple[list[Drawn], dict[str, list]]:
@@ -174,57 +158,3 @@ def columns(
         "text": texts,
         "input_ids": [ids[:limit] for ids in document_tokens(tokens, texts)],
     }
-
-
-def reference_columns(
-    settings: SampleSettings,
-    tokens: PreTrainedTokenizerBase,
-    reference: list[Path],
-    evaluation: list[Path],
-) -> dict[str, list]:
-    """The reference set, tokenised and split; examples of lowest hash, equal ones once."""
-    split = settings.split
-    selecting = dict(examples(settings, reference))
-    evaluating = dict(examples(settings, evaluation))
-    if not evaluating:
-        share = split.evaluation_share * 2**64
-        held_out = {i for i in selecting if hash64(settings.seed, "reference split", i) < share}
-        evaluating = {i: e for i, e in selecting.items() if i in held_out}
-        selecting = {i: e for i, e in selecting.items() if i not in held_out}
-    elif common := selecting.keys() & evaluating.keys():
-        raise UserError(
-            expected="reference.paths and reference.evaluation_paths without common examples",
-            found=f"{len(common):,} examples in both, such as {selecting[min(common)]!r}"[:400],
-            where=", ".join(map(str, evaluation)),
-            todo="remove them from one side: evaluation must be on text that steered nothing",
-        )
-    table: dict[str, list] = {"example_id": [], "split": [], "input_ids": [], "label_start": []}
-    for name, found, wanted in (
-        ("selection", selecting, split.selection_examples),
-        ("evaluation", evaluating, split.evaluation_examples),
-    ):
-        if not found:
-            raise UserError(
-                expected=f"at least one reference example in the {name} part",
-                found=f"none of {len(selecting) + len(evaluating)}",
-                where=", ".join(map(str, reference)),
-                todo="add examples, or change reference.split.evaluation_share",
-            )
-        chosen = sorted(found, key=lambda i: hash64(settings.seed, "reference", i))[:wanted]
-        note("sample", f"reference: {len(chosen):,} of {len(found):,} {name} examples")
-        for example in sorted(chosen):
-            ids, start = reference_tokens(tokens, *found[example], split.max_tokens)
-            table["example_id"].append(example)
-            table["split"].append(name)
-            table["input_ids"].append(ids)
-            table["label_start"].append(start)
-    return table
-
-
-def examples(
-    settings: SampleSettings, paths: list[Path]
-) -> Iterator[tuple[str, tuple[str, str]]]:
-    """(id, (context, labelled text)); the id is a hash of the text, the same in any file."""
-    for path in paths:
-        for context, labelled in read_reference(path):
-            yield f"{hash64(0, 'example', context + chr(0) + labelled):016x}", (context, labelled)

@@ -1,0 +1,163 @@
+"""Centroids and clusters: exact, the same for any number of shards, loud about bad embeddings."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from groupmates.config import CentroidSettings, Cluster, ClusterSettings
+from groupmates.errors import UserError
+from groupmates.maths.kmeans import Assignment, spherical_kmeans, with_direction
+from groupmates.stages.cluster import run_assign, run_centroids
+from groupmates.store import read_table
+from scored import Pool, pool, shards_of, unit, write_pool, write_score
+
+
+def settings(seed: int = 0, **changes: int | None) -> CentroidSettings:
+    cluster = {"clusters": 6, "target_size": None, "iterations": 8, "sample_per_cluster": 256}
+    return CentroidSettings(seed=seed, cluster=Cluster.model_validate(cluster | changes))
+
+
+def clustered(folder: Path, pool: Pool, shards: int, chosen: CentroidSettings) -> np.ndarray:
+    """Clusters of the whole pool, by way of files."""
+    score, _ = write_pool(folder, pool, shards)
+    run_centroids(chosen, score=score, output=folder / "centroids.npy")
+    found = []
+    for path, members in zip(score, shards_of(pool, shards), strict=True):
+        output = folder / "assigned" / path.name
+        run_assign(ClusterSettings(), score=path, centroids=folder / "centroids.npy", output=output)
+        table = read_table(output, "cluster")
+        assert table["doc_id"].to_pylist() == pool.doc_id[members].tolist()
+        found.append(table["cluster"].to_numpy())
+    return np.concatenate(found)
+
+
+def test_separate_groups_become_the_clusters_and_their_directions_the_centroids(tmp_path):
+    documents = pool(120, size=4)
+    group = np.arange(120) % 3
+    documents.emb = np.eye(4, dtype=np.float32)[group]
+    cluster = clustered(tmp_path, documents, 2, settings(clusters=3))
+    centroids = np.load(tmp_path / "centroids.npy")
+    assert centroids.dtype == np.float32
+    assert sorted(map(tuple, centroids.tolist())) == sorted(map(tuple, np.eye(4)[:3].tolist()))
+    assert np.array_equal(centroids[cluster], documents.emb)
+
+
+@pytest.mark.parametrize("sample_per_cluster", [3, 256])
+def test_the_number_of_shards_changes_nothing(tmp_path, sample_per_cluster):
+    chosen = settings(sample_per_cluster=sample_per_cluster)
+    first = clustered(tmp_path / "1", pool(), 1, chosen)
+    for shards in (2, 7):
+        folder = tmp_path / str(shards)
+        assert np.array_equal(clustered(folder, pool(), shards, chosen), first)
+        assert (folder / "centroids.npy").read_bytes() == (
+            tmp_path / "1/centroids.npy"
+        ).read_bytes()
+
+
+def test_centroids_describe_themselves_in_a_file_beside_them(tmp_path):
+    clustered(tmp_path, pool(), 2, settings(clusters=None, target_size=25, sample_per_cluster=4))
+    record = json.loads((tmp_path / "centroids.json").read_text())
+    centroids = np.load(tmp_path / "centroids.npy")
+    assert (record["clusters"], record["documents"], record["sampled"]) == (5, 120, 20)
+    assert sum(record["sizes"]) == 20
+    assert 1 < len(record["inertia"]) <= 8  # faiss stops when nothing changes any more
+    assert record["inertia"][-1] < record["inertia"][0]
+    assert record["provenance"]["artefact"] == "centroids"
+    np.testing.assert_allclose(np.linalg.norm(centroids, axis=1), 1, atol=1e-6)
+
+
+def test_another_seed_fits_other_centroids(tmp_path):
+    clustered(tmp_path / "0", pool(), 1, settings(seed=0))
+    clustered(tmp_path / "1", pool(), 1, settings(seed=1))
+    assert (tmp_path / "0/centroids.npy").read_bytes() != (
+        tmp_path / "1/centroids.npy"
+    ).read_bytes()
+
+
+def test_inertia_is_the_mean_squared_distance_to_the_nearest_centroid():
+    emb = np.array([[1, 0], [0.8, 0.6], [0.8, -0.6]], np.float32)
+    fitted = spherical_kmeans(emb, clusters=1, iterations=4, seed=0)
+    np.testing.assert_allclose(fitted.centroids_KD, [[1, 0]], atol=1e-6)
+    assert fitted.inertia[-1] == pytest.approx((0 + 0.4 + 0.4) / 3)
+    assert fitted.sizes == [3]
+
+
+def test_every_document_gets_its_most_similar_centroid():
+    rng = np.random.default_rng(0)
+    emb, centroids = unit(rng.normal(size=(500, 16))), unit(rng.normal(size=(40, 16)))
+    expected = (emb.astype(np.float64) @ centroids.T.astype(np.float64)).argmax(axis=1)
+    assert np.array_equal(Assignment(centroids)(emb), expected)
+
+
+def test_of_equal_centroids_the_lowest_number_gets_the_document():
+    rng = np.random.default_rng(0)
+    centroids = unit(rng.normal(size=(5, 64)))
+    emb = unit(rng.normal(size=(3000, 64)))
+    assert Assignment(np.tile(centroids, (9, 1)))(emb).max() < 5
+
+
+def test_the_batch_does_not_change_a_cluster_where_float32_cannot_tell():
+    rng = np.random.default_rng(0)
+    centroids = unit(unit(rng.normal(size=64)) + 3e-6 * rng.normal(size=(20, 64)))
+    assign, emb = Assignment(centroids), unit(rng.normal(size=(300, 64)))
+    assert np.array_equal(assign(emb), np.concatenate([assign(emb[i : i + 1]) for i in range(300)]))
+
+
+def test_one_cluster_takes_everything():
+    assert (
+        Assignment(np.eye(3, dtype=np.float32)[:1])(np.eye(3, dtype=np.float32)).tolist() == [0] * 3
+    )
+
+
+def test_a_centroid_without_direction_becomes_the_worst_described_document():
+    emb = np.array([[1, 0, 0], [0, 1, 0], [0.6, 0.8, 0]], np.float32)
+    centroids = np.array([[2, 0, 0], [0, 0, 0]], np.float32)
+    assert with_direction(centroids, emb).tolist() == [[1, 0, 0], [0, 1, 0]]
+    assert with_direction(np.zeros((1, 3), np.float32), emb).tolist() == [[1, 0, 0]]
+
+
+def test_more_clusters_than_distinct_documents_leave_clusters_empty(tmp_path):
+    documents = pool(60, size=4)
+    documents.emb = np.eye(4, dtype=np.float32)[np.arange(60) % 2]
+    cluster = clustered(tmp_path, documents, 2, settings(clusters=5))
+    assert len(set(cluster.tolist())) == 2
+    assert np.isfinite(np.load(tmp_path / "centroids.npy")).all()
+
+
+def test_more_clusters_than_documents_are_an_error(tmp_path):
+    score, _ = write_pool(tmp_path, pool(10), 2)
+    with pytest.raises(UserError, match=r"11 documents(.|\n)*10 documents(.|\n)*cluster\.clusters"):
+        run_centroids(settings(clusters=11), score=score, output=tmp_path / "centroids.npy")
+    assert not (tmp_path / "centroids.npy").exists()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 0.5])
+def test_an_embedding_that_is_not_of_unit_length_names_document_and_shard(tmp_path, value):
+    documents = pool(30)
+    clustered(tmp_path / "good", documents, 1, settings())
+    documents.emb[25] = value
+    score, _ = write_pool(tmp_path, documents, 2)
+    message = rf"{documents.doc_id[25]}(.|\n)*shard-00001\.parquet"
+    with pytest.raises(UserError, match=message):
+        run_centroids(settings(), score=score, output=tmp_path / "centroids.npy")
+    with pytest.raises(UserError, match=message):
+        run_assign(
+            ClusterSettings(),
+            score=score[1],
+            centroids=tmp_path / "good/centroids.npy",
+            output=tmp_path / "cluster.parquet",
+        )
+    assert not (tmp_path / "cluster.parquet").exists()
+
+
+def test_scores_of_another_model_and_damaged_centroids_are_errors(tmp_path):
+    clustered(tmp_path, pool(size=8), 1, settings())
+    other = write_score(tmp_path / "other.parquet", pool(size=5))
+    arguments = {"centroids": tmp_path / "centroids.npy", "output": tmp_path / "cluster.parquet"}
+    with pytest.raises(UserError, match="embeddings of size 8"):
+        run_assign(ClusterSettings(), score=other, **arguments)
+    (tmp_path / "centroids.npy").write_bytes(b"")
+    with pytest.raises(UserError, match=r"centroids\.npy"):
+        run_assign(ClusterSettings(), score=other, **arguments)

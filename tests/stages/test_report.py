@@ -1,0 +1,455 @@
+"""Claims about the report, on a small synthetic run whose numbers are known."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from groupmates.artefacts import ARTEFACTS
+from groupmates.config import ReportSettings
+from groupmates.errors import UserError
+from groupmates.report import figures, reading, words
+from groupmates.report.tally import LENGTH_EDGES, Tally
+from groupmates.stages.report import run
+from groupmates.store import (
+    Provenance,
+    write_folder_provenance,
+    write_json,
+    write_table,
+)
+
+METHODS = ("group_mates", "random")
+MADE = Provenance("synthetic", {"seed": 0})
+VOID = {"br", "col", "hr", "img", "input", "link", "meta"}
+
+
+def synthetic_run(
+    folder: Path,
+    *,
+    documents: int = 400,
+    sources: int = 3,
+    clusters: int = 6,
+    rollouts: int = 12,
+    seeds: int = 3,
+    shards: int = 2,
+    bootstrap: bool = True,
+    benchmarks: bool = True,
+    difference_nats: float = -0.123,
+) -> dict[str, Any]:
+    """Write every input of the report below `folder`; returns the arguments of `run`."""
+    random = np.random.default_rng(0)
+    rounds = ("random", "bootstrap") if bootstrap else ("random",)
+    arguments: dict[str, Any] = {"random": [], "bootstrap": [], "output": folder / "report.html"}
+    for name in rounds:
+        for part in range(2):
+            path = folder / f"probe/{name}/shard-{part:05}.parquet"
+            write_table(path, "probe", MADE, _probe(random, rollouts, part, 1 + (name != "random")))
+            arguments[name].append(path)
+    models = ("initial", "final") if bootstrap else ("initial",)
+    for model in models:
+        arguments[model] = folder / "fit" / model
+        _fit(random, arguments[model], rollouts, rounds)
+    arguments.setdefault("final", arguments["initial"])
+    arguments |= _pool(random, folder, documents, sources, clusters, shards)
+    arguments |= _evaluation(random, folder, documents, seeds, difference_nats)
+    arguments["benchmarks"] = folder / "benchmarks"
+    arguments["benchmarks"].mkdir()
+    if benchmarks:
+        _benchmarks(random, folder / "benchmarks")
+    return arguments
+
+
+def _probe(random: np.random.Generator, rollouts: int, part: int, width: float) -> dict[str, Any]:
+    step = np.tile(np.arange(1, 11), rollouts)
+    influence = -0.009 / step + width * random.normal(0, 0.0012, len(step))
+    before = 5 + random.normal(0, 0.01, len(step))
+    return {
+        "rollout": np.repeat(np.arange(rollouts) + part * rollouts, 10),
+        "step": step,
+        "doc_id": [f"d{i}" for i in random.integers(0, 1000, len(step))],
+        "loss_before_nats": before,
+        "loss_after_nats": before + influence,
+        "influence_nats": influence,
+    }
+
+
+def _fit(random: np.random.Generator, folder: Path, rollouts: int, rounds: tuple[str, ...]) -> None:
+    probed = _probe(random, rollouts, 0, 1)
+    position = -0.009 / probed["step"]
+    noise = random.normal(0, 0.0004, len(position))
+    predicted = position + 0.35 * (probed["influence_nats"] - position) + noise
+    write_table(
+        folder / "heldout.parquet",
+        "heldout",
+        MADE,
+        {
+            "round": ["random"] * len(position),
+            "rollout": probed["rollout"],
+            "step": probed["step"],
+            "doc_id": probed["doc_id"],
+            "influence_nats": probed["influence_nats"],
+            "predicted_nats": predicted,
+        },
+    )
+    correlations = {"full": 0.81, "no_relation": 0.79, "position_mean": 0.7}
+    covered = {"documents": 980, "sets": rollouts, "rollouts": rollouts, "max_appearances": 4}
+    metrics = {
+        "spearman": correlations,
+        "pearson": correlations,
+        "spearman_interval_full": [0.77, 0.84],
+        "spearman_difference_interval": [0.06, 0.15],
+        "spearman_within_position": {"full": 0.34, "no_relation": 0.33},
+        "alpha": 0.97,
+        "beta": 1.04,
+        "rollouts": {"training": 2 * rollouts, "heldout": rollouts},
+        "documents": 900,
+        "labels": 20 * rollouts,
+        "coverage": dict.fromkeys(rounds, covered),
+    }
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    relation = {"alpha": 0.97, "beta": 1.04, "kernel": "mean", "weights": [1.0]}
+    (folder / "relation.json").write_text(json.dumps(relation))
+    write_folder_provenance(folder, "fit", MADE)
+
+
+def _pool(
+    random: np.random.Generator,
+    folder: Path,
+    documents: int,
+    sources: int,
+    clusters: int,
+    shards: int,
+) -> dict[str, list[Path]]:
+    paths: dict[str, list[Path]] = {"score": [], "cluster": [], "select": []}
+    weight = 1 / np.arange(1, max(sources, 1) + 1)
+    names = np.array([f"source {chr(65 + i)} of the web" for i in range(sources)] or [""])
+    for shard in range(shards):
+        size = documents // shards
+        source = random.choice(len(names), size, p=weight / weight.sum())
+        cluster = random.integers(0, clusters, size)
+        influence = random.normal(0, 0.6, size) + 0.3 * source / len(names) + cluster / clusters
+        identity = {
+            "doc_id": np.array([f"s{shard}-{i}" for i in range(size)]),
+            "source_file": np.where(np.arange(size) < size // 2, f"a-{shard}", f"b-{shard}"),
+            "source_row": np.arange(size) % (size // 2),
+        }
+        n_tokens = np.exp(random.normal(5.5 + 0.05 * source, 0.9, size)).astype(np.int64) + 1
+        path = folder / f"score/shard-{shard:05}.parquet"
+        scored = {
+            **identity,
+            "source": names[source],
+            "n_tokens": n_tokens,
+            "individual_influence": influence.astype(np.float32),
+            "embedding": np.ones((size, 4), np.float32) / 2,
+        }
+        write_table(path, "score", MADE, scored, embedding_size=4)
+        paths["score"].append(path)
+        path = folder / f"cluster/shard-{shard:05}.parquet"
+        write_table(path, "cluster", MADE, {"doc_id": identity["doc_id"], "cluster": cluster})
+        paths["cluster"].append(path)
+        best = np.argsort(influence + random.normal(0, 0.2, size))
+        for method, order in zip(METHODS, (best, random.permutation(size)), strict=True):
+            rows = np.sort(order[: size // 4])
+            path = folder / f"select/{method}/shard-{shard:05}.parquet"
+            chosen = {
+                **{name: values[rows] for name, values in identity.items()},
+                "n_tokens": n_tokens[rows],
+                "cluster": cluster[rows],
+                "rank": np.arange(len(rows)),
+                "individual_influence": influence[rows].astype(np.float32),
+                "group_influence": np.full(len(rows), np.nan),
+            }
+            write_table(path, "select", MADE, chosen)
+            paths["select"].append(path)
+    return paths
+
+
+def _evaluation(
+    random: np.random.Generator, folder: Path, documents: int, seeds: int, difference_nats: float
+) -> dict[str, Any]:
+    curves = []
+    tokens = np.linspace(0, 400_000, 8).astype(np.int64)
+    losses: dict[str, list[float]] = {}
+    for method, shift in zip(METHODS, (difference_nats, 0.0), strict=True):
+        for seed in range(seeds):
+            loss = 6.2 + (shift - 1.3) * (1 - np.exp(-tokens / 1.2e5)) / (1 - np.exp(-4 / 1.2))
+            loss[1:] += random.normal(0, 0.006, 7)
+            path = folder / f"evaluate/{method}/seed-{seed}.parquet"
+            write_table(path, "curve", MADE, {"tokens": tokens, "loss_nats": loss})
+            curves.append(path)
+            losses.setdefault(method, []).append(float(loss[-1]))
+    kept = documents // 4
+    summary = folder / "evaluate/summary.json"
+    body = {
+        "methods": {
+            m: {
+                "losses_nats": found,
+                "mean_nats": float(np.mean(found)),
+                "documents": kept,
+                "tokens": kept * 300,
+                "epochs": 400_000 / (kept * 300),
+            }
+            for m, found in losses.items()
+        },
+        "base_loss_nats": 6.2,
+        "baseline": "random",
+        "comparisons": {
+            "group_mates": {
+                "difference_nats": difference_nats,
+                "interval_by_seed_nats": [difference_nats - 0.017, difference_nats + 0.017],
+                "interval_by_example_nats": [difference_nats - 0.031, difference_nats + 0.029],
+                "confidence": 0.95,
+            }
+        },
+        "seeds": seeds,
+        "evaluation_examples": 128,
+        "label_tokens": 9_120,
+        "pool_documents": documents,
+        "pool_tokens": documents * 310,
+    }
+    write_json(summary, "summary", MADE, body)
+    return {"curves": curves, "summary": summary}
+
+
+def _benchmarks(random: np.random.Generator, folder: Path) -> None:
+    header = "s\th:m:s\tmax_rss\tmean_load\tcpu_time\n"
+    jobs = ["sample", "base", "fit/initial", "fit/final", "materialise", "cluster/00000"]
+    jobs += [f"probe/{r}/0000{i}" for r in ("random", "bootstrap") for i in range(2)]
+    jobs += [f"score/0000{i}" for i in range(4)] + [f"select/{m}" for m in METHODS]
+    jobs += [f"evaluate/{m}/{s}" for m in METHODS for s in range(3)]
+    for job in jobs:
+        path = folder / f"{job}.tsv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        seconds = random.uniform(5, 300)
+        path.write_text(
+            header + f"{seconds:.2f}\t0:00:09\t{seconds * 4:.1f}\t98.0\t{seconds:.2f}\n"
+        )
+    (folder / "base.tsv").write_text(header + "0.41\t0:00:00\t-\tNA\t-\n")
+
+
+class Page(HTMLParser):
+    """Checks that tags close in order and collects ids, addresses and figures."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.addresses: list[str] = []
+        self.figures = 0
+        self.text = path.read_text(encoding="utf-8")
+        self.feed(self.text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        if tag not in VOID:
+            self.open.append(tag)
+        self.figures += tag == "svg"
+        for name, value in attributes:
+            if name == "id":
+                self.ids.append(value or "")
+            if name in ("src", "href", "xlink:href"):
+                self.addresses.append(value or "")
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attributes)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def report(arguments: dict[str, Any]) -> Page:
+    run(ReportSettings(run="small"), **arguments)
+    return Page(arguments["output"])
+
+
+def test_page_is_whole_and_loads_nothing(tmp_path):
+    page = report(synthetic_run(tmp_path))
+    assert page.figures == 11
+    assert len(page.ids) == len(set(page.ids))
+    assert {a for a in page.addresses if not a.startswith(("#", "data:image/png"))} == set()
+    assert {a[1:] for a in page.addresses if a.startswith("#")} <= set(page.ids)
+    assert not re.search(r"url\((?!#)|@import|<link|https?://", page.text)
+
+
+def test_headline_says_what_the_summary_says(tmp_path):
+    arguments = synthetic_run(tmp_path)
+    text = report(arguments).text.replace(words.SPACE, " ")
+    assert (
+        "group_mates kept 100 of 400 documents (24.2 % of tokens); after 0.4M tokens of training "
+        "its held-out loss is 0.123 nats below random "
+        "(95 % interval −0.140 to −0.106 over 3 seeds)."
+    ) in text
+    mean = json.loads(arguments["summary"].read_text())["methods"]["group_mates"]["mean_nats"]
+    assert f"<td>{mean:.3f}</td>" in text
+    assert "<td>−0.154 to −0.094</td>" in text
+
+
+def test_sources_of_pool_and_selection_are_counted_over_all_shards(tmp_path):
+    arguments = synthetic_run(tmp_path)
+    selected = reading.by_method(arguments["select"])
+    tally, sources = reading.count_pool(arguments["score"], arguments["cluster"], selected)
+    scored = reading.concatenate(arguments["score"], "score", ["doc_id", "source"]).to_pylist()
+    source_of = {row["doc_id"]: row["source"] for row in scored}
+    for group, method in enumerate(METHODS, start=1):
+        paths = list(selected[method].values())
+        rows = reading.concatenate(paths, "select", ["doc_id"]).to_pylist()
+        chosen = [source_of[row["doc_id"]] for row in rows]
+        assert tally.documents_GS[group].tolist() == [chosen.count(s) for s in sources]
+    assert tally.documents_GS[0].sum() == 400
+
+
+def test_tally_adds_shards_by_hand():
+    tally = Tally.empty(2)
+    for source in (0, 2):
+        tally.add(
+            tokens_N=np.array([1, 5, 2**40]),
+            influence_N=np.array([0.5, -1.0, 2.0], np.float32),
+            source_N=np.array([source, source, 1]),
+            cluster_N=np.array([1, 1, 0], np.int32),
+            kept_MN=np.array([[True, True, False], [False, True, True]]),
+        )
+    assert tally.tokens_GS.tolist() == [[6, 2**41, 6], [6, 0, 6], [5, 2**41, 5]]
+    assert tally.documents_GC.tolist() == [[2, 4], [0, 4], [2, 2]]
+    assert tally.influence_C.tolist() == [4.0, -1.0]
+    assert tally.shared_MM.tolist() == [[4, 2], [2, 4]]
+    five = np.flatnonzero(LENGTH_EDGES <= 5)[-1]
+    assert tally.documents_GB[0, [0, five, -1]].tolist() == [2, 2, 2]
+
+
+def test_shards_of_which_nothing_is_kept_count_into_the_pool_alone(tmp_path):
+    arguments = synthetic_run(tmp_path)
+    for path in arguments["select"][:2]:
+        nothing = {name: [] for name in ARTEFACTS["select"].columns or {}}
+        write_table(path, "select", MADE, nothing)
+    selected = reading.by_method(arguments["select"])
+    tally, _ = reading.count_pool(arguments["score"], arguments["cluster"], selected)
+    assert tally.documents_GS.sum(1).tolist() == [400, 50, 50]
+    report(arguments)
+
+
+def test_without_bootstrap_round_and_without_sources_the_page_says_so(tmp_path):
+    page = report(synthetic_run(tmp_path, bootstrap=False, sources=0))
+    assert page.figures == 9
+    assert "names no sources" in page.text
+    assert "bootstrap rollouts" not in page.text
+
+
+def test_names_are_shown_as_they_are():
+    sources = ["$x$ & <b>", "$"]
+    shares = {"pool": np.array([0.4, 0.6])}
+    drawn = figures.source_shares(sources, shares, {"pool": "grey"})
+    assert "$x$ &amp; &lt;b&gt;" in drawn
+
+
+def test_without_benchmarks_the_page_says_so(tmp_path):
+    assert "No benchmark files" in report(synthetic_run(tmp_path, benchmarks=False)).text
+
+
+def test_benchmarks_are_summed_per_stage_and_unknown_values_skipped(tmp_path):
+    (tmp_path / "probe/random").mkdir(parents=True)
+    for part, row in enumerate(("2.5\t100.0\t2.0", "4.0\tNA\t-", "-\t50\t")):
+        text = f"s\tmax_rss\tcpu_time\n{row}\n"
+        (tmp_path / f"probe/random/{part:05}.tsv").write_text(text)
+    (tmp_path / "base.tsv").write_text("s\n1.0\n")
+    base, probe = reading.stage_times(tmp_path)
+    assert base == reading.StageTime("base", 1, 1.0, 1.0, None, None)
+    assert probe == reading.StageTime("probe", 3, 6.5, 4.0, 2.0, 100.0)
+
+
+def test_same_inputs_give_the_same_bytes(tmp_path):
+    arguments = synthetic_run(tmp_path)
+    first = report(arguments).text
+    assert report({**arguments, "output": tmp_path / "again.html"}).text == first
+
+
+def test_many_points_become_an_image_inside_the_page(tmp_path):
+    page = report(synthetic_run(tmp_path, documents=6000, clusters=3000, rollouts=600))
+    assert page.text.count("data:image/png;base64,") >= 3
+    assert len(page.text) < 2_000_000
+
+
+@pytest.mark.parametrize(
+    ("key", "other"), [("random", "curves"), ("score", "cluster"), ("select", "score")]
+)
+def test_foreign_table_is_refused(tmp_path, key, other):
+    arguments = synthetic_run(tmp_path)
+    target = arguments[key][0]
+    target.write_bytes(arguments[other][0].read_bytes())
+    with pytest.raises(UserError, match=re.escape(target.name)):
+        report(arguments)
+    assert not arguments["output"].exists()
+
+
+def test_foreign_summary_is_refused(tmp_path):
+    arguments = synthetic_run(tmp_path)
+    write_json(arguments["summary"], "report", MADE, {})
+    with pytest.raises(UserError, match="summary"):
+        report(arguments)
+
+
+def test_selected_document_that_the_pool_lacks_is_refused(tmp_path):
+    arguments = synthetic_run(tmp_path)
+    first, second = (p for p in arguments["select"] if p.parent.name == "random")
+    first.write_bytes(second.read_bytes())
+    with pytest.raises(UserError, match="score shard of that number"):
+        report(arguments)
+
+
+def comparison(difference: float, by_seed: list[float], by_example: list[float], seeds: int = 3):
+    return {
+        "methods": {"mine": {"documents": 1, "tokens": 5, "mean_nats": 4.0}},
+        "baseline": "random",
+        "comparisons": {
+            "mine": {
+                "difference_nats": difference,
+                "interval_by_seed_nats": by_seed,
+                "interval_by_example_nats": by_example,
+                "confidence": 0.9,
+            }
+        },
+        "seeds": seeds,
+        "evaluation_examples": 128,
+        "pool_documents": 4,
+        "pool_tokens": 20,
+    }
+
+
+@pytest.mark.parametrize(
+    ("summary", "said"),
+    [
+        (comparison(-0.1, [-0.2, 0.1], [-0.2, -0.1]), "The interval includes zero: no difference"),
+        (comparison(0.1, [0.05, 0.2], [0.05, 0.2]), "0.100 nats above random"),
+        (comparison(0.1, [0.05, 0.2], [0.05, 0.2]), ": worse than random."),
+        (comparison(-0.1, [-0.2, -0.05], [-0.3, 0.1]), "other examples may show none"),
+        (comparison(-0.1, [-0.1, -0.1], [-0.2, -0.05], seeds=1), "With one seed, how it varies"),
+    ],
+)
+def test_finding_states_its_doubt(summary, said):
+    assert said in words.findings(summary, 1e6)[0]
+
+
+def test_a_run_without_baseline_claims_no_difference():
+    summary = comparison(-0.1, [-0.2, -0.05], [-0.2, -0.05])
+    (finding,) = words.findings({**summary, "comparisons": {}}, 1e6)
+    assert "no comparison" in finding
+
+
+def test_losses_have_the_decimals_that_their_interval_needs():
+    wide, narrow = [-0.2, 0.1], [-0.0102, -0.0098]
+    assert words.decimals_for(comparison(-0.1, wide, wide)) == 3
+    assert words.decimals_for(comparison(-0.01, wide, narrow)) == 5
+
+
+def test_zero_has_no_sign_and_unknown_is_a_dash():
+    assert words.number(-0.0001, 3) == "0.000"
+    assert words.number(-1.5, 1) == "−1.5"
+    assert words.number(None) == words.number(float("nan")) == words.NOTHING

@@ -1,0 +1,104 @@
+"""How much a document resembles what is already selected: the relation term of theta.
+
+theta(x | S) = factor(x | S) * p(x), p the individual influence (method section 3, lower is better).
+Legend: N documents of a cluster, D embedding size, S the selected documents, k their number.
+
+Embeddings are rounded to multiples of 2**-20 (`on_grid`). A dot product of two unit vectors is then
+a multiple of 2**-40 below 1, so that float64 holds it, and the sum of up to 2**13 of them, without
+rounding: similarities do not depend on the order of summation, the shape of a matrix product or the
+number of threads, and exact duplicates tie exactly. It moves a similarity by about 3e-7, as much as
+a float32 dot product of such vectors is in doubt.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, Self
+
+import numpy as np
+
+GRID = 2.0**-20
+ROUNDS_TO_GRID = 1.5 * 2.0**52 * GRID  # float64 of this size are a grid step apart
+
+
+def on_grid(emb_ND: np.ndarray) -> np.ndarray:
+    """Embeddings as float64 multiples of 2**-20, whose similarities are exact (see above)."""
+    rounded = np.add(emb_ND, ROUNDS_TO_GRID, dtype=np.float64)
+    rounded -= ROUNDS_TO_GRID
+    return rounded
+
+
+class Related(Protocol):
+    """What is selected so far, as seen by each of N documents."""
+
+    def add(self, similarity_N: np.ndarray) -> None:
+        """Select a document whose similarity to each of the N documents is given, float64."""
+
+    def factor(self) -> np.ndarray:
+        """theta / p of each of the N documents, float64; exactly 1 while nothing is selected."""
+
+
+class MeanRelated:
+    """factor = alpha - alpha / (beta k) * sum_{i in S} h_x . h_i (the paper's equation)."""
+
+    def __init__(self, relation: Relation, documents: int) -> None:
+        self._relation = relation
+        self._total_N = np.zeros(documents)
+        self._count = 0
+
+    def add(self, similarity_N: np.ndarray) -> None:
+        self._total_N += similarity_N
+        self._count += 1
+
+    def factor(self) -> np.ndarray:
+        return mean_factor(self._relation, self._total_N, self._count)
+
+
+class NearestRelated:
+    """factor = alpha - alpha / beta * max_{i in S} max(0, h_x . h_i) ** sharpness."""
+
+    def __init__(self, relation: Relation, documents: int) -> None:
+        self._relation = relation
+        self._nearest_N = np.zeros(documents)  # max(0, .) from the start
+        self._sharpened_N = np.zeros(documents)
+        self._empty = True
+
+    def add(self, similarity_N: np.ndarray) -> None:
+        closer = np.flatnonzero(similarity_N > self._nearest_N)
+        self._nearest_N[closer] = similarity_N[closer]
+        self._sharpened_N[closer] = similarity_N[closer] ** self._relation.sharpness
+        self._empty = False
+
+    def factor(self) -> np.ndarray:
+        if self._empty:
+            return np.ones_like(self._sharpened_N)
+        alpha, beta = self._relation.alpha, self._relation.beta
+        return alpha - alpha / beta * self._sharpened_N
+
+
+@dataclass(frozen=True)
+class Relation:
+    """A kernel and its fitted parameters, as the influence model's relation.json holds them."""
+
+    kernel: Literal["mean", "nearest"]
+    alpha: float
+    beta: float
+    sharpness: float  # exponent of the nearest kernel
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> Self:
+        """The relation in relation.json; what else stands there belongs to other stages."""
+        return cls(record["kernel"], record["alpha"], record["beta"], record["sharpness"])
+
+    def related(self, documents: int) -> Related:
+        """The state of this kernel for `documents` documents, nothing selected."""
+        if self.kernel == "mean":
+            return MeanRelated(self, documents)
+        return NearestRelated(self, documents)
+
+
+def mean_factor(relation: Relation, total_N: np.ndarray, count: int) -> np.ndarray:
+    """Factor of the mean kernel where `total_N` is the summed similarity to `count` documents."""
+    if count == 0:
+        return np.ones_like(total_N)
+    return relation.alpha - relation.alpha / (relation.beta * count) * total_N

@@ -1,0 +1,157 @@
+"""Influence-aware clusters: centroids fitted on a sample, then every document assigned.
+
+Neither the number of shards nor of row groups changes a centroid or a cluster.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from groupmates.config import CentroidSettings, Cluster, ClusterSettings
+from groupmates.errors import UserError
+from groupmates.maths.kmeans import Assignment, spherical_kmeans
+from groupmates.maths.randomness import hash64, priorities
+from groupmates.progress import Progress, note
+from groupmates.store import (
+    Provenance,
+    digests,
+    embeddings,
+    open_table,
+    read_table,
+    replacing,
+    table_writer,
+    write_json,
+)
+
+UNIT_TOLERANCE = 1e-3  # embeddings are normalised in float32 or bfloat16
+
+
+def run_centroids(settings: CentroidSettings, *, score: list[Path], output: Path) -> None:
+    """Fit the centroids on a sample of the pool; memory: its embeddings and one row group."""
+    priority_of = {
+        path: priorities(
+            settings.seed, "cluster", read_table(path, "score", ["doc_id"])["doc_id"].to_pylist()
+        )
+        for path in score
+    }
+    documents = sum(len(p) for p in priority_of.values())
+    clusters = number_of_clusters(settings.cluster, documents)
+    sampled = min(documents, settings.cluster.sample_per_cluster * clusters)
+    threshold = np.partition(np.concatenate(list(priority_of.values())), sampled - 1)[sampled - 1]
+    note("cluster", f"{clusters:,} clusters of {documents:,} documents, fitted on {sampled:,}")
+    fitted = spherical_kmeans(
+        read_sample({path: p <= threshold for path, p in priority_of.items()}),
+        clusters,
+        settings.cluster.iterations,
+        hash64(settings.seed, "cluster", "centroids"),
+    )
+    note(
+        "cluster",
+        f"mean squared distance {fitted.inertia[0]:.4f} -> {fitted.inertia[-1]:.4f} after "
+        f"{len(fitted.inertia)} iterations; {fitted.sizes.count(0):,} clusters without a document "
+        f"of the sample, the largest has {max(fitted.sizes):,}",
+    )
+    provenance = Provenance("cluster", settings.model_dump(mode="json"), digests(score=score))
+    body = {
+        "clusters": clusters,
+        "documents": documents,
+        "sampled": sampled,
+        "inertia": fitted.inertia,
+        "sizes": fitted.sizes,
+    }
+    write_json(output.with_suffix(".json"), "centroids", provenance, body)
+    with replacing(output) as temporary, temporary.open("wb") as file:
+        np.save(file, fitted.centroids_KD)
+
+
+def read_sample(keep_of: dict[Path, np.ndarray]) -> np.ndarray:
+    """Embeddings of the rows to keep of every shard, in pool order, row group by row group."""
+    size = open_table(next(iter(keep_of)), "score").schema_arrow.field("embedding").type.list_size
+    sample_ND = np.empty((sum(keep.sum() for keep in keep_of.values()), size), np.float32)
+    progress, filled = Progress("cluster sample", len(sample_ND), "documents"), 0
+    for path, keep in keep_of.items():
+        file, start = open_table(path, "score"), 0
+        for group in range(file.num_row_groups):
+            table = file.read_row_group(group, ["doc_id", "embedding"])
+            kept = table.filter(pa.array(keep[start : start + len(table)]))
+            sample_ND[filled : filled + len(kept)] = checked_embeddings(kept, path, size)
+            start, filled = start + len(table), filled + len(kept)
+            progress.advance(len(kept))
+    progress.finish()
+    return sample_ND
+
+
+def number_of_clusters(cluster: Cluster, documents: int) -> int:
+    """As set, or as many as have `target_size` documents each; never more than documents."""
+    if cluster.clusters is not None:
+        clusters = cluster.clusters
+    else:
+        assert cluster.target_size is not None
+        clusters = math.ceil(documents / cluster.target_size)
+    if documents < max(clusters, 1):
+        raise UserError(
+            expected=f"at least {max(clusters, 1):,} documents, one per cluster",
+            found=f"{documents:,} documents in the pool",
+            where="cluster.clusters",
+            todo="set fewer clusters, or clusters: null and a target_size",
+        )
+    return clusters
+
+
+def run_assign(settings: ClusterSettings, *, score: Path, centroids: Path, output: Path) -> None:
+    """Assign every document of a shard to its most similar centroid, row group by row group."""
+    centroids_KD = read_centroids(centroids)
+    assign = Assignment(centroids_KD)
+    provenance = Provenance(
+        "cluster", settings.model_dump(mode="json"), digests(score=score, centroids=centroids)
+    )
+    file = open_table(score, "score")
+    progress = Progress(f"cluster {score.stem}", file.metadata.num_rows, "documents")
+    with table_writer(output, "cluster", provenance) as writer:
+        for group in range(file.num_row_groups):
+            table = file.read_row_group(group, ["doc_id", "embedding"])
+            emb_ND = checked_embeddings(table, score, centroids_KD.shape[1])
+            writer.write({"doc_id": table["doc_id"], "cluster": assign(emb_ND)})
+            progress.advance(len(table))
+    progress.finish()
+
+
+def read_centroids(path: Path) -> np.ndarray:
+    try:
+        centroids_KD: np.ndarray = np.load(path)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(
+            expected="the centroids of the clusters",
+            found=f"a file that cannot be read ({error})",
+            where=str(path),
+            todo="delete the file and run snakemake again",
+        ) from error
+    return centroids_KD
+
+
+def checked_embeddings(table: pa.Table, path: Path, size: int) -> np.ndarray:
+    """Embeddings [rows, size] of a score table's rows, all of them finite and of unit length."""
+    redo = f"delete {path.name} and run snakemake again; "
+    emb_ND: np.ndarray = embeddings(table)
+    if emb_ND.shape[1] != size:
+        raise UserError(
+            expected=f"embeddings of size {size}, as in the other files",
+            found=f"size {emb_ND.shape[1]}",
+            where=str(path),
+            todo=redo + "its scores are of another influence model",
+        )
+    length_N = np.linalg.norm(emb_ND, axis=1)
+    wrong = np.flatnonzero(~(np.abs(length_N - 1) <= UNIT_TOLERANCE))
+    if len(wrong):
+        doc_id = table["doc_id"][int(wrong[0])].as_py()
+        raise UserError(
+            expected="finite embeddings of length 1",
+            found=f"length {length_N[wrong[0]]} of {doc_id!r}, one of {len(wrong):,} such",
+            where=str(path),
+            todo=redo + "if it recurs, the influence model is broken: look at its metrics.json",
+        )
+    return emb_ND

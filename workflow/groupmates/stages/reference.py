@@ -1,0 +1,94 @@
+"""The reference set: tokenised, and split into what steers the selection and what judges it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from groupmates.config import ReferenceSettings
+from groupmates.errors import UserError
+from groupmates.maths.randomness import hash64
+from groupmates.models.text import load_tokenizer, reference_tokens
+from groupmates.progress import note
+from groupmates.readers import read_reference
+from groupmates.store import Provenance, digests, write_table
+
+
+def run(
+    settings: ReferenceSettings,
+    *,
+    reference: list[Path],
+    evaluation: list[Path] | None = None,
+    tokenizer: Path,
+    output: Path,
+) -> None:
+    """Write both parts; files of `evaluation` replace the split by hash where given."""
+    write_table(
+        output,
+        "reference",
+        Provenance(
+            "reference",
+            settings.model_dump(mode="json"),
+            digests(reference=reference, evaluation=evaluation or [], tokenizer=tokenizer),
+        ),
+        reference_columns(settings, load_tokenizer(tokenizer), reference, evaluation or []),
+    )
+
+
+def reference_columns(
+    settings: ReferenceSettings,
+    tokens: PreTrainedTokenizerBase,
+    reference: list[Path],
+    evaluation: list[Path],
+) -> dict[str, list]:
+    """The reference set, tokenised and split; examples of lowest hash, equal ones once."""
+    split = settings.split
+    selecting = dict(examples(settings, reference))
+    evaluating = dict(examples(settings, evaluation))
+    if not evaluating:
+        share = split.evaluation_share * 2**64
+        held_out = {i for i in selecting if hash64(settings.seed, "reference split", i) < share}
+        evaluating = {i: e for i, e in selecting.items() if i in held_out}
+        selecting = {i: e for i, e in selecting.items() if i not in held_out}
+    elif common := selecting.keys() & evaluating.keys():
+        raise UserError(
+            expected="reference.paths and reference.evaluation_paths without common examples",
+            found=f"{len(common):,} examples in both, such as {selecting[min(common)]!r}"[:400],
+            where=", ".join(map(str, evaluation)),
+            todo="remove them from one side: evaluation must be on text that steered nothing",
+        )
+    table: dict[str, list] = {"example_id": [], "split": [], "input_ids": [], "label_start": []}
+    for name, found, wanted in (
+        ("selection", selecting, split.selection_examples),
+        ("evaluation", evaluating, split.evaluation_examples),
+    ):
+        if not found:
+            raise UserError(
+                expected=f"at least one reference example in the {name} part",
+                found=f"none of {len(selecting) + len(evaluating)}",
+                where=", ".join(map(str, reference)),
+                todo="add examples, or change reference.split.evaluation_share",
+            )
+        chosen = sorted(found, key=lambda i: hash64(settings.seed, "reference", i))[:wanted]
+        note("reference", f"{len(chosen):,} of {len(found):,} {name} examples")
+        for example in sorted(chosen):
+            context, labelled = found[example]
+            if split.loss_on == "all":
+                context, labelled = "", context + labelled
+            ids, start = reference_tokens(tokens, context, labelled, split.max_tokens)
+            table["example_id"].append(example)
+            table["split"].append(name)
+            table["input_ids"].append(ids)
+            table["label_start"].append(start)
+    return table
+
+
+def examples(
+    settings: ReferenceSettings, paths: list[Path]
+) -> Iterator[tuple[str, tuple[str, str]]]:
+    """(id, (context, labelled text)); the id is a hash of the text, the same in any file."""
+    for path in paths:
+        for context, labelled in read_reference(path):
+            yield f"{hash64(0, 'example', context + chr(0) + labelled):016x}", (context, labelled)
