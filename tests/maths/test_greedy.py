@@ -105,6 +105,17 @@ def test_equal_documents_are_picked_in_pool_order(kernel, documents):
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
+def test_more_equal_influences_than_a_window_holds_are_picked_exactly(kernel, monkeypatch):
+    monkeypatch.setattr(greedy, "WINDOW", 8)
+    monkeypatch.setattr(greedy, "BLOCK", 8)
+    rng, relation = np.random.default_rng(0), Relation(kernel, 1.0, 1.0, 2.0)
+    for _ in range(20):
+        influence, emb = rng.choice([-1.0, 1.0], 100), unit(rng.normal(size=(100, 4)))
+        order, _ = greedy_order(influence, emb, relation)
+        assert order.tolist() == brute_force(influence, emb, relation, 100)[0]
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
 def test_stopping_early_gives_the_start_of_the_whole_order(kernel):
     rng = np.random.default_rng(3)
     influence, emb = rng.normal(size=400), unit(rng.normal(size=(400, 5)))

@@ -200,10 +200,15 @@ def test_a_duplicate_of_the_best_is_second_only_under_the_papers_sign(tmp_path, 
     assert ranked[1] == documents.doc_id[second]
 
 
-def test_the_ceiling_is_the_worst_of_the_whole_pool(tmp_path):
-    # Document 0 is picked first in partition 0; the worst, 1.0, is in partition 1.
-    table = selected(tmp_path, duplicates(), 2, 2, sign="ceiling", budget=budget(1.0))
-    assert table["group_influence"][0].as_py() == pytest.approx(0.1 - 1.0)
+@pytest.mark.parametrize("worst", [0, 1, 3])
+def test_the_ceiling_is_the_worst_of_the_whole_pool(tmp_path, worst):
+    # The best, 0.1, is picked first in partition 0; the worst, 1.0, is of partition 1, and moves.
+    documents = duplicates()
+    moved = documents.part(np.insert(np.arange(3), worst, 3))
+    moved.doc_id, moved.file, moved.row = documents.doc_id, documents.file, documents.row
+    for row in rows(selected(tmp_path, moved, 4, 2, sign="ceiling", budget=budget(1.0))):
+        if row["cluster"] == 0 and row["rank"] == 0:
+            assert row["group_influence"] == pytest.approx(0.1 - 1.0)
 
 
 def test_equal_documents_are_taken_in_pool_order(tmp_path):

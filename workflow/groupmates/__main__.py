@@ -125,4 +125,5 @@ def main(argv: list[str]) -> int:
 if __name__ == "__main__":
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TQDM_DISABLE", "1")  # our own progress lines tell more
     sys.exit(main(sys.argv[1:]))

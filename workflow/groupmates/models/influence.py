@@ -58,7 +58,7 @@ class InfluenceModel(nn.Module):
 
     def relation(self) -> Relation:
         relation = self.settings.relation
-        return Relation(relation.kernel, float(self.alpha), float(self.beta), relation.sharpness)
+        return Relation(relation.kernel, self.alpha.item(), self.beta.item(), relation.sharpness)
 
     @torch.no_grad()
     def score(
@@ -87,7 +87,7 @@ class InfluenceModel(nn.Module):
             "alpha": relation.alpha,
             "beta": relation.beta,
             "sharpness": relation.sharpness,
-            "head_bias": float(self.head.bias),
+            "head_bias": self.head.bias.item(),
             "label_mean_nats": scale.mean.tolist(),
             "label_std_nats": scale.std.tolist(),
             "fit": self.settings.model_dump(mode="json"),
