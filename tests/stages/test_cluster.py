@@ -3,12 +3,13 @@
 import json
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pytest
 
 from groupmates.config import CentroidSettings, Cluster, ClusterSettings
 from groupmates.errors import UserError
-from groupmates.maths.kmeans import Assignment, spherical_kmeans, with_direction
+from groupmates.maths.kmeans import Assignment, directions, spherical_kmeans
 from groupmates.stages.cluster import run_assign, run_centroids
 from groupmates.store import read_table
 from scored import Pool, pool, shards_of, unit, write_pool, write_score
@@ -62,7 +63,7 @@ def test_centroids_describe_themselves_in_a_file_beside_them(tmp_path):
     centroids = np.load(tmp_path / "centroids.npy")
     assert (record["clusters"], record["documents"], record["sampled"]) == (5, 120, 20)
     assert sum(record["sizes"]) == 20
-    assert 1 < len(record["inertia"]) <= 8  # faiss stops when nothing changes any more
+    assert 1 < len(record["inertia"]) <= 8  # it ends when nothing changes any more
     assert record["inertia"][-1] < record["inertia"][0]
     assert record["provenance"]["artefact"] == "centroids"
     np.testing.assert_allclose(np.linalg.norm(centroids, axis=1), 1, atol=1e-6)
@@ -111,11 +112,35 @@ def test_one_cluster_takes_everything():
     )
 
 
-def test_a_centroid_without_direction_becomes_the_worst_described_document():
+def test_a_cluster_without_direction_starts_anew_from_the_worst_described_document():
     emb = np.array([[1, 0, 0], [0, 1, 0], [0.6, 0.8, 0]], np.float32)
-    centroids = np.array([[2, 0, 0], [0, 0, 0]], np.float32)
-    assert with_direction(centroids, emb).tolist() == [[1, 0, 0], [0, 1, 0]]
-    assert with_direction(np.zeros((1, 3), np.float32), emb).tolist() == [[1, 0, 0]]
+    sums, similarity = np.array([[2.0, 0, 0], [0, 0, 0]]), np.array([1.0, 0.0, 0.6])
+    assert directions(sums, emb, similarity).tolist() == [[1, 0, 0], [0, 1, 0]]
+
+
+def test_every_step_of_k_means_is_that_of_a_plain_one():
+    emb = unit(np.random.default_rng(0).normal(size=(300, 8)))
+    start = np.sort(np.random.default_rng(3).choice(300, 12, replace=False))
+    centroids = emb[start].astype(np.float64)
+    for iterations in (1, 2, 3):
+        cluster = (emb @ centroids.T).argmax(axis=1)
+        sums = np.stack([emb[cluster == k].sum(axis=0, dtype=np.float64) for k in range(12)])
+        centroids = sums / np.linalg.norm(sums, axis=1, keepdims=True)
+        fitted = spherical_kmeans(emb, 12, iterations, seed=3).centroids_KD
+        np.testing.assert_allclose(fitted, centroids, atol=1e-5)
+
+
+def test_the_number_of_threads_changes_nothing():
+    emb = unit(np.random.default_rng(0).normal(size=(5000, 96)))
+    threads, fitted = faiss.omp_get_max_threads(), []
+    try:
+        for count in (1, 2, 3):
+            faiss.omp_set_num_threads(count)
+            fitted.append(spherical_kmeans(emb, 40, 6, seed=0).centroids_KD)
+    finally:
+        faiss.omp_set_num_threads(threads)
+    assert np.array_equal(fitted[0], fitted[1])
+    assert np.array_equal(fitted[0], fitted[2])
 
 
 def test_more_clusters_than_distinct_documents_leave_clusters_empty(tmp_path):

@@ -269,7 +269,7 @@ def test_an_influence_that_is_no_number_is_an_error(tmp_path):
 def random(folder: Path, shards: int, seed: int = 0, ratio: float = 0.3) -> pa.Table:
     score, cluster = write_pool(folder, pool(), shards)
     order = folder / "order.parquet"
-    run_random(RandomSettings(seed=seed, budget=budget(ratio)), score=score, output=order)
+    run_random(RandomSettings(seed=seed), score=score, output=order)
     return taken(folder, [order], score, cluster, budget(ratio))
 
 

@@ -20,6 +20,7 @@ from typing import Any, TextIO
 
 from groupmates.config import from_param
 from groupmates.errors import UserError
+from groupmates.headline import headline
 from groupmates.pool import expand
 
 # stage -> module and function; modules are imported only when their stage runs
@@ -40,7 +41,7 @@ STAGES = {
     "take": ("select", "run_take"),
     "materialise": ("materialise", "run"),
     "evaluate": ("evaluate", "run"),
-    "summarise": ("evaluate", "run_summary"),
+    "summarise": ("summarise", "run"),
     "report": ("report", "run"),
 }
 
@@ -105,10 +106,18 @@ class Tee:
 
 
 def main(argv: list[str]) -> int:
-    if len(argv) < 1 or argv[0] not in STAGES:
-        print(f"usage: python -m groupmates STAGE …\nstages: {', '.join(STAGES)}", file=sys.stderr)
+    if not argv or argv[0] not in (*STAGES, "headline"):
+        print(
+            "usage: python -m groupmates STAGE --help\n"
+            "       python -m groupmates headline results/RUN\n"
+            f"stages: {', '.join(STAGES)}",
+            file=sys.stderr,
+        )
         return 2
     try:
+        if argv[0] == "headline":
+            print(headline(Path(*argv[1:])))
+            return 0
         function = stage_function(argv[0])
         arguments = stage_arguments(function, argv[1:])
         log: Path | None = arguments.pop("log")

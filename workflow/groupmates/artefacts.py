@@ -129,7 +129,7 @@ ARTEFACTS = {
         "score/shard-{shard}.parquet",
         1,
         "every pool document: n_tokens of the language model (end-of-text token included), "
-        "individual influence (standardised), unit-length embedding; source is '' without one",
+        "individual influence (in label standard deviations), embedding of at most unit length; source is '' without one",
         DOCUMENT
         | {
             "source": "dictionary",
@@ -139,7 +139,8 @@ ARTEFACTS = {
         },
     ),
     "centroids": Artefact(
-        "cluster/centroids.npy", 1, "float32 [clusters, embedding_size], unit length"
+        "cluster/centroids.npy", 1, "float32 [clusters, embedding_size], unit length; beside it centroids.json with sizes and "
+        "inertia"
     ),
     "cluster": Artefact(
         "cluster/shard-{shard}.parquet",
@@ -164,7 +165,7 @@ ARTEFACTS = {
         "select/{method}/shard-{shard}.parquet",
         1,
         "one row per selected document, in pool order; rank counts from 0 within the cluster; "
-        "group_influence is theta when picked (NaN for methods that have none)",
+        "group_influence is theta when picked, in label standard deviations (NaN for methods without)",
         DOCUMENT
         | {
             "n_tokens": "int64",

@@ -360,7 +360,6 @@ class GroupMatesSettings(StageSettings):
 
 class RandomSettings(StageSettings):
     seed: int
-    budget: Budget
 
 
 class TakeSettings(StageSettings):

@@ -189,10 +189,25 @@ def open_table(path: Path, artefact: str) -> pq.ParquetFile:
 
 
 def read_table(path: Path, artefact: str, columns: list[str] | None = None) -> pa.Table:
-    """A checked table; see `open_table`. Corrupt pages raise `UserError` too."""
+    """A checked table; see `open_table`. Damaged pages raise `UserError` too."""
     file = open_table(path, artefact)
-    try:
+    with _intact(path):
         return file.read(columns=columns)
+
+
+def row_groups(path: Path, artefact: str, columns: list[str]) -> Iterator[pa.Table]:
+    """A checked table in pieces, row group by row group, for what must not be in memory as one."""
+    file = open_table(path, artefact)
+    for group in range(file.num_row_groups):
+        with _intact(path):
+            table = file.read_row_group(group, columns)
+        yield table
+
+
+@contextmanager
+def _intact(path: Path) -> Iterator[None]:
+    try:
+        yield
     except (OSError, pa.ArrowInvalid) as error:
         raise UserError(
             expected="intact pages",
@@ -220,7 +235,8 @@ def write_json(path: Path, artefact: str, provenance: Provenance, body: dict[str
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON artefact, with a `UserError` where it is missing or damaged."""
     try:
-        return json.loads(Path(path).read_text())
+        content: dict[str, Any] = json.loads(Path(path).read_text())
+        return content
     except (OSError, json.JSONDecodeError) as error:
         raise UserError(
             expected="a JSON artefact",

@@ -1,6 +1,10 @@
 """Spherical k-means: clusters whose similarity is the relationship weight (method section 5).
 
 Legend: N documents, K clusters, D embedding size. All rows are float32 of unit length.
+
+faiss searches; near ties, sums and similarities are exact (`relation.on_grid`). So centroids and
+clusters do not depend on batches, threads or the device; those of `faiss.Kmeans` change with the
+number of threads.
 """
 
 from __future__ import annotations
@@ -14,64 +18,21 @@ import numpy as np
 from groupmates.maths.relation import on_grid
 
 FLOAT32_DOUBT = 2e-4  # more than the difference of two float32 dot products can be wrong by
-BLOCK = 1024  # documents whose similarities to all centroids are computed exactly at once
+BLOCK = 4096  # documents that are held in float64 at once
 
 
 @dataclass(frozen=True)
 class KMeans:
     centroids_KD: np.ndarray
-    inertia: list[float]  # mean squared distance to the centroid, before each iteration's update
+    inertia: list[float]  # mean squared distance to the centroid at the start of each iteration
     sizes: list[int]  # documents of the sample per cluster
-
-
-def gpus() -> int:
-    """GPUs that this build of faiss can use; a CPU build may not know the question."""
-    return int(getattr(faiss, "get_num_gpus", lambda: 0)())
-
-
-def spherical_kmeans(emb_ND: np.ndarray, clusters: int, iterations: int, seed: int) -> KMeans:
-    """Fit `clusters` unit-length centroids; the same sample and seed give the same centroids.
-
-    faiss fills a cluster that runs empty by splitting a large one. A centroid without direction
-    (its documents cancel out) becomes the document that its own centroid describes worst.
-    """
-    assert 0 < clusters <= len(emb_ND)
-    kmeans = faiss.Kmeans(
-        emb_ND.shape[1],
-        clusters,
-        niter=iterations,
-        spherical=True,
-        seed=seed % 2**31,
-        gpu=gpus() > 0,
-        min_points_per_centroid=1,  # the caller chose the sample
-        max_points_per_centroid=len(emb_ND),
-    )
-    kmeans.train(emb_ND)
-    centroids_KD = with_direction(np.array(kmeans.centroids), emb_ND)
-    sizes = np.bincount(Assignment(centroids_KD)(emb_ND), minlength=clusters)
-    similarity = np.asarray(kmeans.obj, np.float64) / len(emb_ND)
-    return KMeans(centroids_KD, (2 - 2 * similarity).tolist(), sizes.tolist())
-
-
-def with_direction(centroids_KD: np.ndarray, emb_ND: np.ndarray) -> np.ndarray:
-    """Centroids at unit length; those that have none become the worst described documents."""
-    length_K = np.linalg.norm(centroids_KD, axis=1)
-    lost = np.flatnonzero(~(length_K > 1e-6))
-    if len(lost):
-        index = faiss.IndexFlatIP(emb_ND.shape[1])
-        index.add(np.delete(centroids_KD, lost, axis=0))
-        similarity_N1, _ = index.search(emb_ND, 1)  # -inf-like where there is no centroid at all
-        worst = np.argsort(similarity_N1[:, 0], kind="stable")[: len(lost)]
-        centroids_KD[lost] = emb_ND[worst]
-        length_K[lost] = np.linalg.norm(emb_ND[worst], axis=1)
-    return (centroids_KD / length_K[:, None]).astype(np.float32)
 
 
 class Assignment:
     """The most similar centroid of each document: exact, of equal ones the lowest number.
 
-    faiss finds the two best in float32; where they are too close to tell, all similarities are
-    computed exactly (`relation.on_grid`). So neither the batch nor the machine changes a cluster.
+    faiss finds the two best in float32; where they are too close to tell, the similarities to all
+    centroids are computed exactly.
     """
 
     def __init__(self, centroids_KD: np.ndarray) -> None:
@@ -91,3 +52,55 @@ class Assignment:
             rows = close[start : start + BLOCK]
             cluster_N[rows] = (on_grid(emb_ND[rows]) @ self._grid_KD.T).argmax(axis=1)
         return cluster_N
+
+
+def gpus() -> int:
+    """GPUs that this build of faiss can use; a CPU build may not know the question."""
+    return int(getattr(faiss, "get_num_gpus", lambda: 0)())
+
+
+def spherical_kmeans(emb_ND: np.ndarray, clusters: int, iterations: int, seed: int) -> KMeans:
+    """Fit unit-length centroids, starting from `clusters` of the documents drawn by `seed`.
+
+    Ends early when nothing changes any more. A cluster without documents, or whose documents cancel
+    out, starts anew from the document that its own centroid describes worst.
+    """
+    assert 0 < clusters <= len(emb_ND)
+    drawn = np.random.default_rng(seed).choice(len(emb_ND), clusters, replace=False)
+    centroids_KD = emb_ND[np.sort(drawn)]
+    inertia: list[float] = []
+    for _ in range(iterations):
+        cluster_N = Assignment(centroids_KD)(emb_ND)
+        sum_KD, similarity_N = exact_sums(emb_ND, centroids_KD, cluster_N)
+        inertia.append(float(2 - 2 * similarity_N.mean()))
+        before_KD, centroids_KD = centroids_KD, directions(sum_KD, emb_ND, similarity_N)
+        if np.array_equal(before_KD, centroids_KD):
+            break
+    sizes = np.bincount(Assignment(centroids_KD)(emb_ND), minlength=clusters)
+    return KMeans(centroids_KD, inertia, sizes.tolist())
+
+
+def exact_sums(
+    emb_ND: np.ndarray, centroids_KD: np.ndarray, cluster_N: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sum of each cluster's documents [K, D], similarity of each to its centroid [N]; float64."""
+    sum_KD, similarity_N = np.zeros(centroids_KD.shape), np.empty(len(emb_ND))
+    grid_KD = on_grid(centroids_KD)
+    for start in range(0, len(emb_ND), BLOCK):
+        block = slice(start, start + BLOCK)
+        by_cluster = np.argsort(cluster_N[block], kind="stable")
+        cluster = cluster_N[block][by_cluster]
+        first = np.flatnonzero(np.diff(cluster, prepend=-1))
+        grid = on_grid(emb_ND[block])
+        sum_KD[cluster[first]] += np.add.reduceat(grid[by_cluster], first, axis=0)
+        similarity_N[block] = np.einsum("nd,nd->n", grid, grid_KD[cluster_N[block]])
+    return sum_KD, similarity_N
+
+
+def directions(sum_KD: np.ndarray, emb_ND: np.ndarray, similarity_N: np.ndarray) -> np.ndarray:
+    """Sums at unit length, float32; those without become the worst described documents."""
+    length_K = np.linalg.norm(sum_KD, axis=1)
+    lost = np.flatnonzero(length_K < 1e-6)
+    centroids_KD = (sum_KD / np.maximum(length_K, 1e-6)[:, None]).astype(np.float32)
+    centroids_KD[lost] = emb_ND[np.argsort(similarity_N, kind="stable")[: len(lost)]]
+    return centroids_KD

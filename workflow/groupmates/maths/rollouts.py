@@ -94,7 +94,7 @@ def _expand(
     seen: set[bytes] = set()
     tried: list[tuple[int, int]] = []
     accepted: list[tuple[int, int, float]] = []
-    while len(accepted) < width:
+    while len(beams) and len(accepted) < width:
         open_N = used < capacity_N
         candidates, totals = _candidates(
             beams, scores, influence_N, emb_ND, relation, expansion, open_N, tried

@@ -23,11 +23,12 @@ from groupmates.store import (
     open_table,
     read_table,
     replacing,
+    row_groups,
     table_writer,
     write_json,
 )
 
-UNIT_TOLERANCE = 1e-3  # embeddings are normalised in float32 or bfloat16
+LONGEST = 1 + 1e-3  # embeddings are normalised in float32 or bfloat16
 
 
 def run_centroids(settings: CentroidSettings, *, score: list[Path], output: Path) -> None:
@@ -74,9 +75,8 @@ def read_sample(keep_of: dict[Path, np.ndarray]) -> np.ndarray:
     sample_ND = np.empty((sum(keep.sum() for keep in keep_of.values()), size), np.float32)
     progress, filled = Progress("cluster sample", len(sample_ND), "documents"), 0
     for path, keep in keep_of.items():
-        file, start = open_table(path, "score"), 0
-        for group in range(file.num_row_groups):
-            table = file.read_row_group(group, ["doc_id", "embedding"])
+        start = 0
+        for table in row_groups(path, "score", ["doc_id", "embedding"]):
             kept = table.filter(pa.array(keep[start : start + len(table)]))
             sample_ND[filled : filled + len(kept)] = checked_embeddings(kept, path, size)
             start, filled = start + len(table), filled + len(kept)
@@ -109,11 +109,10 @@ def run_assign(settings: ClusterSettings, *, score: Path, centroids: Path, outpu
     provenance = Provenance(
         "cluster", settings.model_dump(mode="json"), digests(score=score, centroids=centroids)
     )
-    file = open_table(score, "score")
-    progress = Progress(f"cluster {score.stem}", file.metadata.num_rows, "documents")
+    rows = open_table(score, "score").metadata.num_rows
+    progress = Progress(f"cluster {score.stem}", rows, "documents")
     with table_writer(output, "cluster", provenance) as writer:
-        for group in range(file.num_row_groups):
-            table = file.read_row_group(group, ["doc_id", "embedding"])
+        for table in row_groups(score, "score", ["doc_id", "embedding"]):
             emb_ND = checked_embeddings(table, score, centroids_KD.shape[1])
             writer.write({"doc_id": table["doc_id"], "cluster": assign(emb_ND)})
             progress.advance(len(table))
@@ -134,7 +133,10 @@ def read_centroids(path: Path) -> np.ndarray:
 
 
 def checked_embeddings(table: pa.Table, path: Path, size: int) -> np.ndarray:
-    """Embeddings [rows, size] of a score table's rows, all of them finite and of unit length."""
+    """Embeddings [rows, size] of a score table's rows, all finite and of at most unit length.
+
+    An average of unit-length chunks is shorter than one of them; nothing is of length 0.
+    """
     redo = f"delete {path.name} and run snakemake again; "
     emb_ND: np.ndarray = embeddings(table)
     if emb_ND.shape[1] != size:
@@ -145,11 +147,11 @@ def checked_embeddings(table: pa.Table, path: Path, size: int) -> np.ndarray:
             todo=redo + "its scores are of another influence model",
         )
     length_N = np.linalg.norm(emb_ND, axis=1)
-    wrong = np.flatnonzero(~(np.abs(length_N - 1) <= UNIT_TOLERANCE))
+    wrong = np.flatnonzero(~((length_N > 0) & (length_N <= LONGEST)))
     if len(wrong):
         doc_id = table["doc_id"][int(wrong[0])].as_py()
         raise UserError(
-            expected="finite embeddings of length 1",
+            expected="finite embeddings of at most length 1",
             found=f"length {length_N[wrong[0]]} of {doc_id!r}, one of {len(wrong):,} such",
             where=str(path),
             todo=redo + "if it recurs, the influence model is broken: look at its metrics.json",

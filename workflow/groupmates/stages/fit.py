@@ -78,6 +78,7 @@ def run(
     prepared = model.encoder.prepare(pool["text"].to_pylist(), token_lists(pool), PREPARE_TOKENS)
     model.encoder.calibrate(prepared)
     train(settings, model, prepared, training, validation, scale, output.name)
+    check_beta(model, output)
     metrics, predicted = evaluate(settings, model, prepared, training, heldout, scale)
     metrics |= {"coverage": {r.round: coverage(r) for r in rounds}}
     inputs = digests(
@@ -284,6 +285,17 @@ def report(name: str, metrics: dict[str, Any]) -> None:
         f"within positions {within['full']:.3f} [{low:.3f}, {high:.3f}], without relation "
         f"{within['no_relation']:.3f}; alpha {metrics['alpha']:.3f}, beta {metrics['beta']:.3f}",
     )
+
+
+def check_beta(model: InfluenceModel, output: Path) -> None:
+    """The relation is divided by beta: near 0, or below, it is no discount any more."""
+    if model.beta.item() < 0.05:
+        raise UserError(
+            expected="a learned beta of at least 0.05",
+            found=f"{model.beta.item():.3g}",
+            where=str(output),
+            todo="lower fit.training.learning_rate, or probe more rollouts",
+        )
 
 
 def check_floor(settings: FitSettings, metrics: dict[str, Any], output: Path) -> None:

@@ -37,6 +37,7 @@ from groupmates.store import (
     open_table,
     read_folder_json,
     read_table,
+    row_groups,
     table_writer,
     write_table,
 )
@@ -200,9 +201,8 @@ def read_members(
     emb_ND = np.empty((len(place_N), size), np.float32)
     maximum, filled = -np.inf, 0
     for path, wanted in zip(score, rows, strict=True):
-        file, first = open_table(path, "score"), 0
-        for group in range(file.num_row_groups):
-            table = file.read_row_group(group, ["individual_influence", "embedding"])
+        first = 0
+        for table in row_groups(path, "score", ["individual_influence", "embedding"]):
             influence = table["individual_influence"].to_numpy()
             if not np.isfinite(influence).all():
                 raise UserError(

@@ -1,0 +1,161 @@
+"""A tiny run, made through the stages themselves: 40 documents, a model of a few thousand weights."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from groupmates import config
+from groupmates.models.lm import make_lm
+from groupmates.stages import base, probe, reference, sample
+
+WORDS = (
+    "a river runs below the old stone bridge while seven small boats wait for wind and rain "
+    "because nobody told their captains that summer had ended early this strange cold year"
+).split()
+SEQUENCE = 24
+LENGTH = 3  # of a rollout
+COLUMNS = config.PoolColumns(text="text", id="id", source=None)
+ADAMW = config.Optimizer(
+    learning_rate=1e-2,
+    beta1=0.9,
+    beta2=0.95,
+    epsilon=1e-8,
+    weight_decay=0.033,
+    clip_norm=1.0,
+    z_loss=1e-4,
+)
+LLAMA = config.Architecture(family="llama", hidden_size=16, layers=1, heads=2)
+NEOX = config.Architecture(family="gpt_neox", hidden_size=16, layers=1, heads=2)
+
+
+@dataclass(frozen=True)
+class Run:
+    """Paths of a run's artefacts."""
+
+    folder: Path
+    pool: Path
+    tokenizer: Path
+    files: Path
+    probe_pool: Path
+    training_pool: Path
+    reference: Path
+    base: Path
+    rollouts: Path
+
+
+def documents(number: int = 40) -> list[dict[str, str]]:
+    """Documents of 8 to 40 words, each with an id of its own."""
+    rng = np.random.default_rng(7)
+    return [
+        {"id": f"doc-{i:03d}", "text": " ".join(rng.choice(WORDS, rng.integers(8, 40)))}
+        for i in range(number)
+    ]
+
+
+def reference_examples(number: int = 16) -> list[dict[str, str]]:
+    rng = np.random.default_rng(8)
+    return [
+        {
+            "context": " ".join(rng.choice(WORDS, rng.integers(2, 8))),
+            "continuation": " " + " ".join(rng.choice(WORDS, rng.integers(1, 6))) + f" {i}",
+        }
+        for i in range(number)
+    ]
+
+
+def write_lines(path: Path, rows: list[dict[str, str]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def sample_settings(
+    probe_documents: int = 24, training_documents: int = 16, **changed: object
+) -> config.SampleSettings:
+    fields = {"sequence_length": SEQUENCE, "tokenizer": None, "vocabulary_size": 300} | changed
+    return config.SampleSettings(
+        seed=0,
+        columns=COLUMNS,
+        checkpoint=None,
+        sample=config.Sample(
+            probe_documents=probe_documents, training_documents=training_documents, **fields
+        ),
+    )
+
+
+def reference_settings(**changed: object) -> config.ReferenceSettings:
+    fields = {
+        "loss_on": "continuation",
+        "evaluation_share": 0.5,
+        "selection_examples": 6,
+        "evaluation_examples": 6,
+        "max_tokens": SEQUENCE,
+    } | changed
+    return config.ReferenceSettings(seed=0, split=config.ReferenceSplit(**fields))
+
+
+def base_settings(**changed: object) -> config.BaseSettings:
+    fields = {
+        "checkpoint": None,
+        "architecture": LLAMA,
+        "optimizer": ADAMW,
+        "training_steps": 5,
+        "optimizer_warmup_steps": 3,
+        "batch_sequences": 2,
+        "learning_rate_warmup_steps": 2,
+    } | changed
+    return config.BaseSettings(seed=0, sequence_length=SEQUENCE, base=config.Base(**fields))
+
+
+def plan_settings(rollouts: int = 7) -> config.RandomPlanSettings:
+    return config.RandomPlanSettings(
+        seed=0, rollout_length=LENGTH, random=config.RandomRound(rollouts=rollouts)
+    )
+
+
+def make_run(folder: Path) -> Run:
+    run = Run(
+        folder=folder,
+        pool=write_lines(folder / "pool/a.jsonl", documents()),
+        tokenizer=folder / "sample/tokenizer",
+        files=folder / "sample/files.parquet",
+        probe_pool=folder / "sample/probe_pool.parquet",
+        training_pool=folder / "sample/training_pool.parquet",
+        reference=folder / "sample/reference.parquet",
+        base=folder / "base",
+        rollouts=folder / "probe/random/rollouts.parquet",
+    )
+    sample.run(
+        sample_settings(),
+        pool=[str(run.pool)],
+        tokenizer=run.tokenizer,
+        files=run.files,
+        probe_pool=run.probe_pool,
+        training_pool=run.training_pool,
+    )
+    reference.run(
+        reference_settings(),
+        reference=[write_lines(folder / "reference.jsonl", reference_examples())],
+        tokenizer=run.tokenizer,
+        output=run.reference,
+    )
+    base.run(
+        base_settings(), tokenizer=run.tokenizer, training_pool=run.training_pool, output=run.base
+    )
+    probe.run_plan_random(plan_settings(), probe_pool=run.probe_pool, output=run.rollouts)
+    return run
+
+
+def tiny_lm(architecture: config.Architecture = LLAMA, vocabulary: int = 50, seed: int = 0):
+    """A language model of random weights; biases and norms too, so that none is a special case."""
+    model = make_lm(architecture, vocabulary, positions=64, end_of_text=0, seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return model
