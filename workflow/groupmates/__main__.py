@@ -21,7 +21,7 @@ from typing import Any, TextIO
 from groupmates.config import from_param
 from groupmates.errors import UserError
 from groupmates.headline import headline
-from groupmates.pool import expand
+from groupmates.pool import expand_range
 
 # stage -> module and function; modules are imported only when their stage runs
 STAGES = {
@@ -74,8 +74,8 @@ def stage_arguments(function: Callable[..., None], arguments: list[str]) -> dict
         )
     values = vars(parser.parse_args(arguments))
     for name, kind in kinds.items():
-        if typing.get_origin(kind) is list and values[name] is not None:
-            values[name] = [Path(v) for v in expand(values[name])] if kind == list[Path] else values[name]
+        if kind == list[Path] and values[name] is not None:
+            values[name] = [Path(p) for pattern in values[name] for p in expand_range(pattern)]
     values["settings"] = from_param(values["settings"], kinds["settings"])
     return values
 

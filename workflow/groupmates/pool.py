@@ -11,6 +11,7 @@ from pathlib import Path
 from groupmates.errors import UserError
 
 SUFFIXES = (".jsonl", ".jsonl.zst", ".parquet")
+_LAST_NUMBER = re.compile(r"(.*?)(\d+)(\D*)", re.DOTALL)
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
@@ -44,6 +45,18 @@ def suffix_of(path: str) -> str:
     )
 
 
+def expand_range(pattern: str) -> list[str]:
+    """`a-{00..02}.x` is `a-00.x`, `a-01.x`, `a-02.x`; a path without a range is itself."""
+    numbers = _RANGE.search(pattern)
+    if numbers is None:
+        return [pattern]
+    before, after = pattern[: numbers.start()], pattern[numbers.end() :]
+    first, last = numbers.groups()
+    return [
+        f"{before}{i:0{len(first)}d}{after}" for i in range(int(first), int(last) + 1)
+    ]
+
+
 def expand(patterns: list[str]) -> list[str]:
     """Paths that `patterns` stand for, in pool order: sorted within a pattern, patterns as given.
 
@@ -53,13 +66,8 @@ def expand(patterns: list[str]) -> list[str]:
     """
     paths: list[str] = []
     for pattern in patterns:
-        numbers = _RANGE.search(pattern)
-        if numbers:
-            first, last = numbers.groups()
-            paths += [
-                pattern[: numbers.start()] + f"{i:0{len(first)}d}" + pattern[numbers.end() :]
-                for i in range(int(first), int(last) + 1)
-            ]
+        if _RANGE.search(pattern):
+            paths += expand_range(pattern)
         elif glob.has_magic(pattern):
             found = sorted(glob.glob(pattern, recursive=True))
             if not found:
@@ -83,6 +91,35 @@ def expand(patterns: list[str]) -> list[str]:
             )
         seen.add(path)
     return paths
+
+
+def compact(paths: list[str]) -> list[str]:
+    """The inverse of `expand` for paths that count up in their last number, in their order.
+
+    `a-00.x`, `a-01.x`, `a-02.x` become `a-{00..02}.x`: a command line of 10,000 shards stays below
+    the system's limit that way.
+    """
+    patterns: list[str] = []
+    run: list[re.Match[str]] = []
+    for path in [*paths, None]:
+        number = _LAST_NUMBER.fullmatch(path) if path is not None else None
+        if run and number and _follows(run[-1], number):
+            run.append(number)
+            continue
+        if len(run) > 1:
+            before, first, after = run[0].groups()
+            patterns.append(f"{before}{{{first}..{run[-1][2]}}}{after}")
+        elif run:
+            patterns.append(run[0].string)
+        run = [number] if number else []
+        if path is not None and not number:
+            patterns.append(path)
+    return patterns
+
+
+def _follows(one: re.Match[str], other: re.Match[str]) -> bool:
+    same = (one[1], one[3], len(one[2])) == (other[1], other[3], len(other[2]))
+    return same and int(other[2]) == int(one[2]) + 1
 
 
 def list_files(patterns: list[str]) -> list[PoolFile]:

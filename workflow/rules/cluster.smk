@@ -4,11 +4,12 @@
 
 rule centroids:
     input:
-        SCORES,
+        score=SCORES,
     output:
         artefact("centroids"),
     params:
         settings=settings("CentroidSettings", "centroids"),
+        score=listed("score"),
     log:
         logged("centroids"),
     benchmark:
@@ -19,7 +20,7 @@ rule centroids:
         runtime=240,
     shell:
         "{STAGE} centroids --log {log:q} --settings {params.settings:q}"
-        " --score {input:q} --output {output:q}"
+        " --score {params.score:q} --output {output:q}"
 
 
 rule cluster:

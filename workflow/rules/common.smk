@@ -23,8 +23,19 @@ def artefact(name, **wildcards):
 
 def settings(kind, name):
     """The params.settings of a rule that writes artefact `name`."""
-    text = settings_module.as_param(CONFIG, getattr(settings_module, kind), name)
-    return lambda wildcards: text  # a plain string would be searched for wildcards
+    return given(
+        settings_module.as_param(CONFIG, getattr(settings_module, kind), name)
+    )
+
+
+def given(values):
+    """Params that are text as it stands: braces in it are no wildcards."""
+    return lambda wildcards: values
+
+
+def listed(name):
+    """An input as a short list of ranges, such as shard-{{00000..00278}}.parquet."""
+    return lambda wildcards, input: pool_module.compact(list(input.get(name, [])))
 
 
 def logged(stage):

@@ -18,6 +18,8 @@ rule evaluate:
         examples=artefact("example_losses"),
     params:
         settings=settings("EvaluateSettings", "curve"),
+        select=listed("select"),
+        dataset=listed("dataset"),
         root=lambda wildcards: artefact("dataset", method=wildcards.method, file="").rstrip("/"),
     log:
         logged("evaluate_{method}_{seed}"),
@@ -30,7 +32,7 @@ rule evaluate:
     shell:
         "{STAGE} evaluate --log {log:q} --threads {threads} --settings {params.settings:q}"
         " --base {input.base:q} --tokenizer {input.tokenizer:q} --reference {input.reference:q}"
-        " --select {input.select:q} --dataset {input.dataset:q} --root {params.root:q}"
+        " --select {params.select:q} --dataset {params.dataset:q} --root {params.root:q}"
         " --number {wildcards.seed} --curve {output.curve:q} --examples {output.examples:q}"
 
 
@@ -53,6 +55,8 @@ rule summarise:
         artefact("summary"),
     params:
         settings=settings("SummarySettings", "summary"),
+        select=listed("select"),
+        score=listed("score"),
     log:
         logged("summarise"),
     benchmark:
@@ -63,5 +67,5 @@ rule summarise:
         runtime=30,
     shell:
         "{STAGE} summarise --log {log:q} --settings {params.settings:q}"
-        " --curves {input.curves:q} --examples {input.examples:q} --select {input.select:q}"
-        " --score {input.score:q} --output {output:q}"
+        " --curves {input.curves:q} --examples {input.examples:q} --select {params.select:q}"
+        " --score {params.score:q} --output {output:q}"

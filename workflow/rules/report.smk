@@ -17,6 +17,9 @@ rule report:
         artefact("report"),
     params:
         settings=settings("ReportSettings", "report"),
+        score=listed("score"),
+        cluster=listed("cluster"),
+        select=listed("select"),
         benchmarks=f"results/{CONFIG.run}/benchmarks",
     log:
         logged("report"),
@@ -27,6 +30,6 @@ rule report:
     shell:
         "{STAGE} report --log {log:q} --settings {params.settings:q}"
         " --random {input.random:q} --bootstrap {input.bootstrap:q} --initial {input.initial:q}"
-        " --final {input.final:q} --score {input.score:q} --cluster {input.cluster:q}"
-        " --select {input.select:q} --curves {input.curves:q} --summary {input.summary:q}"
+        " --final {input.final:q} --score {params.score:q} --cluster {params.cluster:q}"
+        " --select {params.select:q} --curves {input.curves:q} --summary {input.summary:q}"
         " --benchmarks {params.benchmarks:q} --output {output:q}"

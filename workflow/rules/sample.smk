@@ -12,7 +12,7 @@ rule sample:
         training_pool=artefact("training_pool"),
     params:
         settings=settings("SampleSettings", "probe_pool"),
-        pool=POOL_PATTERNS,
+        pool=given(POOL_PATTERNS),
     log:
         logged("sample"),
     benchmark:
@@ -36,8 +36,8 @@ rule reference:
         artefact("reference"),
     params:
         settings=settings("ReferenceSettings", "reference"),
-        reference=REFERENCE,
-        evaluation=REFERENCE_EVALUATION,
+        reference=given(REFERENCE),
+        evaluation=given(REFERENCE_EVALUATION),
     log:
         logged("reference"),
     benchmark:

@@ -11,7 +11,9 @@ rule score:
         artefact("score"),
     params:
         settings=settings("ScoreSettings", "score"),
-        pool=lambda wildcards: [f.path for f in SHARDS[wildcards.shard]],
+        pool=lambda wildcards: pool_module.compact(
+            [file.path for file in SHARDS[wildcards.shard]]
+        ),
         root=POOL_ROOT,
     log:
         logged("score_{shard}"),

@@ -12,6 +12,8 @@ rule order_group_mates:
         artefact("order", method="group_mates"),
     params:
         settings=settings("GroupMatesSettings", "order"),
+        score=listed("score"),
+        cluster=listed("cluster"),
         partitions=PARTITIONS["group_mates"],
     log:
         logged("order_group_mates_{partition}"),
@@ -23,7 +25,7 @@ rule order_group_mates:
         runtime=240,
     shell:
         "{STAGE} order-group-mates --log {log:q} --settings {params.settings:q}"
-        " --score {input.score:q} --cluster {input.cluster:q} --model {input.model:q}"
+        " --score {params.score:q} --cluster {params.cluster:q} --model {input.model:q}"
         " --partition {wildcards.partition} --partitions {params.partitions} --output {output:q}"
 
 
@@ -34,6 +36,7 @@ rule order_random:
         artefact("order", method="random", partition="00000"),
     params:
         settings=settings("RandomSettings", "order"),
+        score=listed("score"),
     log:
         logged("order_random"),
     benchmark:
@@ -44,7 +47,7 @@ rule order_random:
         runtime=60,
     shell:
         "{STAGE} order-random --log {log:q} --settings {params.settings:q}"
-        " --score {input.score:q} --output {output:q}"
+        " --score {params.score:q} --output {output:q}"
 
 
 def orders(wildcards):
@@ -63,6 +66,9 @@ rule take:
         [artefact("select", shard=shard) for shard in SHARDS],
     params:
         settings=settings("TakeSettings", "select"),
+        score=listed("score"),
+        cluster=listed("cluster"),
+        output=lambda wildcards, output: pool_module.compact(list(output)),
     log:
         logged("take_{method}"),
     benchmark:
@@ -73,5 +79,5 @@ rule take:
         runtime=60,
     shell:
         "{STAGE} take --log {log:q} --settings {params.settings:q} --method {wildcards.method}"
-        " --orders {input.orders:q} --score {input.score:q} --cluster {input.cluster:q}"
-        " --output {output:q}"
+        " --orders {input.orders:q} --score {params.score:q} --cluster {params.cluster:q}"
+        " --output {params.output:q}"

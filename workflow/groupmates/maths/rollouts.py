@@ -42,20 +42,38 @@ def beam_rollouts(
     documents of lowest individual influence. For the most harmful sets give minus the influences:
     theta is linear in them.
 
-    `capacity_N` int [N] is lowered in place by the documents used. Fewer than R sets come back only
-    where the capacity allows no more. One matrix product [W, D] x [D, N] per kernel update and step.
+    `capacity_N` int [N] is lowered in place by the documents used. Under a low cap beams block each
+    other and few are finished: the search is repeated with the capacity that is left until there
+    are R sets. Fewer come back only where what is left gives no new set. One matrix product
+    [W, D] x [D, N] per kernel update and step.
     """
-    first = np.argsort(influence_N, kind="stable")
-    first = first[capacity_N[first] > 0][:beam_width]
-    beams, scores = first[:, None], influence_N[first].astype(np.float64)
-    for _ in range(1, length):
-        parents, documents, scores = _expand(
-            beams, scores, influence_N, emb_ND, relation, beam_width, expansion, capacity_N
-        )
-        beams = np.concatenate([beams[parents], documents[:, None]], axis=1)
-    best = np.argsort(scores, kind="stable")[:rollouts]
-    np.subtract.at(capacity_N, beams[best].ravel(), 1)
-    return beams[best]
+    found = np.empty((0, length), np.int64)
+    done: set[bytes] = set()
+    while len(found) < rollouts:
+        first = np.argsort(influence_N, kind="stable")
+        first = first[capacity_N[first] > 0][:beam_width]
+        beams, scores = first[:, None], influence_N[first].astype(np.float64)
+        for step in range(2, length + 1):
+            seen = set(done) if step == length else set()
+            parents, documents, scores = _expand(
+                beams,
+                scores,
+                influence_N,
+                emb_ND,
+                relation,
+                beam_width,
+                expansion,
+                capacity_N,
+                seen,
+            )
+            beams = np.concatenate([beams[parents], documents[:, None]], axis=1)
+        if not len(beams):
+            break
+        beams = beams[np.argsort(scores, kind="stable")[: rollouts - len(found)]]
+        np.subtract.at(capacity_N, beams.ravel(), 1)
+        done |= {np.sort(beam).tobytes() for beam in beams}
+        found = np.concatenate([found, beams])
+    return found
 
 
 def theta_next(
@@ -83,15 +101,15 @@ def _expand(
     width: int,
     expansion: int,
     capacity_N: np.ndarray,
+    seen: set[bytes],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Parents, next documents and scores of the new beams.
+    """Parents, next documents and scores of the new beams; their sets are added to `seen`.
 
     Candidates are tried from the best; those whose set was seen, or whose documents have reached
     their cap, are passed over. Where that leaves beams unfilled, every beam's next best documents
     are tried, until the beams are full or nothing is left.
     """
     used = np.zeros_like(capacity_N)
-    seen: set[bytes] = set()
     tried: list[tuple[int, int]] = []
     accepted: list[tuple[int, int, float]] = []
     while len(beams) and len(accepted) < width:

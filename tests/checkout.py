@@ -1,0 +1,75 @@
+"""A copy of the workflow in an empty folder, and the smallest configuration that runs it all."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+TINY = {
+    "run": "tiny",
+    "corpus": {"documents": 360, "files": 3},
+    "reference": {
+        "split": {"selection_examples": 6, "evaluation_examples": 12, "max_tokens": 24}
+    },
+    "sample": {
+        "probe_documents": 60,
+        "training_documents": 60,
+        "sequence_length": 32,
+        "vocabulary_size": 400,
+    },
+    "base": {
+        "architecture": {"hidden_size": 32, "layers": 1, "heads": 2},
+        "training_steps": 6,
+        "batch_sequences": 4,
+    },
+    "probe": {
+        "rollout_length": 3,
+        "random": {"rollouts": 16},
+        "bootstrap": {"rollouts": 6, "beam_width": 8, "max_appearances": 4},
+    },
+    "fit": {
+        "encoder": {"embedding_size": 16},
+        "validation_rollouts": 3,
+        "heldout_rollouts": 4,
+        "training": {"epochs": 2},
+        "minimum_spearman": -1,
+    },
+    "cluster": {"target_size": 40, "iterations": 5},
+    "evaluate": {"seeds": 2, "training": {"tokens": 1024, "batch_sequences": 4, "points": 3}},
+}
+
+
+def make(folder: Path, settings: dict | None = None) -> Path:
+    """What a clone holds of the workflow, with `settings` (default TINY) in settings.yaml."""
+    for name in ("Snakefile", "config.yaml"):
+        shutil.copy(REPOSITORY / name, folder / name)
+    for name in ("workflow", "profiles"):
+        shutil.copytree(
+            REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__")
+        )
+    (folder / "settings.yaml").write_text(yaml.safe_dump(settings or TINY))
+    return folder
+
+
+def command(*arguments: str) -> list[str]:
+    snakemake = [sys.executable, "-m", "snakemake", "--profile", "profiles/local", "--cores", "2"]
+    return [*snakemake, "--configfile", "settings.yaml", *arguments]
+
+
+def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run snakemake in `folder`; output and errors together in `stdout`."""
+    return subprocess.run(
+        command(*arguments),
+        cwd=folder,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=600,
+        check=False,
+    )
