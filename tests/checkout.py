@@ -14,9 +14,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 TINY = {
     "run": "tiny",
     "corpus": {"documents": 360, "files": 3},
-    "reference": {
-        "split": {"selection_examples": 6, "evaluation_examples": 12, "max_tokens": 24}
-    },
+    "reference": {"split": {"selection_examples": 6, "evaluation_examples": 12, "max_tokens": 24}},
     "sample": {
         "probe_documents": 60,
         "training_documents": 60,

@@ -8,17 +8,53 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from groupmates import config
 from groupmates.models.lm import make_lm
 from groupmates.stages import base, probe, reference, sample
 
-WORDS = (
-    "a river runs below the old stone bridge while seven small boats wait for wind and rain "
-    "because nobody told their captains that summer had ended early this strange cold year"
-).split()
+WORDS = [
+    "a",
+    "river",
+    "runs",
+    "below",
+    "the",
+    "old",
+    "stone",
+    "bridge",
+    "while",
+    "seven",
+    "small",
+    "boats",
+    "wait",
+    "for",
+    "wind",
+    "and",
+    "rain",
+    "because",
+    "nobody",
+    "told",
+    "their",
+    "captains",
+    "that",
+    "summer",
+    "had",
+    "ended",
+    "early",
+    "this",
+    "strange",
+    "cold",
+    "year",
+]
 SEQUENCE = 24
 LENGTH = 3  # of a rollout
+CLS, SEP = 2, 3
+VOCABULARY = {"[PAD]": 0, "[UNK]": 1, "[CLS]": CLS, "[SEP]": SEP} | {
+    f"w{i}": 4 + i for i in range(40)
+}
+ROOM = 6  # of a chunk of 8 tokens
 COLUMNS = config.PoolColumns(text="text", id="id", source=None)
 ADAMW = config.Optimizer(
     learning_rate=1e-2,
@@ -159,3 +195,54 @@ def tiny_lm(architecture: config.Architecture = LLAMA, vocabulary: int = 50, see
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
     return model
+
+
+def bert_folder(folder: Path) -> Path:
+    """A random BERT and its WordPiece tokenizer of whole words."""
+    torch.manual_seed(0)
+    model = BertModel(
+        BertConfig(
+            vocab_size=len(VOCABULARY),
+            hidden_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=32,
+            max_position_embeddings=16,
+        )
+    )
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    model.save_pretrained(folder)
+    words = Tokenizer(models.WordPiece(VOCABULARY, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    special = {f"{n.lower()}_token": f"[{n}]" for n in ("PAD", "UNK", "CLS", "SEP")}
+    PreTrainedTokenizerFast(tokenizer_object=words, **special).save_pretrained(folder)
+    return folder
+
+
+def words(number: int, seed: int = 0) -> str:
+    """A text of the tiny BERT's words."""
+    return " ".join(f"w{i}" for i in np.random.default_rng(seed).integers(0, 40, number))
+
+
+def fit_settings(name: str, kernel: str = "mean", **changed: object) -> config.Fit:
+    """Settings of a fit; `name` is that of the encoder."""
+    training = {
+        "epochs": 20,
+        "batch_rollouts": 8,
+        "learning_rate": 1e-2,
+        "warmup_steps": 2,
+        "weight_decay": 0.0,
+        "dropout": 0.1,
+    }
+    fields = {
+        "encoder": {"name": name, "embedding_size": 8, "chunk_tokens": ROOM + 2, "chunks": 4},
+        "relation": {"kernel": kernel, "sharpness": 4.0},
+        "standardise": "per_position",
+        "validation_rollouts": 4,
+        "heldout_rollouts": 8,
+        "training": training,
+        "minimum_spearman": -1.0,
+    } | changed
+    return config.Fit.model_validate(fields)

@@ -12,12 +12,12 @@ import subprocess
 import time
 from pathlib import Path
 
-import checkout
 import pyarrow.parquet as pq
 import pytest
 import yaml
 import zstandard
 
+import checkout
 from groupmates.config import keys
 
 pytestmark = pytest.mark.slow
@@ -92,14 +92,19 @@ def test_a_printed_command_runs_on_a_bare_node(finished: Path, tmp_path: Path) -
     """What `snakemake -n -p` prints needs no activated environment and no other variable."""
     folder = shutil.copytree(finished, tmp_path / "copy")
     printed = checkout.snakemake(folder, "-n", "-p", "-R", "take").stdout
-    found = (re.search(r"PYTHONPATH=.* -m groupmates take .*", line) for line in printed.splitlines())
+    found = (
+        re.search(r"PYTHONPATH=.* -m groupmates take .*", line) for line in printed.splitlines()
+    )
     take = next(match.group() for match in found if match)
     target = folder / "results/tiny/select/group_mates/shard-00000.parquet"
     before = target.read_bytes()
     target.unlink()
     environment = {"PATH": "/usr/bin:/bin"}
     subprocess.run(
-        ["bash", "-c", take.replace("random", "group_mates")], cwd=folder, env=environment, check=True
+        ["bash", "-c", take.replace("random", "group_mates")],
+        cwd=folder,
+        env=environment,
+        check=True,
     )
     assert target.read_bytes() == before
 

@@ -103,7 +103,9 @@ def test_exact_duplicates_add_nothing_where_alpha_and_beta_are_one(kernel):
 def test_alpha_beta_individual_and_embeddings_are_learned_with_finite_gradients(kernel):
     individual, emb = rollouts(2, 4)
     emb[0, 1] = -emb[0, 0]  # where the nearest kernel is clamped at zero
-    leaves = [torch.tensor(a, requires_grad=True) for a in (individual, emb.astype(float), 0.9, 1.2)]
+    leaves = [
+        torch.tensor(a, requires_grad=True) for a in (individual, emb.astype(float), 0.9, 1.2)
+    ]
     rollout_theta(*leaves, kernel, 64.0).square().sum().backward()
     for leaf in leaves:
         assert torch.isfinite(leaf.grad).all()

@@ -174,8 +174,9 @@ def test_a_step_is_adamw_on_cross_entropy_and_z_loss_with_a_clipped_gradient(
 ):
     model = small.tiny_lm(architecture)
     plain = copy.deepcopy(model)
-    optimizer = lm.make_optimizer(model, small.ADAMW)
-    hyper = small.ADAMW
+    # A large epsilon: some gradients of gpt_neox are nothing but rounding (the bias of the keys).
+    hyper = small.ADAMW.model_copy(update={"epsilon": 1e-3})
+    optimizer = lm.make_optimizer(model, hyper)
     moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in plain.parameters()]
     rng = np.random.default_rng(0)
     for step in range(1, 4):
@@ -199,8 +200,7 @@ def test_a_step_is_adamw_on_cross_entropy_and_z_loss_with_a_clipped_gradient(
                 spread = (v / (1 - hyper.beta2**step)).sqrt() + hyper.epsilon
                 p.sub_(hyper.learning_rate * centred / spread)
     for (name, p), q in zip(model.named_parameters(), plain.parameters(), strict=True):
-        # Where a gradient is nearly nothing the first steps are signs of rounding.
-        assert torch.allclose(p, q, atol=2e-4), name
+        assert torch.allclose(p, q, atol=1e-5), name
 
 
 def test_weight_decay_moves_matrices_and_leaves_vectors():
@@ -292,6 +292,16 @@ def test_state_of_another_model_is_refused_with_the_tensors_name(tmp_path, wrong
         lm.load_optimizer(optimizer, model, path)
     assert caught.value.expected == f"a tensor {name} of shape {shape}"
     assert caught.value.found == ("none" if wrong == "missing" else "shape (3, 4)")
+    assert caught.value.where == str(path)
+
+
+def test_a_damaged_optimizer_file_is_refused(tmp_path):
+    model, optimizer = warm()
+    path = tmp_path / "optimizer.safetensors"
+    lm.save_optimizer(optimizer, model, path)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(UserError, match="cannot be read") as caught:
+        lm.load_optimizer(optimizer, model, path)
     assert caught.value.where == str(path)
 
 

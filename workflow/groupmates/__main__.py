@@ -123,7 +123,7 @@ def main(argv: list[str]) -> int:
         log: Path | None = arguments.pop("log")
         if log is not None:
             log.parent.mkdir(parents=True, exist_ok=True)
-            sys.stderr = Tee(sys.stderr, log.open("w"))  # type: ignore[assignment]
+            sys.stderr = Tee(sys.stderr, log.open("w"))
         function(**arguments)
     except UserError as error:
         print(f"\nerror in {argv[0]}\n{error}\n", file=sys.stderr)

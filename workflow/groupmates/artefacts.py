@@ -129,7 +129,8 @@ ARTEFACTS = {
         "score/shard-{shard}.parquet",
         1,
         "every pool document: n_tokens of the language model (end-of-text token included), "
-        "individual influence (in label standard deviations), embedding of at most unit length; source is '' without one",
+        "individual influence (in label standard deviations), embedding of at most unit length; "
+        "source is '' without one",
         DOCUMENT
         | {
             "source": "dictionary",
@@ -139,8 +140,10 @@ ARTEFACTS = {
         },
     ),
     "centroids": Artefact(
-        "cluster/centroids.npy", 1, "float32 [clusters, embedding_size], unit length; beside it centroids.json with sizes and "
-        "inertia"
+        "cluster/centroids.npy",
+        1,
+        "float32 [clusters, embedding_size], unit length; beside it centroids.json with sizes and "
+        "inertia",
     ),
     "cluster": Artefact(
         "cluster/shard-{shard}.parquet",

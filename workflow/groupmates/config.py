@@ -268,12 +268,14 @@ def load(raw: dict[str, Any]) -> Config:
 
 
 def _problem(error: Any) -> str:
-    key = ".".join(str(part) for part in error["loc"]) or "configuration"
+    # Without the parts that name a choice of a union, such as list[str].
+    key = ".".join(str(part) for part in error["loc"] if "[" not in str(part)) or "configuration"
     if error["type"] != "extra_forbidden":
         message = error["msg"].removeprefix("Value error, ")
         shown = "" if isinstance(error["input"], dict) else f", not {error['input']!r}"
         return f"{key}: {message}{shown}"
-    known = sorted(keys())
+    sections = {leaf.rsplit(".", i)[0] for leaf in keys() for i in range(1, leaf.count(".") + 1)}
+    known = sorted(keys() | sections)
     near = difflib.get_close_matches(key, known, n=1, cutoff=0)
     return f"{key}: no such setting; the nearest is {near[0]}"
 

@@ -35,7 +35,8 @@ def _difference(summary: dict[str, Any], method: str) -> str:
     found = summary["comparisons"][method]
     interval = found["interval_by_seed_nats"]
     over = f"{summary['seeds']} seeds"
-    spread = f"95 % interval {interval[0]:+.4f} to {interval[1]:+.4f} over {over}" if interval else over
-    return (
-        f"{'':<18}{method} minus {summary['baseline']}: {found['difference_nats']:+.4f} nats ({spread})"
+    spread = (
+        f"95 % interval {interval[0]:+.4f} to {interval[1]:+.4f} over {over}" if interval else over
     )
+    difference = f"{found['difference_nats']:+.4f} nats ({spread})"
+    return f"{'':<18}{method} minus {summary['baseline']}: {difference}"

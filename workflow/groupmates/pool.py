@@ -52,9 +52,14 @@ def expand_range(pattern: str) -> list[str]:
         return [pattern]
     before, after = pattern[: numbers.start()], pattern[numbers.end() :]
     first, last = numbers.groups()
-    return [
-        f"{before}{i:0{len(first)}d}{after}" for i in range(int(first), int(last) + 1)
-    ]
+    if int(first) > int(last):
+        raise UserError(
+            expected="a range from the smaller to the larger number",
+            found=repr(pattern),
+            where="pool.paths",
+            todo="swap the two numbers",
+        )
+    return [f"{before}{i:0{len(first)}d}{after}" for i in range(int(first), int(last) + 1)]
 
 
 def expand(patterns: list[str]) -> list[str]:
@@ -82,14 +87,14 @@ def expand(patterns: list[str]) -> list[str]:
             paths.append(pattern)
     seen: set[str] = set()
     for path in paths:
-        if path in seen:
+        if os.path.abspath(path) in seen:
             raise UserError(
                 expected="every pool file once",
                 found=f"{path!r} twice",
                 where="pool.paths",
                 todo="remove the overlap between the patterns",
             )
-        seen.add(path)
+        seen.add(os.path.abspath(path))
     return paths
 
 

@@ -49,7 +49,15 @@ class Provenance:
 @cache
 def code_revision() -> str:
     """Package version and, in a git checkout, the commit, with `-dirty` for local changes."""
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    git = [
+        "git",
+        "-C",
+        str(Path(__file__).parent),
+        "describe",
+        "--always",
+        "--dirty",
+        "--abbrev=12",
+    ]
     try:
         described = subprocess.run(git, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
@@ -66,7 +74,9 @@ def digest(path: Path) -> str:
     """
     path = Path(path)
     if path.is_dir():
-        listing = [f"{p.relative_to(path)} {digest(p)}" for p in sorted(path.rglob("*")) if p.is_file()]
+        listing = [
+            f"{p.relative_to(path)} {digest(p)}" for p in sorted(path.rglob("*")) if p.is_file()
+        ]
         return hashlib.sha256("\n".join(listing).encode()).hexdigest()
     if path.suffix == ".parquet":
         with path.open("rb") as file:
@@ -141,11 +151,13 @@ def table_writer(
     schema = ARTEFACTS[artefact].schema(embedding_size)
     record = json.dumps(provenance.record(artefact), sort_keys=True)
     schema = schema.with_metadata({KEY: record.encode()})
-    with replacing(path) as temporary:
-        with pq.ParquetWriter(
+    with (
+        replacing(path) as temporary,
+        pq.ParquetWriter(
             temporary, schema, compression="zstd", write_page_checksum=True, store_schema=True
-        ) as writer:
-            yield TableWriter(writer, schema)
+        ) as writer,
+    ):
+        yield TableWriter(writer, schema)
 
 
 def write_table(
@@ -222,7 +234,9 @@ def embeddings(table: pa.Table | pa.RecordBatch, column: str = "embedding") -> A
     values = table[column]
     if isinstance(values, pa.ChunkedArray):
         values = values.combine_chunks()
-    return values.flatten().to_numpy(zero_copy_only=False).reshape(len(values), values.type.list_size)
+    return (
+        values.flatten().to_numpy(zero_copy_only=False).reshape(len(values), values.type.list_size)
+    )
 
 
 def write_json(path: Path, artefact: str, provenance: Provenance, body: dict[str, Any]) -> None:
@@ -237,7 +251,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads(Path(path).read_text())
         return content
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(
             expected="a JSON artefact",
             found=f"a file that cannot be read ({error})",

@@ -9,8 +9,6 @@ rule base:
         training_pool=artefact("training_pool"),
     output:
         directory(artefact("base")),
-    params:
-        settings=settings("BaseSettings", "base"),
     log:
         logged("base"),
     benchmark:
@@ -19,6 +17,8 @@ rule base:
     resources:
         mem_mb=16000,
         runtime=240,
+    params:
+        settings=settings("BaseSettings", "base"),
     shell:
         "{STAGE} base --log {log:q} --threads {threads} --settings {params.settings:q}"
         " --tokenizer {input.tokenizer:q} --training-pool {input.training_pool:q}"

@@ -7,9 +7,6 @@ rule centroids:
         score=SCORES,
     output:
         artefact("centroids"),
-    params:
-        settings=settings("CentroidSettings", "centroids"),
-        score=listed("score"),
     log:
         logged("centroids"),
     benchmark:
@@ -18,6 +15,9 @@ rule centroids:
     resources:
         mem_mb=32000,
         runtime=240,
+    params:
+        settings=settings("CentroidSettings", "centroids"),
+        score=listed("score"),
     shell:
         "{STAGE} centroids --log {log:q} --settings {params.settings:q}"
         " --score {params.score:q} --output {output:q}"
@@ -29,8 +29,6 @@ rule cluster:
         centroids=artefact("centroids"),
     output:
         artefact("cluster"),
-    params:
-        settings=settings("ClusterSettings", "cluster"),
     log:
         logged("cluster_{shard}"),
     benchmark:
@@ -39,6 +37,8 @@ rule cluster:
     resources:
         mem_mb=8000,
         runtime=60,
+    params:
+        settings=settings("ClusterSettings", "cluster"),
     shell:
         "{STAGE} cluster --log {log:q} --settings {params.settings:q}"
         " --score {input.score:q} --centroids {input.centroids:q} --output {output:q}"

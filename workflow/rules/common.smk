@@ -23,9 +23,7 @@ def artefact(name, **wildcards):
 
 def settings(kind, name):
     """The params.settings of a rule that writes artefact `name`."""
-    return given(
-        settings_module.as_param(CONFIG, getattr(settings_module, kind), name)
-    )
+    return given(settings_module.as_param(CONFIG, getattr(settings_module, kind), name))
 
 
 def given(values):
@@ -52,9 +50,7 @@ def from_corpus(paths):
 
 try:
     CONFIG = settings_module.load(config)
-    CORPUS = [
-        artefact("corpus", shard=f"{i:05d}") for i in range(CONFIG.corpus.files)
-    ]
+    CORPUS = [artefact("corpus", shard=f"{i:05d}") for i in range(CONFIG.corpus.files)]
     POOL_PATTERNS = (
         CORPUS if from_corpus(CONFIG.pool.paths) else list(CONFIG.pool.paths)
     )

@@ -6,8 +6,6 @@ rule corpus:
     output:
         shards=CORPUS,
         reference=artefact("corpus_reference"),
-    params:
-        settings=settings("CorpusSettings", "corpus"),
     log:
         logged("corpus"),
     benchmark:
@@ -16,6 +14,8 @@ rule corpus:
     resources:
         mem_mb=2000,
         runtime=30,
+    params:
+        settings=settings("CorpusSettings", "corpus"),
     shell:
         "{STAGE} corpus --log {log:q} --settings {params.settings:q}"
         " --shards {output.shards:q} --reference {output.reference:q}"

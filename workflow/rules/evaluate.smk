@@ -3,7 +3,9 @@
 
 
 def selection(wildcards):
-    return [artefact("select", method=wildcards.method, shard=shard) for shard in SHARDS]
+    return [
+        artefact("select", method=wildcards.method, shard=shard) for shard in SHARDS
+    ]
 
 
 rule evaluate:
@@ -16,11 +18,6 @@ rule evaluate:
     output:
         curve=artefact("curve"),
         examples=artefact("example_losses"),
-    params:
-        settings=settings("EvaluateSettings", "curve"),
-        select=listed("select"),
-        dataset=listed("dataset"),
-        root=lambda wildcards: artefact("dataset", method=wildcards.method, file="").rstrip("/"),
     log:
         logged("evaluate_{method}_{seed}"),
     benchmark:
@@ -29,6 +26,13 @@ rule evaluate:
     resources:
         mem_mb=16000,
         runtime=240,
+    params:
+        settings=settings("EvaluateSettings", "curve"),
+        select=listed("select"),
+        dataset=listed("dataset"),
+        root=lambda wildcards: artefact(
+            "dataset", method=wildcards.method, file=""
+        ).rstrip("/"),
     shell:
         "{STAGE} evaluate --log {log:q} --threads {threads} --settings {params.settings:q}"
         " --base {input.base:q} --tokenizer {input.tokenizer:q} --reference {input.reference:q}"
@@ -36,12 +40,18 @@ rule evaluate:
         " --number {wildcards.seed} --curve {output.curve:q} --examples {output.examples:q}"
 
 
-CURVES = [artefact("curve", method=method, seed=seed) for method in METHODS for seed in SEEDS]
+CURVES = [
+    artefact("curve", method=method, seed=seed) for method in METHODS for seed in SEEDS
+]
 EXAMPLES = [
-    artefact("example_losses", method=method, seed=seed) for method in METHODS for seed in SEEDS
+    artefact("example_losses", method=method, seed=seed)
+    for method in METHODS
+    for seed in SEEDS
 ]
 SELECTIONS = [
-    artefact("select", method=method, shard=shard) for method in METHODS for shard in SHARDS
+    artefact("select", method=method, shard=shard)
+    for method in METHODS
+    for shard in SHARDS
 ]
 
 
@@ -53,10 +63,6 @@ rule summarise:
         score=SCORES,
     output:
         artefact("summary"),
-    params:
-        settings=settings("SummarySettings", "summary"),
-        select=listed("select"),
-        score=listed("score"),
     log:
         logged("summarise"),
     benchmark:
@@ -65,6 +71,10 @@ rule summarise:
     resources:
         mem_mb=4000,
         runtime=30,
+    params:
+        settings=settings("SummarySettings", "summary"),
+        select=listed("select"),
+        score=listed("score"),
     shell:
         "{STAGE} summarise --log {log:q} --settings {params.settings:q}"
         " --curves {input.curves:q} --examples {input.examples:q} --select {params.select:q}"

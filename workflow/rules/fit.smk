@@ -23,8 +23,6 @@ rule fit:
         bootstrap=bootstrapped,
     output:
         directory(artefact("fit")),
-    params:
-        settings=settings("FitSettings", "fit"),
     log:
         logged("fit_{model}"),
     benchmark:
@@ -33,6 +31,8 @@ rule fit:
     resources:
         mem_mb=16000,
         runtime=240,
+    params:
+        settings=settings("FitSettings", "fit"),
     shell:
         "{STAGE} fit --log {log:q} --threads {threads} --settings {params.settings:q}"
         " --base {input.base:q} --tokenizer {input.tokenizer:q} --probe-pool {input.probe_pool:q}"

@@ -10,10 +10,6 @@ rule materialise:
         ),
     output:
         artefact("dataset"),
-    params:
-        settings=settings("MaterialiseSettings", "dataset"),
-        pool=lambda wildcards: FILES[wildcards.file].path,
-        root=POOL_ROOT,
     log:
         logged("materialise_{method}/{file}"),
     benchmark:
@@ -22,6 +18,10 @@ rule materialise:
     resources:
         mem_mb=4000,
         runtime=120,
+    params:
+        settings=settings("MaterialiseSettings", "dataset"),
+        pool=lambda wildcards: FILES[wildcards.file].path,
+        root=POOL_ROOT,
     shell:
         "{STAGE} materialise --log {log:q} --settings {params.settings:q}"
         " --pool {params.pool:q} --root {params.root:q} --selection {input.selection:q}"
@@ -29,5 +29,7 @@ rule materialise:
 
 
 DATASETS = [
-    artefact("dataset", method=method, file=name) for method in METHODS for name in FILES
+    artefact("dataset", method=method, file=name)
+    for method in METHODS
+    for name in FILES
 ]

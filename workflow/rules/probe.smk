@@ -7,8 +7,6 @@ rule plan_random:
         probe_pool=artefact("probe_pool"),
     output:
         artefact("rollouts", round="random"),
-    params:
-        settings=settings("RandomPlanSettings", "rollouts"),
     log:
         logged("plan_random"),
     benchmark:
@@ -17,6 +15,8 @@ rule plan_random:
     resources:
         mem_mb=4000,
         runtime=30,
+    params:
+        settings=settings("RandomPlanSettings", "rollouts"),
     shell:
         "{STAGE} plan-random --log {log:q} --settings {params.settings:q}"
         " --probe-pool {input.probe_pool:q} --output {output:q}"
@@ -28,8 +28,6 @@ rule plan_bootstrap:
         model=artefact("fit", model="initial"),
     output:
         artefact("rollouts", round="bootstrap"),
-    params:
-        settings=settings("BootstrapPlanSettings", "rollouts"),
     log:
         logged("plan_bootstrap"),
     benchmark:
@@ -38,6 +36,8 @@ rule plan_bootstrap:
     resources:
         mem_mb=16000,
         runtime=120,
+    params:
+        settings=settings("BootstrapPlanSettings", "rollouts"),
     shell:
         "{STAGE} plan-bootstrap --log {log:q} --threads {threads} --settings {params.settings:q}"
         " --probe-pool {input.probe_pool:q} --model {input.model:q} --output {output:q}"
@@ -51,9 +51,6 @@ rule probe:
         rollouts=artefact("rollouts"),
     output:
         artefact("probe"),
-    params:
-        settings=settings("ProbeSettings", "probe"),
-        parts=len(PARTS),
     log:
         logged("probe_{round}_{part}"),
     benchmark:
@@ -62,6 +59,9 @@ rule probe:
     resources:
         mem_mb=16000,
         runtime=240,
+    params:
+        settings=settings("ProbeSettings", "probe"),
+        parts=len(PARTS),
     shell:
         "{STAGE} probe --log {log:q} --threads {threads} --settings {params.settings:q}"
         " --base {input.base:q} --probe-pool {input.probe_pool:q} --reference {input.reference:q}"

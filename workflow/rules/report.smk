@@ -15,18 +15,18 @@ rule report:
         summary=artefact("summary"),
     output:
         artefact("report"),
-    params:
-        settings=settings("ReportSettings", "report"),
-        score=listed("score"),
-        cluster=listed("cluster"),
-        select=listed("select"),
-        benchmarks=f"results/{CONFIG.run}/benchmarks",
     log:
         logged("report"),
     threads: 1
     resources:
         mem_mb=8000,
         runtime=60,
+    params:
+        settings=settings("ReportSettings", "report"),
+        score=listed("score"),
+        cluster=listed("cluster"),
+        select=listed("select"),
+        benchmarks=f"results/{CONFIG.run}/benchmarks",
     shell:
         "{STAGE} report --log {log:q} --settings {params.settings:q}"
         " --random {input.random:q} --bootstrap {input.bootstrap:q} --initial {input.initial:q}"

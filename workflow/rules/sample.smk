@@ -10,9 +10,6 @@ rule sample:
         files=artefact("files"),
         probe_pool=artefact("probe_pool"),
         training_pool=artefact("training_pool"),
-    params:
-        settings=settings("SampleSettings", "probe_pool"),
-        pool=given(POOL_PATTERNS),
     log:
         logged("sample"),
     benchmark:
@@ -21,6 +18,9 @@ rule sample:
     resources:
         mem_mb=8000,
         runtime=240,
+    params:
+        settings=settings("SampleSettings", "probe_pool"),
+        pool=given(POOL_PATTERNS),
     shell:
         "{STAGE} sample --log {log:q} --settings {params.settings:q}"
         " --pool {params.pool:q} --tokenizer {output.tokenizer:q} --files {output.files:q}"
@@ -34,10 +34,6 @@ rule reference:
         tokenizer=artefact("tokenizer"),
     output:
         artefact("reference"),
-    params:
-        settings=settings("ReferenceSettings", "reference"),
-        reference=given(REFERENCE),
-        evaluation=given(REFERENCE_EVALUATION),
     log:
         logged("reference"),
     benchmark:
@@ -46,6 +42,10 @@ rule reference:
     resources:
         mem_mb=4000,
         runtime=30,
+    params:
+        settings=settings("ReferenceSettings", "reference"),
+        reference=given(REFERENCE),
+        evaluation=given(REFERENCE_EVALUATION),
     shell:
         "{STAGE} reference --log {log:q} --settings {params.settings:q}"
         " --reference {params.reference:q} --evaluation {params.evaluation:q}"

@@ -9,12 +9,6 @@ rule score:
         model=artefact("fit", model="final"),
     output:
         artefact("score"),
-    params:
-        settings=settings("ScoreSettings", "score"),
-        pool=lambda wildcards: pool_module.compact(
-            [file.path for file in SHARDS[wildcards.shard]]
-        ),
-        root=POOL_ROOT,
     log:
         logged("score_{shard}"),
     benchmark:
@@ -23,6 +17,12 @@ rule score:
     resources:
         mem_mb=16000,
         runtime=240,
+    params:
+        settings=settings("ScoreSettings", "score"),
+        pool=lambda wildcards: pool_module.compact(
+            [file.path for file in SHARDS[wildcards.shard]]
+        ),
+        root=POOL_ROOT,
     shell:
         "{STAGE} score --log {log:q} --threads {threads} --settings {params.settings:q}"
         " --pool {params.pool:q} --root {params.root:q} --files {input.files:q}"

@@ -10,11 +10,6 @@ rule order_group_mates:
         model=artefact("fit", model="final"),
     output:
         artefact("order", method="group_mates"),
-    params:
-        settings=settings("GroupMatesSettings", "order"),
-        score=listed("score"),
-        cluster=listed("cluster"),
-        partitions=PARTITIONS["group_mates"],
     log:
         logged("order_group_mates_{partition}"),
     benchmark:
@@ -23,6 +18,11 @@ rule order_group_mates:
     resources:
         mem_mb=32000,
         runtime=240,
+    params:
+        settings=settings("GroupMatesSettings", "order"),
+        score=listed("score"),
+        cluster=listed("cluster"),
+        partitions=PARTITIONS["group_mates"],
     shell:
         "{STAGE} order-group-mates --log {log:q} --settings {params.settings:q}"
         " --score {params.score:q} --cluster {params.cluster:q} --model {input.model:q}"
@@ -34,9 +34,6 @@ rule order_random:
         score=SCORES,
     output:
         artefact("order", method="random", partition="00000"),
-    params:
-        settings=settings("RandomSettings", "order"),
-        score=listed("score"),
     log:
         logged("order_random"),
     benchmark:
@@ -45,6 +42,9 @@ rule order_random:
     resources:
         mem_mb=8000,
         runtime=60,
+    params:
+        settings=settings("RandomSettings", "order"),
+        score=listed("score"),
     shell:
         "{STAGE} order-random --log {log:q} --settings {params.settings:q}"
         " --score {params.score:q} --output {output:q}"
@@ -64,11 +64,6 @@ rule take:
         cluster=CLUSTERS,
     output:
         [artefact("select", shard=shard) for shard in SHARDS],
-    params:
-        settings=settings("TakeSettings", "select"),
-        score=listed("score"),
-        cluster=listed("cluster"),
-        output=lambda wildcards, output: pool_module.compact(list(output)),
     log:
         logged("take_{method}"),
     benchmark:
@@ -77,6 +72,11 @@ rule take:
     resources:
         mem_mb=16000,
         runtime=60,
+    params:
+        settings=settings("TakeSettings", "select"),
+        score=listed("score"),
+        cluster=listed("cluster"),
+        output=lambda wildcards, output: pool_module.compact(list(output)),
     shell:
         "{STAGE} take --log {log:q} --settings {params.settings:q} --method {wildcards.method}"
         " --orders {input.orders:q} --score {params.score:q} --cluster {params.cluster:q}"

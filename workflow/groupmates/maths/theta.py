@@ -18,8 +18,8 @@ def rollout_theta(
 ) -> torch.Tensor:
     """theta(x_t | x_1 ... x_{t-1}) of every step, float [B, T].
 
-    mean (paper): [alpha - alpha / (beta (t-1)) sum_{i<t} h_i . h_t] * individual_t. nearest: the mean is
-    replaced by max_{i<t} max(0, h_i . h_t) ** sharpness. The first step has nothing before it:
+    mean (paper): [alpha - alpha / (beta (t-1)) sum_{i<t} h_i . h_t] * individual_t. nearest: the
+    mean is replaced by max_{i<t} max(0, h_i . h_t) ** sharpness. The first step has nothing before it:
     theta is the individual influence. A rollout sees only its own steps.
     """
     steps = emb_BTD.shape[1]

@@ -31,13 +31,16 @@ class LmEncoder(nn.Module):
     begins as the pool's leading principal directions.
     """
 
+    mean: torch.Tensor
+    scale: torch.Tensor
+
     def __init__(self, folder: Path, size: int) -> None:
         super().__init__()
         lm = AutoModelForCausalLM.from_pretrained(
             folder, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
         )
         # In a list: the frozen model is neither trained nor part of the learned weights.
-        self._lm = [lm.to(device()).eval().requires_grad_(False)]
+        self._lm = [lm.eval().to(device()).requires_grad_(False)]
         self.size = min(size, lm.config.hidden_size)
         self.register_buffer("mean", torch.zeros(lm.config.hidden_size))
         self.register_buffer("scale", torch.ones(lm.config.hidden_size))
@@ -64,7 +67,7 @@ class LmEncoder(nn.Module):
         return found
 
     @torch.no_grad()
-    def calibrate(self, features: torch.Tensor) -> None:
+    def calibrate(self, features: Any) -> None:
         """Take the standardisation from features [N, F], and begin the map at their directions."""
         self.mean.copy_(features.mean(0))
         self.scale.copy_(features.std(0).clamp_min(1e-6))

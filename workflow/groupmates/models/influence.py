@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from groupmates.config import Fit
+from groupmates.errors import UserError
 from groupmates.maths.labels import LabelScale
 from groupmates.maths.relation import Relation
 from groupmates.maths.theta import rollout_theta
@@ -75,8 +76,10 @@ class InfluenceModel(nn.Module):
         """Weights and encoder; `relation_record` belongs beside them as relation.json."""
         folder.mkdir(parents=True, exist_ok=True)
         weights = {n: t.contiguous() for n, t in self.state_dict().items()}
-        save_file({n: t.cpu() for n, t in weights.items() if "encoder.encoder." not in n},
-                  folder / "model.safetensors")
+        save_file(
+            {n: t.cpu() for n, t in weights.items() if "encoder.encoder." not in n},
+            folder / "model.safetensors",
+        )
         self.encoder.save(folder / "encoder")
 
     def relation_record(self, scale: LabelScale) -> dict[str, Any]:
@@ -106,5 +109,14 @@ class InfluenceModel(nn.Module):
                 folder / "encoder", settings.encoder.chunk_tokens, settings.encoder.chunks
             )
         model = cls(settings, encoder)
-        model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
+        # A fine-tuned encoder's weights are in encoder/, all others here.
+        result = model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
+        absent = [n for n in result.missing_keys if not n.startswith("encoder.encoder.")]
+        if absent or result.unexpected_keys:
+            raise UserError(
+                expected="every weight of the influence model",
+                found=f"{absent} missing, {result.unexpected_keys} unknown",
+                where=str(folder / "model.safetensors"),
+                todo="delete the folder and run snakemake again",
+            )
         return model.eval()

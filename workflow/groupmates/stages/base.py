@@ -55,7 +55,7 @@ def run(
                 f"WARNING: no {state}: influences are measured with AdamW state that is built "
                 f"here in {base.optimizer_warmup_steps} steps, not with that of the training run",
             )
-            build_moments(settings, model, optimizer, training_pool)
+            build_moments(settings, model, optimizer, hyper, training_pool)
     provenance = Provenance("base", settings.model_dump(mode="json"), inputs)
     with replacing(output) as folder:
         model.save_pretrained(folder)
@@ -127,14 +127,20 @@ def train(
 
 
 def build_moments(
-    settings: BaseSettings, model: PreTrainedModel, optimizer: torch.optim.AdamW, pool: Path
+    settings: BaseSettings,
+    model: PreTrainedModel,
+    optimizer: torch.optim.AdamW,
+    hyper: Optimizer,
+    pool: Path,
 ) -> None:
     """Fill AdamW's moments and step counters at learning rate 0: the weights stay as they are."""
     base = settings.base
+    model.train()
+    torch.manual_seed(hash64(settings.seed, "base", "moments") % 2**63)  # of a model with dropout
     for group in optimizer.param_groups:
         group["lr"] = 0.0
     progress = Progress("base", base.optimizer_warmup_steps, "steps")
     for _, batch in zip(range(base.optimizer_warmup_steps), batches(settings, pool), strict=False):
-        lm.train_step(model, optimizer, batch, base.optimizer.clip_norm, base.optimizer.z_loss)
+        lm.train_step(model, optimizer, batch, hyper.clip_norm, hyper.z_loss)
         progress.advance()
     progress.finish()

@@ -57,14 +57,20 @@ def run(
     heldout, example_ids = reference_part(reference, "evaluation")
     tokens = load_tokenizer(tokenizer)
     random = generator(settings.seed, "evaluate", number)
-    chosen = draw_documents(concatenate(select, "select", ["source_file", "n_tokens"]), training.tokens, random)
-    documents = list(read_drawn(chosen, [named(p, root) for p in dataset], settings.columns, tokens))
+    chosen = draw_documents(
+        concatenate(select, "select", ["source_file", "n_tokens"]), training.tokens, random
+    )
+    documents = list(
+        read_drawn(chosen, [named(p, root) for p in dataset], settings.columns, tokens)
+    )
     batches = training_batches(documents, settings, random)
     steps = steps_of(settings)
     schedule = None
     for group in optimizer.param_groups:
         group["lr"] = training.learning_rate
-    schedule = get_linear_schedule_with_warmup(optimizer, training.learning_rate_warmup_steps, steps)
+    schedule = get_linear_schedule_with_warmup(
+        optimizer, training.learning_rate_warmup_steps, steps
+    )
     at = set(np.linspace(0, steps, training.points).round().astype(int).tolist())
     progress = Progress(f"evaluate {method} seed {number}", steps, "steps")
     seen, losses = [], []
@@ -104,7 +110,9 @@ def run(
 
 def steps_of(settings: EvaluateSettings) -> int:
     """Steps of the training: its tokens, rounded up to whole batches."""
-    return -(-settings.training.tokens // (settings.training.batch_sequences * settings.sequence_length))
+    return -(
+        -settings.training.tokens // (settings.training.batch_sequences * settings.sequence_length)
+    )
 
 
 def draw_documents(

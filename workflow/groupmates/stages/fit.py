@@ -14,7 +14,7 @@ import torch
 from torch.nn.functional import mse_loss
 from transformers import get_linear_schedule_with_warmup
 
-from groupmates.config import Fit, FitSettings
+from groupmates.config import FitSettings
 from groupmates.errors import UserError
 from groupmates.maths.labels import (
     LabelScale,
@@ -72,7 +72,9 @@ def run(
     if bootstrap:
         rounds.append(read_rollouts("bootstrap", bootstrap, pool["doc_id"].to_pylist()))
     training, validation, heldout = split(settings, rounds)
-    scale = label_scale(np.concatenate([r.influence for r in training]), fit.standardise == "per_position")
+    scale = label_scale(
+        np.concatenate([r.influence for r in training]), fit.standardise == "per_position"
+    )
     torch.manual_seed(hash64(settings.seed, "fit", output.name) % 2**63)
     model = InfluenceModel(fit, make_encoder(fit, base))
     prepared = model.encoder.prepare(pool["text"].to_pylist(), token_lists(pool), PREPARE_TOKENS)
@@ -81,9 +83,7 @@ def run(
     check_beta(model, output)
     metrics, predicted = evaluate(settings, model, prepared, training, heldout, scale)
     metrics |= {"coverage": {r.round: coverage(r) for r in rounds}}
-    inputs = digests(
-        base=base, probe_pool=probe_pool, random=random, bootstrap=bootstrap or []
-    )
+    inputs = digests(base=base, probe_pool=probe_pool, random=random, bootstrap=bootstrap or [])
     provenance = Provenance("fit", settings.model_dump(mode="json"), inputs)
     report(output.name, metrics)
     check_floor(settings, metrics, output)
@@ -195,7 +195,9 @@ def predict_individual(model: InfluenceModel, prepared: Any, documents: np.ndarr
     model.eval()
     unique, inverse = np.unique(documents, return_inverse=True)
     blocks = [unique[i : i + 1024] for i in range(0, len(unique), 1024)]
-    individual = [model.individual(model.encoder(prepared, b)).double().cpu().numpy() for b in blocks]
+    individual = [
+        model.individual(model.encoder(prepared, b)).double().cpu().numpy() for b in blocks
+    ]
     return np.concatenate(individual)[inverse.reshape(documents.shape)]
 
 

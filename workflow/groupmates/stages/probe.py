@@ -14,6 +14,7 @@ import torch
 
 from groupmates.config import BootstrapPlanSettings, ProbeSettings, RandomPlanSettings
 from groupmates.errors import UserError
+from groupmates.maths.randomness import hash64
 from groupmates.maths.rollouts import beam_rollouts, random_rollouts
 from groupmates.models import lm
 from groupmates.models.checkpoint import open_base
@@ -35,7 +36,12 @@ def run_plan_random(settings: RandomPlanSettings, *, probe_pool: Path, output: P
 
 
 def run_plan_bootstrap(
-    settings: BootstrapPlanSettings, *, probe_pool: Path, model: Path, output: Path, threads: int = 1
+    settings: BootstrapPlanSettings,
+    *,
+    probe_pool: Path,
+    model: Path,
+    output: Path,
+    threads: int = 1,
 ) -> None:
     """Rollouts that the initial model predicts to be the most helpful and the most harmful."""
     torch.set_num_threads(threads)
@@ -157,6 +163,8 @@ def _probe(
         if step[i] == 1:
             start.restore()
             loss = start_loss
+            # A checkpoint that trains with dropout: its draws belong to the rollout, not to the job.
+            torch.manual_seed(hash64(0, "probe dropout", str(rollout[i])) % 2**63)
         before[i] = loss
         ids = torch.from_numpy(sequence.astype(np.int64))[None, :].to(lm.device())
         lm.train_step(model, optimizer, ids, hyper.clip_norm, hyper.z_loss)

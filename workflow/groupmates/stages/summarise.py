@@ -52,7 +52,11 @@ def run(
     for method in methods.keys() - {BASELINE} if BASELINE in methods else ():
         difference = np.array(final[method]) - np.array(final[BASELINE])
         by_example = example_interval(
-            sums[method], sums[BASELINE], labels, CONFIDENCE, generator(settings.seed, "summary", method)
+            sums[method],
+            sums[BASELINE],
+            labels,
+            CONFIDENCE,
+            generator(settings.seed, "summary", method),
         )
         comparisons[method] = {
             "difference_nats": float(difference.mean()),

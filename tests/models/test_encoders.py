@@ -1,0 +1,179 @@
+"""Documents to embeddings: the same whatever stands beside a document, and free of its length."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import normalize
+from transformers import BertModel, PreTrainedTokenizerFast
+
+import small
+from groupmates.errors import UserError
+from groupmates.models.encoders import ChunkEncoder, LmEncoder
+from small import CLS, ROOM, SEP, VOCABULARY, bert_folder, words
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory):
+    return bert_folder(tmp_path_factory.mktemp("bert"))
+
+
+@pytest.fixture(scope="module")
+def lm_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("lm")
+    small.tiny_lm().save_pretrained(folder)
+    return folder
+
+
+def sequences(number: int = 9) -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 50, n).astype(np.int32) for n in rng.integers(1, 30, number)]
+
+
+# The probed language model
+
+
+def lm_encoder(folder, found, batch_tokens: int = 64) -> tuple[LmEncoder, torch.Tensor]:
+    encoder = LmEncoder(folder, 8)
+    prepared = encoder.prepare([""] * len(found), found, batch_tokens)
+    encoder.calibrate(prepared)
+    return encoder, prepared
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 50, 5000])
+def test_features_are_the_mean_hidden_states_of_each_document_alone(lm_folder, batch_tokens):
+    found = sequences()
+    encoder, prepared = lm_encoder(lm_folder, found, batch_tokens)
+    lm = encoder._lm[0]
+    for row, sequence in zip(prepared, found, strict=True):
+        ids = torch.from_numpy(sequence.astype(np.int64))[None]
+        with torch.no_grad():
+            hidden = lm(input_ids=ids, output_hidden_states=True).hidden_states[-1]
+        assert torch.allclose(row, hidden[0].mean(0), atol=1e-5)
+
+
+def test_embeddings_have_unit_length_and_the_size_that_fits(lm_folder):
+    encoder, prepared = lm_encoder(lm_folder, sequences())
+    embeddings = encoder(prepared, np.arange(9))
+    assert embeddings.shape == (9, 8)
+    assert torch.allclose(embeddings.norm(dim=-1), torch.ones(9), atol=1e-6)
+    assert LmEncoder(lm_folder, 1000).size == 16  # no more than the model's hidden size
+
+
+def test_a_documents_embedding_is_its_own_in_any_order_and_company(lm_folder):
+    found = sequences()
+    encoder, prepared = lm_encoder(lm_folder, found)
+    whole = encoder(prepared, np.arange(9))
+    reversed_ = encoder.prepare([""] * 9, found[::-1], 40)
+    assert torch.allclose(encoder(reversed_, np.arange(9)).flip(0), whole, atol=1e-5)
+    assert torch.allclose(encoder(prepared, np.array([7, 2, 2])), whole[[7, 2, 2]], atol=1e-6)
+
+
+def test_the_map_begins_at_the_leading_directions_of_standardised_features(lm_folder):
+    encoder, prepared = lm_encoder(lm_folder, sequences(60))
+    standard = ((prepared - prepared.mean(0)) / prepared.std(0)).double()
+    values, vectors = torch.linalg.eigh(standard.T @ standard)
+    leading = vectors[:, -8:].flip(1).T.float()
+    alignment = (encoder.map.weight * leading).sum(-1).abs()
+    assert torch.allclose(alignment, torch.ones(8), atol=1e-3)
+    kept = standard.float() @ encoder.map.weight.detach().T
+    assert kept.square().sum() == pytest.approx(float(values[-8:].sum()), rel=1e-4)
+
+
+def test_the_language_model_under_the_map_is_frozen_and_no_learned_weight(lm_folder):
+    encoder, prepared = lm_encoder(lm_folder, sequences())
+    assert {name for name, _ in encoder.named_parameters()} == {"map.weight"}
+    before = [p.clone() for p in encoder._lm[0].parameters()]
+    encoder(prepared, np.arange(3)).sum().backward()
+    assert all(p.grad is None for p in encoder._lm[0].parameters())
+    encoder.train()
+    assert not encoder._lm[0].training
+    assert all(torch.equal(a, b) for a, b in zip(before, encoder._lm[0].parameters(), strict=True))
+
+
+# A fine-tuned encoder
+
+
+def chunk_encoder(folder, chunks: int = 4) -> ChunkEncoder:
+    return ChunkEncoder(folder, ROOM + 2, chunks).eval()
+
+
+def embed(encoder: ChunkEncoder, texts: list[str], batch_tokens: int = 64) -> torch.Tensor:
+    prepared = encoder.prepare(texts, [], batch_tokens)
+    with torch.no_grad():
+        return encoder(prepared, np.arange(len(texts)))
+
+
+@pytest.mark.parametrize(
+    ("number", "chunks"), [(1, 1), (ROOM, 1), (ROOM + 1, 2), (2 * ROOM, 2), (4 * ROOM, 4), (99, 4)]
+)
+def test_a_document_has_as_many_chunks_as_its_text_fills_and_no_empty_one(bert, number, chunks):
+    encoder = chunk_encoder(bert)
+    text = words(number)
+    (pieces,) = encoder.prepare([text], [], 64)
+    assert len(pieces) == chunks
+    for piece in pieces:
+        assert (piece[0], piece[-1]) == (CLS, SEP)
+        assert 3 <= len(piece) <= ROOM + 2
+    inside = np.concatenate([piece[1:-1] for piece in pieces]).tolist()
+    assert inside == [VOCABULARY[w] for w in text.split()][: 4 * ROOM]
+
+
+def test_a_text_of_one_chunk_is_encoded_as_the_encoder_alone_does(bert):
+    encoder, text = chunk_encoder(bert), words(5)
+    ids = torch.tensor([[CLS, *(VOCABULARY[w] for w in text.split()), SEP]])
+    with torch.no_grad():
+        plain = BertModel.from_pretrained(bert).eval()(input_ids=ids).last_hidden_state[0, 0]
+    assert torch.allclose(embed(encoder, [text])[0], normalize(plain, dim=0), atol=1e-5)
+
+
+def test_an_embedding_is_the_mean_of_the_unit_vectors_of_the_chunks(bert):
+    encoder, text = chunk_encoder(bert), words(2 * ROOM + 3)
+    parts = text.split()
+    thirds = [" ".join(parts[i : i + ROOM]) for i in range(0, len(parts), ROOM)]
+    assert torch.allclose(embed(encoder, [text])[0], embed(encoder, thirds).mean(0), atol=1e-5)
+
+
+def test_length_does_not_leak_into_the_embedding(bert):
+    # The trap: an average over always four chunks mixes the vector of padding into short texts,
+    # so that an embedding tells how many chunks hold text. Here a chunk repeated is the chunk.
+    encoder, chunk = chunk_encoder(bert), words(ROOM)
+    once, twice, four_times = embed(encoder, [chunk, f"{chunk} {chunk}", " ".join([chunk] * 4)])
+    assert torch.allclose(once, twice, atol=1e-5)
+    assert torch.allclose(once, four_times, atol=1e-5)
+    assert once.norm().item() == pytest.approx(1.0, abs=1e-5)
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 20, 5000])
+def test_batching_changes_no_embedding(bert, batch_tokens):
+    encoder = chunk_encoder(bert)
+    texts = [words(n, seed=n) for n in (1, 20, 3, 7, 40, 12)]
+    alone = torch.cat([embed(encoder, [text]) for text in texts])
+    assert torch.allclose(embed(encoder, texts, batch_tokens), alone, atol=1e-5)
+
+
+def test_rows_choose_documents_and_may_repeat(bert):
+    encoder = chunk_encoder(bert)
+    prepared = encoder.prepare([words(n, seed=n) for n in (3, 20, 9)], [], 64)
+    with torch.no_grad():
+        whole = encoder(prepared, np.arange(3))
+        assert torch.allclose(encoder(prepared, np.array([2, 0, 2])), whole[[2, 0, 2]], atol=1e-5)
+
+
+def test_the_encoder_is_fine_tuned(bert):
+    encoder = chunk_encoder(bert)
+    encoder(encoder.prepare([words(9)], [], 64), np.array([0])).sum().backward()
+    learned = [n for n, p in encoder.named_parameters() if p.grad is not None]
+    assert any("embeddings" in n for n in learned)
+
+
+def test_a_folder_without_an_encoder_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"fit\.encoder\.name"):
+        ChunkEncoder(tmp_path, 8, 4)
+
+
+def test_a_tokenizer_without_cls_is_refused(bert, tmp_path):
+    model = BertModel.from_pretrained(bert)
+    model.save_pretrained(tmp_path)
+    PreTrainedTokenizerFast.from_pretrained(bert, cls_token=None).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="cls and sep"):
+        ChunkEncoder(tmp_path, 8, 4)

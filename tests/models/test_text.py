@@ -1,0 +1,65 @@
+"""Text to tokens: the end-of-text token, labels apart from their context, and views that hold."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+import small
+from groupmates.errors import UserError
+from groupmates.models.text import (
+    document_tokens,
+    load_tokenizer,
+    reference_tokens,
+    token_lists,
+    train_tokenizer,
+)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer([" ".join(small.WORDS)] * 3, 300)
+
+
+@pytest.mark.parametrize("text", ["a river", "", "Grüße, 世界 🌍", " two  spaces\n\tand a line "])
+def test_every_text_comes_back_from_its_tokens(tokenizer, text):
+    (ids,) = document_tokens(tokenizer, [text])
+    assert ids.dtype == np.int32
+    assert ids[-1] == tokenizer.eos_token_id
+    assert tokenizer.decode(ids[:-1]) == text
+
+
+@pytest.mark.parametrize(
+    ("context", "limit", "before"),
+    [(6, 10, 6), (9, 10, 7), (0, 10, 1), (9, 4, 1), (9, 3, 1)],
+)
+def test_too_long_examples_lose_context_first_then_labels(tokenizer, context, limit, before):
+    ids, start = reference_tokens(tokenizer, "#" * context, "abc", limit)
+    assert start == before
+    assert len(ids) == min(limit, before + 3)
+    assert tokenizer.decode(ids[start:]) == "abc"[: limit - 1]
+
+
+def test_tokens_of_a_slice_are_those_of_its_rows():
+    rows = [[1, 2], [3], [4, 5, 6], [7]]
+    table = pa.table({"input_ids": pa.array(rows, pa.list_(pa.int32()))})
+    assert [ids.tolist() for ids in token_lists(table)] == rows
+    assert [ids.tolist() for ids in token_lists(table.slice(1, 2))] == rows[1:3]
+    chunks = pa.concat_tables([table.slice(2), table.slice(0, 1)])
+    assert [ids.tolist() for ids in token_lists(chunks)] == [[4, 5, 6], [7], [1, 2]]
+    assert token_lists(table.slice(4)) == []
+
+
+def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"sample\.tokenizer") as caught:
+        load_tokenizer(tmp_path)
+    assert caught.value.where == str(tmp_path)
+
+
+def test_a_language_models_tokenizer_needs_an_end_of_text_token(tokenizer, tmp_path):
+    from transformers import PreTrainedTokenizerFast
+
+    bare = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer)
+    bare.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="end-of-text"):
+        load_tokenizer(tmp_path)
+    assert load_tokenizer(tmp_path, needs_end=False).eos_token_id is None

@@ -1,0 +1,164 @@
+"""Oracle influences: marginals of recorded losses, the same in any number of jobs."""
+
+import shutil
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+import small
+from groupmates.config import ProbeSettings
+from groupmates.errors import UserError
+from groupmates.models import lm
+from groupmates.models.reference import selection_part
+from groupmates.models.text import load_tokenizer, token_lists
+from groupmates.stages import base, probe
+from groupmates.store import Provenance, read_table, write_table
+
+
+def probed(run, folder, part: int = 0, parts: int = 1, **paths) -> pa.Table:
+    output = folder / f"shard-{part}-of-{parts}.parquet"
+    inputs = {n: getattr(run, n) for n in ("base", "probe_pool", "reference", "rollouts")} | paths
+    probe.run(ProbeSettings(), **inputs, part=part, parts=parts, output=output)
+    return read_table(output, "probe")
+
+
+def plan_of(run, folder, keep=lambda rollout: True) -> object:
+    table = read_table(run.rollouts, "rollouts")
+    rows = [r for r in table.to_pylist() if keep(r["rollout"])]
+    columns = {name: [r[name] for r in rows] for name in table.column_names}
+    write_table(folder / "plan.parquet", "rollouts", Provenance("probe", {}), columns)
+    return folder / "plan.parquet"
+
+
+@pytest.fixture(scope="module")
+def whole(small_run, tmp_path_factory) -> pa.Table:
+    torch.set_num_threads(1)
+    return probed(small_run, tmp_path_factory.mktemp("probe"))
+
+
+def column(table: pa.Table, name: str) -> np.ndarray:
+    return table[name].to_numpy().reshape(-1, small.LENGTH)
+
+
+# Plans
+
+
+def test_a_plan_has_every_step_of_every_rollout_in_order(small_run):
+    plan = read_table(small_run.rollouts, "rollouts")
+    assert plan["rollout"].to_pylist() == [r for r in range(7) for _ in range(small.LENGTH)]
+    assert plan["step"].to_pylist() == [1, 2, 3] * 7
+    pool = set(read_table(small_run.probe_pool, "probe_pool")["doc_id"].to_pylist())
+    for documents in column(plan, "doc_id").tolist():
+        assert len(set(documents)) == small.LENGTH
+        assert set(documents) <= pool
+
+
+def test_a_longer_plan_begins_with_the_shorter_one(small_run, tmp_path):
+    output = tmp_path / "plan.parquet"
+    probe.run_plan_random(small.plan_settings(20), probe_pool=small_run.probe_pool, output=output)
+    longer = read_table(output, "rollouts")
+    assert longer.slice(0, 21).equals(read_table(small_run.rollouts, "rollouts"))
+
+
+# Labels
+
+
+def test_losses_and_influences_follow_from_steps_taken_one_by_one(small_run, whole):
+    """The first two rollouts again, each on a model opened anew."""
+    tokens = read_table(small_run.probe_pool, "probe_pool")
+    sequence_of = dict(zip(tokens["doc_id"].to_pylist(), token_lists(tokens), strict=True))
+    reference = selection_part(small_run.reference)
+    for rollout in range(2):
+        model = lm.load_lm(small_run.base).train()
+        optimizer = lm.make_optimizer(model, small.ADAMW)
+        lm.load_optimizer(optimizer, model, small_run.base / "optimizer.safetensors")
+        losses = [reference.loss(model)]
+        for doc_id in column(whole, "doc_id")[rollout]:
+            ids = torch.from_numpy(sequence_of[doc_id].astype(np.int64))[None]
+            lm.train_step(model, optimizer, ids, 1.0, 1e-4)
+            losses.append(reference.loss(model))
+        assert column(whole, "loss_before_nats")[rollout].tolist() == losses[:-1]
+        assert column(whole, "loss_after_nats")[rollout].tolist() == losses[1:]
+
+
+def test_a_step_begins_at_the_loss_that_the_step_before_ended_at(whole):
+    before, after = column(whole, "loss_before_nats"), column(whole, "loss_after_nats")
+    assert np.array_equal(before[:, 1:], after[:, :-1])
+    assert len(np.unique(before[:, 0])) == 1  # every rollout starts at the checkpoint
+    assert len(np.unique(after)) > 7
+
+
+def test_an_influence_is_the_difference_of_two_recorded_losses(whole):
+    # The trap: differencing in place subtracts already-differenced values from the second step on.
+    before, after = column(whole, "loss_before_nats"), column(whole, "loss_after_nats")
+    influence = column(whole, "influence_nats")
+    assert np.array_equal(influence, after - before)
+    assert influence.sum(axis=1) == pytest.approx(after[:, -1] - before[:, 0], abs=1e-12)
+    assert np.abs(influence).min() > 0
+
+
+@pytest.mark.parametrize("parts", [2, 7, 9])
+def test_any_number_of_jobs_gives_the_same_rows(small_run, whole, tmp_path, parts):
+    tables = [probed(small_run, tmp_path, part, parts) for part in range(parts)]
+    assert pa.concat_tables(tables).equals(whole)
+    sizes = [len(t) // small.LENGTH for t in tables]
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_a_job_started_again_writes_the_same_bytes(small_run, tmp_path):
+    first, again = tmp_path / "first", tmp_path / "again"
+    for folder in (first, again):
+        probed(small_run, folder, 1, 3)
+    name = "shard-1-of-3.parquet"
+    assert (first / name).read_bytes() == (again / name).read_bytes()
+
+
+def test_a_rollout_alone_has_the_labels_it_has_after_others(small_run, whole, tmp_path):
+    plan = plan_of(small_run, tmp_path, keep=lambda rollout: rollout == 4)
+    alone = probed(small_run, tmp_path, rollouts=plan)
+    assert alone.equals(whole.slice(4 * small.LENGTH, small.LENGTH))
+
+
+def test_a_model_with_dropout_has_the_same_labels_in_any_number_of_jobs(small_run, tmp_path):
+    # Found here once: dropout drew from one stream over all rollouts of a job.
+    checkpoint = tmp_path / "gpt2"
+    torch.manual_seed(0)
+    rows = len(load_tokenizer(small_run.tokenizer))
+    gpt2 = GPT2Config(
+        vocab_size=rows, n_positions=small.SEQUENCE, n_embd=16, n_layer=1, n_head=2, resid_pdrop=0.3
+    )
+    GPT2LMHeadModel(gpt2).save_pretrained(checkpoint)
+    base.run(
+        small.base_settings(checkpoint=str(checkpoint)),
+        tokenizer=small_run.tokenizer,
+        training_pool=small_run.training_pool,
+        output=tmp_path / "base",
+    )
+    tables = [
+        pa.concat_tables(
+            probed(small_run, tmp_path, part, parts, base=tmp_path / "base")
+            for part in range(parts)
+        )
+        for parts in (1, 3)
+    ]
+    assert tables[0].equals(tables[1])
+
+
+def test_a_loss_that_is_no_number_names_rollout_step_and_document(small_run, tmp_path):
+    broken = tmp_path / "base"
+    shutil.copytree(small_run.base, broken)
+    text = (broken / "training.json").read_text()
+    rate = str(small.ADAMW.learning_rate)
+    assert rate in text
+    (broken / "training.json").write_text(text.replace(rate, "1e38"))
+    plan = plan_of(small_run, tmp_path, keep=lambda rollout: rollout >= 3)
+    with pytest.raises(UserError, match="finite reference loss") as caught:
+        probed(small_run, tmp_path, base=broken, rollouts=plan)
+    rows = read_table(plan, "rollouts").to_pylist()
+    named = [r for r in rows if f"step {r['step']}" in caught.value.where and r["rollout"] == 3]
+    assert "rollout 3" in caught.value.where
+    assert repr(named[0]["doc_id"]) in caught.value.found
+    assert not (tmp_path / "shard-0-of-1.parquet").exists()

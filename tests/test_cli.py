@@ -1,0 +1,180 @@
+"""`python -m groupmates`: what a rule prints is what a stage gets, and mistakes are told plainly."""
+
+import inspect
+import json
+import os
+import subprocess
+import sys
+import typing
+from pathlib import Path
+
+import pytest
+
+import small
+from groupmates import __main__ as cli
+from groupmates import config
+from groupmates.errors import UserError
+
+ROOT = Path(__file__).parent.parent
+PLAIN = config.CorpusSettings(seed=3, corpus=config.Corpus(documents=5, files=1))
+
+
+def called(*arguments: str, folder: Path) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "groupmates", *arguments],
+        cwd=folder,
+        env={"PYTHONPATH": str(ROOT / "workflow"), "PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+    )
+
+
+def example(
+    settings: config.CorpusSettings,
+    *,
+    shards: list[Path],
+    names: list[str] | None = None,
+    further: list[Path] | None = None,
+    part: int = 0,
+    output: Path,
+) -> None:
+    """A stage that does nothing."""
+
+
+def parsed(*arguments: str) -> dict:
+    text = json.dumps(PLAIN.model_dump() | {"version": 1})
+    return cli.stage_arguments(example, ["--settings", text, "--output", "o", *arguments])
+
+
+def test_arguments_have_the_types_of_the_annotations():
+    found = parsed("--shards", "a", "b c", "--part", "7", "--log", "x.log")
+    assert found == {
+        "settings": PLAIN,
+        "shards": [Path("a"), Path("b c")],
+        "names": None,
+        "further": None,
+        "part": 7,
+        "output": Path("o"),
+        "log": Path("x.log"),
+    }
+
+
+def test_a_range_in_a_list_of_paths_stands_for_all_of_them():
+    found = parsed("--shards", "s-{00009..00011}.parquet", "last.parquet")
+    assert [p.name for p in found["shards"]] == [
+        "s-00009.parquet",
+        "s-00010.parquet",
+        "s-00011.parquet",
+        "last.parquet",
+    ]
+
+
+def test_patterns_of_the_pool_reach_the_stage_as_they_are():
+    found = parsed("--shards", "a", "--names", "p-{0..3}.jsonl", "*.zst")
+    assert found["names"] == ["p-{0..3}.jsonl", "*.zst"]
+
+
+def test_an_optional_list_may_be_given_without_a_value():
+    assert parsed("--shards", "a", "--further")["further"] == []
+    assert parsed("--shards", "a", "--further", "b")["further"] == [Path("b")]
+
+
+def test_a_missing_argument_is_told_with_its_name(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.stage_arguments(example, ["--settings", "{}", "--output", "o"])
+    assert stopped.value.code == 2
+    assert "--shards" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("stage", cli.STAGES)
+def test_every_stage_has_arguments_that_the_command_line_understands(stage):
+    function = cli.stage_function(stage)
+    hints = typing.get_type_hints(function)
+    first, *others = inspect.signature(function).parameters.values()
+    assert first.name == "settings"
+    assert issubclass(hints["settings"], config.StageSettings)
+    for parameter in others:
+        assert parameter.kind is parameter.KEYWORD_ONLY
+        kind = cli._required(hints[parameter.name])
+        assert kind in (Path, int, str, list[Path], list[str])
+    assert any(name in hints for name in ("output", "curve", "probe_pool", "shards"))
+    assert function.__doc__
+
+
+def test_an_unknown_stage_is_answered_with_the_known_ones(capsys):
+    assert cli.main(["slect"]) == 2
+    assert cli.main([]) == 2
+    told = capsys.readouterr().err
+    assert all(stage in told for stage in cli.STAGES)
+
+
+@pytest.fixture(scope="module")
+def run_from_shell(small_run, tmp_path_factory):
+    """The plan of random rollouts, made by the command that a rule prints, in a bare shell."""
+    folder = tmp_path_factory.mktemp("shell")
+    text = json.dumps(small.plan_settings().model_dump() | {"version": 1}, sort_keys=True)
+    arguments = ("--settings", text, "--probe-pool", str(small_run.probe_pool))
+    done = called(
+        "plan-random", "--log", "logs/a.log", *arguments, "--output", "plan.parquet", folder=folder
+    )
+    return folder, done
+
+
+def test_a_printed_command_runs_in_a_bare_shell(small_run, run_from_shell):
+    folder, done = run_from_shell
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (folder / "plan.parquet").read_bytes() == small_run.rollouts.read_bytes()
+
+
+def test_a_mistake_of_the_user_is_told_without_a_traceback_and_ends_with_status_2(
+    small_run, tmp_path
+):
+    text = json.dumps(small.plan_settings().model_dump())
+    pool = tmp_path / "pool.parquet"
+    pool.write_bytes(b"PAR1 is no pool")
+    done = called(
+        "plan-random",
+        *("--log", "logs/plan.log", "--settings", text, "--probe-pool", str(pool)),
+        *("--output", "plan.parquet"),
+        folder=tmp_path,
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "error in plan-random" in done.stderr
+    for line in ("expected:", "found:", f"where: {pool}", "to do: delete the file"):
+        assert line in done.stderr
+    assert (tmp_path / "logs/plan.log").read_text() == done.stderr
+    assert not (tmp_path / "plan.parquet").exists()
+
+
+def test_messages_go_to_the_terminal_and_to_the_log(tmp_path, monkeypatch, capsys):
+    def stage(settings: config.CorpusSettings, *, output: Path) -> None:
+        print("half way", file=sys.stderr)
+
+    monkeypatch.setattr(cli, "stage_function", lambda stage_name: stage)
+    monkeypatch.setattr(sys, "stderr", sys.stderr)  # put back after the test
+    log = tmp_path / "deep/down.log"
+    text = json.dumps(PLAIN.model_dump())
+    arguments = ["corpus", "--settings", text, "--output", "o", "--log", str(log)]
+    assert cli.main(arguments) == 0
+    sys.stderr.flush()
+    assert log.read_text() == capsys.readouterr().err == "half way\n"
+
+
+def test_a_mistake_of_ours_is_no_user_error(monkeypatch):
+    def stage(settings: config.CorpusSettings) -> None:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(cli, "stage_function", lambda stage_name: stage)
+    with pytest.raises(KeyError, match="a bug"):
+        cli.main(["corpus", "--settings", json.dumps(PLAIN.model_dump())])
+
+
+def test_a_user_error_says_what_was_expected_found_where_and_what_to_do():
+    error = UserError(expected="a", found="b", where="c", todo="d")
+    assert [line.split(": ") for line in str(error).splitlines()] == [
+        ["expected", "a"],
+        ["   found", "b"],
+        ["   where", "c"],
+        ["   to do", "d"],
+    ]

@@ -1,0 +1,307 @@
+"""config.yaml, typed: what is refused and how it is told, and which stages a key belongs to."""
+
+import copy
+import json
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from groupmates import config
+from groupmates.artefacts import ARTEFACTS
+from groupmates.errors import UserError
+
+ROOT = Path(__file__).parent.parent
+DEFAULTS = yaml.safe_load((ROOT / "config.yaml").read_text())
+FURTHER = sorted((ROOT / "workflow/configs").glob("*.yaml"))
+SCHEMA = ROOT / "workflow/schemas/config.schema.json"
+KINDS = config.StageSettings.__subclasses__()
+
+# Keys that shape the graph: they name files, jobs and wildcards, which snakemake watches itself.
+GRAPH_ONLY = {
+    "pool.paths",
+    "pool.files_per_shard",
+    "reference.paths",
+    "reference.evaluation_paths",
+    "probe.shards",
+    "select.methods",
+    "select.partitions",
+    "evaluate.seeds",
+}
+ONE_OF_TWO = {"clusters": "target_size", "tokens": "ratio"}
+
+
+def merged(base: dict, over: dict) -> dict:
+    """As snakemake merges configuration files: mappings key by key, all else replaced."""
+    out = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(out.get(key), dict)
+        out[key] = merged(out[key], value) if both else value
+    return out
+
+
+def changed(**keys: object) -> dict:
+    """config.yaml with dotted keys changed; `__` stands for a dot."""
+    raw = copy.deepcopy(DEFAULTS)
+    for key, value in keys.items():
+        *sections, leaf = key.split("__")
+        place = raw
+        for section in sections:
+            place = place[section]
+        place[leaf] = value
+    return raw
+
+
+def refusal(raw: dict) -> str:
+    with pytest.raises(UserError) as caught:
+        config.load(raw)
+    assert "config.yaml" in caught.value.where
+    return caught.value.found
+
+
+# What is accepted
+
+
+def test_the_defaults_are_valid():
+    assert config.load(DEFAULTS).run == "demo"
+
+
+@pytest.mark.parametrize("path", FURTHER, ids=lambda p: p.stem)
+def test_further_configurations_are_valid_over_the_defaults(path):
+    loaded = config.load(merged(DEFAULTS, yaml.safe_load(path.read_text())))
+    assert loaded.run != "demo"  # its results have a folder of their own
+
+
+def test_the_configuration_cannot_be_changed_once_it_is_valid():
+    with pytest.raises(ValueError, match="frozen"):
+        config.load(DEFAULTS).seed = 3
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("key", "near"),
+    [
+        ("probe__random__rolouts", "probe.random.rollouts"),
+        ("pool__path", "pool.paths"),
+        ("select__group_mates__qouta", "select.group_mates.quota"),
+        ("smaple", "sample"),
+        ("seeds", "seed"),
+    ],
+)
+def test_an_unknown_key_is_refused_with_the_nearest_known_one(key, near):
+    found = refusal(changed(**{key: 1}))
+    assert found == f"{key.replace('__', '.')}: no such setting; the nearest is {near}"
+
+
+def test_a_missing_key_is_refused_because_defaults_stand_in_config_yaml_alone():
+    raw = changed()
+    del raw["score"]["batch_tokens"]
+    assert refusal(raw) == "score.batch_tokens: Field required"
+
+
+def test_every_problem_is_told_at_once():
+    found = refusal(changed(seed=-1, probe__shards=0, fit__standardise="none")).splitlines()
+    assert [line.split(":")[0].strip() for line in found] == [
+        "seed",
+        "probe.shards",
+        "fit.standardise",
+    ]
+    assert found[0].endswith("not -1")
+
+
+@pytest.mark.parametrize("wrong", [3, [], "data/*.jsonl"])
+def test_wrong_paths_are_told_by_their_key_and_not_by_types_of_python(wrong):
+    found = refusal(changed(pool__paths=wrong)).splitlines()
+    assert {line.split(": ")[0].strip() for line in found} == {"pool.paths"}
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (
+            {"sample__probe_documents": 9},
+            "sample.probe_documents (9) must be at least probe.rollout_length (10)",
+        ),
+        (
+            {"probe__bootstrap__max_appearances": 1, "probe__bootstrap__rollouts": 201},
+            "appearances",
+        ),
+        (
+            {"fit__heldout_rollouts": 140},
+            "fit.validation_rollouts + fit.heldout_rollouts (160) must be fewer than "
+            "probe.random.rollouts (160)",
+        ),
+        (
+            {"probe__bootstrap__beam_width": 39},
+            "probe.bootstrap.beam_width (39) must be at least half of "
+            "probe.bootstrap.rollouts (80)",
+        ),
+        (
+            {"reference__evaluation_paths": ["a.jsonl"]},
+            "reference.evaluation_paths needs reference.paths that are files",
+        ),
+        (
+            {"base__architecture__heads": 5},
+            "base.architecture.hidden_size must be an even multiple of base.architecture.heads",
+        ),
+        (
+            {"cluster__clusters": 10},
+            "cluster: exactly one of clusters and target_size must be set, the other null",
+        ),
+        (
+            {"cluster__target_size": None},
+            "cluster: exactly one of clusters and target_size must be set, the other null",
+        ),
+        (
+            {"select__budget__tokens": 1000},
+            "select.budget: exactly one of ratio and tokens must be set, the other null",
+        ),
+        (
+            {"select__budget__ratio": None},
+            "select.budget: exactly one of ratio and tokens must be set, the other null",
+        ),
+        ({"select__methods": ["random", "random"]}, "select: every method at most once"),
+        ({"run": "../elsewhere"}, "run: String should match pattern"),
+        ({"select__budget__ratio": 1.5}, "select.budget.ratio: Input should be less than or equal"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(keys, message):
+    assert message in refusal(changed(**keys))
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"sample__probe_documents": 200, "probe__bootstrap__rollouts": 80},  # 800 = 4 x 200
+        {"fit__heldout_rollouts": 139},
+        {"probe__bootstrap__beam_width": 40},
+        {"base__architecture__heads": 48},
+    ],
+)
+def test_settings_that_just_go_together_are_accepted(keys):
+    config.load(changed(**keys))
+
+
+# Keys and stages
+
+
+def leaves(section: dict, prefix: str = "") -> set[str]:
+    found = set()
+    for key, value in section.items():
+        found |= leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key}
+    return found
+
+
+def test_the_keys_are_those_of_config_yaml():
+    assert config.keys() == leaves(DEFAULTS)
+
+
+def with_other_value(loaded: config.Config, key: str) -> config.Config:
+    """The configuration with another, perhaps invalid, value of one key."""
+
+    def replaced(section, names):
+        name, *rest = names
+        value = getattr(section, name)
+        if rest:
+            return section.model_copy(update={name: replaced(value, rest)})
+        if name in ONE_OF_TWO:
+            section = section.model_copy(update={ONE_OF_TWO[name]: None})
+        text = "str" in str(type(section).model_fields[name].annotation)
+        return section.model_copy(update={name: "changed" if text else 987})
+
+    return replaced(loaded, key.split("."))
+
+
+def stages_of(key: str) -> set[str]:
+    """Names of the settings whose printed JSON changes with `key`."""
+    before = config.load(DEFAULTS)
+    after = with_other_value(before, key)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydantic notes that "changed" is no valid choice
+        return {
+            kind.__name__.removesuffix("Settings")
+            for kind in KINDS
+            if config.as_param(before, kind, "probe") != config.as_param(after, kind, "probe")
+        }
+
+
+@pytest.mark.parametrize("key", sorted(config.keys()))
+def test_every_key_runs_a_stage_again_or_shapes_the_graph(key):
+    assert bool(stages_of(key)) == (key not in GRAPH_ONLY)
+
+
+@pytest.mark.parametrize(
+    ("key", "stages"),
+    [
+        ("pool.columns.source", {"Sample", "Score", "Evaluate"}),
+        ("sample.sequence_length", {"Sample", "Base", "Score", "Evaluate"}),
+        ("probe.rollout_length", {"RandomPlan", "BootstrapPlan"}),
+        ("probe.random.rollouts", {"RandomPlan"}),
+        ("fit.relation.sharpness", {"Fit"}),
+        ("score.batch_tokens", {"Score"}),
+        ("select.group_mates.sign", {"GroupMates"}),
+        ("base.checkpoint", {"Sample", "Base"}),
+    ],
+)
+def test_a_key_runs_exactly_the_stages_that_depend_on_it(key, stages):
+    assert stages_of(key) == stages
+
+
+# Settings on a command line
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda k: k.__name__)
+def test_settings_survive_the_command_line(kind):
+    loaded = config.load(DEFAULTS)
+    text = config.as_param(loaded, kind, "score")
+    assert config.from_param(text, kind) == config.settings(loaded, kind)
+    body = json.loads(text)
+    assert body.pop("version") == ARTEFACTS["score"].version
+    assert set(body) == set(kind.model_fields)
+
+
+def test_printed_settings_are_sorted_at_every_depth():
+    text = config.as_param(config.load(DEFAULTS), config.FitSettings, "fit")
+    assert text == json.dumps(json.loads(text), sort_keys=True)
+    assert list(json.loads(text)["fit"]["training"])[:2] == ["batch_rollouts", "dropout"]
+
+
+def test_the_order_of_keys_in_config_yaml_changes_no_printed_settings():
+    backwards = {
+        k: dict(reversed(v.items())) if isinstance(v, dict) else v
+        for k, v in reversed(DEFAULTS.items())
+    }
+    for kind in KINDS:
+        one, other = (config.as_param(config.load(r), kind, "fit") for r in (DEFAULTS, backwards))
+        assert one == other
+
+
+def test_a_new_version_of_an_artefact_runs_its_stage_again(monkeypatch):
+    loaded = config.load(DEFAULTS)
+    before = config.as_param(loaded, config.ProbeSettings, "probe")
+    monkeypatch.setitem(ARTEFACTS, "probe", replace(ARTEFACTS["probe"], version=99))
+    assert config.as_param(loaded, config.ProbeSettings, "probe") != before
+
+
+# The JSON schema
+
+
+def test_the_schema_for_editors_is_that_of_the_typed_configuration():
+    # Made anew with: PYTHONPATH=workflow python -c 'import json; from groupmates.config import *;
+    # print(json.dumps(json_schema(), indent=2))' > workflow/schemas/config.schema.json
+    assert json.loads(SCHEMA.read_text()) == config.json_schema()
+
+
+def test_the_schema_is_one_of_2020_12_that_accepts_the_defaults_and_refuses_other_keys():
+    schema = json.loads(SCHEMA.read_text())
+    assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    jsonschema.Draft202012Validator.check_schema(schema)
+    validator = jsonschema.Draft202012Validator(schema)
+    validator.validate(DEFAULTS)
+    assert not validator.is_valid(changed(probe__rolouts=1))
+    assert not validator.is_valid(changed(seed=-1))
