@@ -19,7 +19,7 @@ demo: env
 	@$(BIN)/python -m groupmates headline results/demo
 
 test: env check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 check: env
 	$(BIN)/ruff check .

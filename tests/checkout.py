@@ -13,7 +13,8 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 TINY = {
     "run": "tiny",
-    "corpus": {"documents": 360, "files": 3},
+    "corpus": {"documents": 350, "files": 7},
+    "pool": {"files_per_shard": 3},
     "reference": {"split": {"selection_examples": 6, "evaluation_examples": 12, "max_tokens": 24}},
     "sample": {
         "probe_documents": 60,
@@ -45,14 +46,22 @@ TINY = {
 
 def make(folder: Path, settings: dict | None = None) -> Path:
     """What a clone holds of the workflow, with `settings` (default TINY) in settings.yaml."""
+    folder.mkdir(exist_ok=True)
     for name in ("Snakefile", "config.yaml"):
         shutil.copy(REPOSITORY / name, folder / name)
-    for name in ("workflow", "profiles"):
+    for name in ("workflow", "profiles", "envs"):
         shutil.copytree(
             REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__")
         )
     (folder / "settings.yaml").write_text(yaml.safe_dump(settings or TINY))
     return folder
+
+
+def merged(settings: dict, change: dict) -> dict:
+    """`settings` with the entries of `change`, section by section, as snakemake merges them."""
+    common = settings.keys() & change.keys()
+    both = {k: merged(settings[k], change[k]) for k in common if isinstance(change[k], dict)}
+    return settings | change | both
 
 
 def command(*arguments: str) -> list[str]:

@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 import zstandard
+from filelock import FileLock
 
 import checkout
 from groupmates.config import keys
@@ -25,10 +27,16 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkout in which the tiny configuration has run to its end."""
-    folder = checkout.make(tmp_path_factory.mktemp("finished"))
-    done = checkout.snakemake(folder)
-    assert done.returncode == 0, done.stdout[-6000:]
+    """A checkout in which the tiny configuration has run to its end; test workers share it."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    folder = shared / "finished"
+    with FileLock(shared / "finished.lock"):
+        if not folder.exists():
+            done = checkout.snakemake(checkout.make(folder))
+            (folder / "log").write_text(done.stdout)
+    assert (folder / "results/tiny/report.html").exists(), (folder / "log").read_text()[-6000:]
     return folder
 
 
@@ -44,13 +52,14 @@ def lines(path: Path) -> list[bytes]:
 
 def test_the_dataset_holds_selected_lines_unchanged_and_in_their_order(finished: Path) -> None:
     root = finished / "results/tiny"
-    for shard in range(3):
-        pool = lines(root / f"corpus/shard-{shard:05d}.jsonl.zst")
-        for method in ("group_mates", "random"):
-            table = pq.read_table(root / f"select/{method}/shard-{shard:05d}.parquet")
+    for method in ("group_mates", "random"):
+        for file in range(7):
+            name = f"shard-{file:05d}.jsonl.zst"
+            selection = root / f"select/{method}/shard-{file // 3:05d}.parquet"
+            table = pq.read_table(selection, filters=[("source_file", "=", name)])
             rows = table["source_row"].to_pylist()
             assert rows == sorted(rows)
-            written = lines(root / f"dataset/{method}/shard-{shard:05d}.jsonl.zst")
+            pool, written = lines(root / "corpus" / name), lines(root / "dataset" / method / name)
             assert written == [pool[row] for row in rows]
             assert all(json.loads(line)["text"] for line in written)
 
@@ -82,6 +91,37 @@ def test_a_finished_run_has_nothing_left_to_do(finished: Path) -> None:
     assert "Nothing to be done" in checkout.snakemake(finished, "-n").stdout
 
 
+@pytest.mark.parametrize(
+    ("shards", "change"),
+    [
+        (1, {"pool": {"files_per_shard": 7}, "score": {"batch_tokens": 1000}}),
+        (2, {"pool": {"files_per_shard": 4}, "select": {"partitions": 2}}),
+        (7, {"pool": {"files_per_shard": 1}, "score": {"batch_tokens": 100_000}}),
+    ],
+)
+def test_shards_partitions_and_batch_sizes_change_nothing_that_is_selected(
+    shards: int, change: dict, finished: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(finished, tmp_path / "copy")
+    settings = checkout.merged(checkout.TINY, change)
+    (folder / "settings.yaml").write_text(yaml.safe_dump(settings))
+    shutil.rmtree(folder / "results/tiny/select")
+    shutil.rmtree(folder / "results/tiny/dataset")
+    run = checkout.snakemake(folder, "--until", "materialise")
+    assert run.returncode == 0, run.stdout[-4000:]
+    here, there = folder / "results/tiny", finished / "results/tiny"
+    for method in ("group_mates", "random"):
+        tables = sorted(here.glob(f"select/{method}/shard-*.parquet"))
+        assert len(tables) == shards
+        rows = [pq.read_table(t).drop_columns("source_file").to_pylist() for t in tables]
+        whole = sorted(there.glob(f"select/{method}/shard-*.parquet"))
+        expected = [pq.read_table(t).drop_columns("source_file").to_pylist() for t in whole]
+        places = ("doc_id", "source_row", "n_tokens", "cluster", "rank")
+        assert [[r[p] for p in places] for t in rows for r in t] == [
+            [r[p] for p in places] for t in expected for r in t
+        ]
+
+
 def test_touching_source_files_and_rules_re_runs_nothing(finished: Path) -> None:
     for path in [*finished.rglob("*.py"), *finished.rglob("*.smk"), finished / "Snakefile"]:
         path.touch()
@@ -89,17 +129,18 @@ def test_touching_source_files_and_rules_re_runs_nothing(finished: Path) -> None
 
 
 def test_a_printed_command_runs_on_a_bare_node(finished: Path, tmp_path: Path) -> None:
-    """What `snakemake -n -p` prints needs no activated environment and no other variable."""
+    """What `snakemake -n -p` prints needs no activated environment: .venv is enough."""
     folder = shutil.copytree(finished, tmp_path / "copy")
     printed = checkout.snakemake(folder, "-n", "-p", "-R", "take").stdout
-    found = (
-        re.search(r"PYTHONPATH=.* -m groupmates take .*", line) for line in printed.splitlines()
-    )
+    found = (re.search(r"workflow/run take .*", line) for line in printed.splitlines())
     take = next(match.group() for match in found if match)
     target = folder / "results/tiny/select/group_mates/shard-00000.parquet"
     before = target.read_bytes()
     target.unlink()
     environment = {"PATH": "/usr/bin:/bin"}
+    (folder / ".venv/bin").mkdir(parents=True)
+    (folder / ".venv/bin/python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    (folder / ".venv/bin/python").chmod(0o755)
     subprocess.run(
         ["bash", "-c", take.replace("random", "group_mates")],
         cwd=folder,
@@ -130,6 +171,35 @@ def test_a_run_killed_at_a_random_moment_ends_with_the_same_selection(
     told = f"killed after {wait:.1f} s (GROUPMATES_KILL_SEED={seed}), partial files {partial}"
     assert again.returncode == 0, told + again.stdout[-4000:]
     assert selections(folder) == selections(finished), told
+
+
+DATA = Path(os.environ.get("GROUPMATES_DATA", checkout.REPOSITORY / "data"))
+
+
+@pytest.mark.skipif(not DATA.exists(), reason=f"no mixed pool in {DATA}: set GROUPMATES_DATA")
+def test_a_mixed_pool_with_ids_and_two_reference_files_runs_to_its_report(tmp_path: Path) -> None:
+    change = yaml.safe_load((checkout.REPOSITORY / "workflow/configs/mixed-pool.yaml").read_text())
+    settings = checkout.merged(
+        checkout.TINY, {name: change[name] for name in ("pool", "reference")}
+    )
+    settings["pool"] |= {"paths": ["data/pool/shard_0000000[0-1].jsonl.zst"]}
+    settings["reference"]["split"] = checkout.TINY["reference"]["split"] | {"loss_on": "all"}
+    folder = checkout.make(tmp_path / "checkout", settings)
+    (folder / "data").symlink_to(DATA.resolve())
+    run = checkout.snakemake(folder)
+    assert run.returncode == 0, run.stdout[-4000:]
+    root = folder / "results/tiny"
+    pool = {
+        json.loads(line)["id"]
+        for f in (DATA / "pool").glob("shard_0000000[01]*")
+        for line in lines(f)
+    }
+    for method in ("group_mates", "random"):
+        dataset = [line for f in root.glob(f"dataset/{method}/*.zst") for line in lines(f)]
+        picked = [json.loads(line)["id"] for line in dataset]
+        assert len(picked) == len(set(picked)) == round(len(pool) / 4)
+        assert set(picked) <= pool
+    assert (root / "report.html").stat().st_size > 10_000
 
 
 def test_bad_input_ends_with_a_message_that_says_what_to_do(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from torch.nn.functional import normalize
-from transformers import BertModel, PreTrainedTokenizerFast
+from transformers import BertModel, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 import small
 from groupmates.errors import UserError
@@ -88,6 +88,18 @@ def test_the_language_model_under_the_map_is_frozen_and_no_learned_weight(lm_fol
     encoder.train()
     assert not encoder._lm[0].training
     assert all(torch.equal(a, b) for a, b in zip(before, encoder._lm[0].parameters(), strict=True))
+
+
+def test_a_window_of_one_token_more_than_the_models_positions_is_encoded(tmp_path):
+    # The probed window has sequence_length + 1 tokens, a model with learned positions as many
+    # positions as it predicts tokens: the last token, only ever a target, is left out.
+    torch.manual_seed(0)
+    shape = {"vocab_size": 50, "n_positions": 10, "n_embd": 16, "n_layer": 1, "n_head": 2}
+    GPT2LMHeadModel(GPT2Config(**shape)).save_pretrained(tmp_path)
+    window = np.arange(11)
+    encoder = LmEncoder(tmp_path, 8)
+    longer, exact = encoder.prepare(["", ""], [window, window[:10]], 64)
+    assert torch.allclose(longer, exact, atol=1e-6)
 
 
 # A fine-tuned encoder

@@ -176,7 +176,7 @@ def test_training_validation_and_heldout_rollouts_are_apart(planted):
     training, validation, heldout = fit.split(settings(), rounds)
     parts = [r.number.tolist() for r in (training[0], validation, heldout)]
     assert [len(p) for p in parts] == [48, 4, 8]
-    assert sorted(sum(parts, [])) == list(range(ROLLOUTS))
+    assert sorted(number for part in parts for number in part) == list(range(ROLLOUTS))
     assert training[1] is rounds[1]
     assert {r.round for r in (validation, heldout)} == {"random"}
 

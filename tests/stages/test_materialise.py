@@ -7,13 +7,13 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from groupmates.config import MaterialiseSettings, PoolColumns
+from groupmates.config import MaterialiseSettings
 from groupmates.errors import UserError
 from groupmates.stages import materialise
 from groupmates.store import Provenance, write_table
 
-# No line has the id field that the settings name: rows are found by file and number alone.
-SETTINGS = MaterialiseSettings(columns=PoolColumns(text="text", id="no such field", source=None))
+# No line has an id: rows are found by file and number alone.
+SETTINGS = MaterialiseSettings()
 LINES = [b'{"text":  "document %d"}\n' % i for i in range(10)]
 
 

@@ -138,8 +138,9 @@ def list_files(patterns: list[str]) -> list[PoolFile]:
 
 
 def common_root(paths: list[str]) -> str:
-    """The folder that all files share."""
-    return os.path.commonpath({os.path.dirname(os.path.abspath(path)) for path in paths})
+    """The folder that all files share; relative to this one where all paths are relative."""
+    root = os.path.commonpath({os.path.dirname(os.path.abspath(path)) for path in paths})
+    return root if any(map(os.path.isabs, paths)) else os.path.relpath(root)
 
 
 def named(path: str | Path, root: str | Path) -> PoolFile:

@@ -13,6 +13,8 @@ rule base:
         logged("base"),
     benchmark:
         timed("base")
+    conda:
+        "../../envs/cpu.yaml"
     threads: 2
     resources:
         mem_mb=16000,
@@ -20,6 +22,6 @@ rule base:
     params:
         settings=settings("BaseSettings", "base"),
     shell:
-        "{STAGE} base --log {log:q} --threads {threads} --settings {params.settings:q}"
+        "workflow/run base --log {log:q} --threads {threads} --settings {params.settings:q}"
         " --tokenizer {input.tokenizer:q} --training-pool {input.training_pool:q}"
         " --output {output:q}"

@@ -11,6 +11,8 @@ rule centroids:
         logged("centroids"),
     benchmark:
         timed("cluster/centroids")
+    conda:
+        "../../envs/cpu.yaml"
     threads: 2
     resources:
         mem_mb=32000,
@@ -19,7 +21,7 @@ rule centroids:
         settings=settings("CentroidSettings", "centroids"),
         score=listed("score"),
     shell:
-        "{STAGE} centroids --log {log:q} --settings {params.settings:q}"
+        "workflow/run centroids --log {log:q} --settings {params.settings:q}"
         " --score {params.score:q} --output {output:q}"
 
 
@@ -33,6 +35,8 @@ rule cluster:
         logged("cluster_{shard}"),
     benchmark:
         timed("cluster/{shard}")
+    conda:
+        "../../envs/cpu.yaml"
     threads: 1
     resources:
         mem_mb=8000,
@@ -40,5 +44,5 @@ rule cluster:
     params:
         settings=settings("ClusterSettings", "cluster"),
     shell:
-        "{STAGE} cluster --log {log:q} --settings {params.settings:q}"
+        "workflow/run cluster --log {log:q} --settings {params.settings:q}"
         " --score {input.score:q} --centroids {input.centroids:q} --output {output:q}"

@@ -10,14 +10,19 @@ sys.path.insert(0, PACKAGE)
 from groupmates import artefacts, config as settings_module, pool as pool_module
 from groupmates.errors import UserError
 
-STAGE = f"PYTHONPATH={PACKAGE} {sys.executable} -m groupmates"
+# For workflow/run, here and in every job.
+os.environ["GROUPMATES_PYTHON"] = sys.executable
+
+
+envvars:
+    "GROUPMATES_PYTHON",
 
 
 def artefact(name, **wildcards):
     """Path of an artefact of this run; wildcards that are not given stay wildcards."""
     path = f"results/{CONFIG.run}/{artefacts.path(name)}"
     for wildcard, value in wildcards.items():
-        path = path.replace("{" + wildcard + "}", str(value))
+        path = path.replace(f"{{{wildcard}}}", str(value))
     return path
 
 
@@ -72,9 +77,10 @@ FILES = {file.name: file for file in POOL}
 SHARD_OF = {file.name: shard for shard, files in SHARDS.items() for file in files}
 METHODS = list(CONFIG.select.methods)
 SEEDS = range(CONFIG.evaluate.seeds)
-ROUNDS = ["random"] + (["bootstrap"] if CONFIG.probe.bootstrap.rollouts else [])
+ROUNDS = ["random", "bootstrap"][: 1 + bool(CONFIG.probe.bootstrap.rollouts)]
 PARTS = [f"{i:05d}" for i in range(CONFIG.probe.shards)]
 SCORES = [artefact("score", shard=shard) for shard in SHARDS]
+PARTITIONS = {"group_mates": CONFIG.select.partitions, "random": 1}
 CLUSTERS = [artefact("cluster", shard=shard) for shard in SHARDS]
 
 
@@ -85,6 +91,34 @@ def present(paths):
     """
     made_here = [*CORPUS, artefact("corpus_reference")]
     return [path for path in paths if path in made_here or os.path.exists(path)]
+
+
+# Inputs that depend on wildcards.
+
+
+def probed(round):
+    return [artefact("probe", round=round, part=part) for part in PARTS]
+
+
+def bootstrapped(wildcards):
+    return (
+        probed("bootstrap")
+        if wildcards.model == "final" and "bootstrap" in ROUNDS
+        else []
+    )
+
+
+def orders(wildcards):
+    return [
+        artefact("order", method=wildcards.method, partition=f"{i:05d}")
+        for i in range(PARTITIONS[wildcards.method])
+    ]
+
+
+def selection(wildcards):
+    return [
+        artefact("select", method=wildcards.method, shard=shard) for shard in SHARDS
+    ]
 
 
 wildcard_constraints:

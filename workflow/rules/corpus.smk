@@ -10,6 +10,8 @@ rule corpus:
         logged("corpus"),
     benchmark:
         timed("corpus")
+    conda:
+        "../../envs/cpu.yaml"
     threads: 1
     resources:
         mem_mb=2000,
@@ -17,5 +19,5 @@ rule corpus:
     params:
         settings=settings("CorpusSettings", "corpus"),
     shell:
-        "{STAGE} corpus --log {log:q} --settings {params.settings:q}"
+        "workflow/run corpus --log {log:q} --settings {params.settings:q}"
         " --shards {output.shards:q} --reference {output.reference:q}"

@@ -2,12 +2,6 @@
 # reads: base/, sample/, select/, dataset/. writes: evaluate/.
 
 
-def selection(wildcards):
-    return [
-        artefact("select", method=wildcards.method, shard=shard) for shard in SHARDS
-    ]
-
-
 rule evaluate:
     input:
         base=artefact("base"),
@@ -22,6 +16,8 @@ rule evaluate:
         logged("evaluate_{method}_{seed}"),
     benchmark:
         timed("evaluate/{method}_{seed}")
+    conda:
+        "../../envs/cpu.yaml"
     threads: 1
     resources:
         mem_mb=16000,
@@ -34,7 +30,7 @@ rule evaluate:
             "dataset", method=wildcards.method, file=""
         ).rstrip("/"),
     shell:
-        "{STAGE} evaluate --log {log:q} --threads {threads} --settings {params.settings:q}"
+        "workflow/run evaluate --log {log:q} --threads {threads} --settings {params.settings:q}"
         " --base {input.base:q} --tokenizer {input.tokenizer:q} --reference {input.reference:q}"
         " --select {params.select:q} --dataset {params.dataset:q} --root {params.root:q}"
         " --number {wildcards.seed} --curve {output.curve:q} --examples {output.examples:q}"
@@ -67,6 +63,8 @@ rule summarise:
         logged("summarise"),
     benchmark:
         timed("evaluate/summarise")
+    conda:
+        "../../envs/cpu.yaml"
     threads: 1
     resources:
         mem_mb=4000,
@@ -76,6 +74,6 @@ rule summarise:
         select=listed("select"),
         score=listed("score"),
     shell:
-        "{STAGE} summarise --log {log:q} --settings {params.settings:q}"
+        "workflow/run summarise --log {log:q} --settings {params.settings:q}"
         " --curves {input.curves:q} --examples {input.examples:q} --select {params.select:q}"
         " --score {params.score:q} --output {output:q}"

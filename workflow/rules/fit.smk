@@ -2,18 +2,6 @@
 # reads: base/, sample/, probe/. writes: fit/{initial,final}/.
 
 
-def probed(round):
-    return [artefact("probe", round=round, part=part) for part in PARTS]
-
-
-def bootstrapped(wildcards):
-    return (
-        probed("bootstrap")
-        if wildcards.model == "final" and "bootstrap" in ROUNDS
-        else []
-    )
-
-
 rule fit:
     input:
         base=artefact("base"),
@@ -27,6 +15,8 @@ rule fit:
         logged("fit_{model}"),
     benchmark:
         timed("fit/{model}")
+    conda:
+        "../../envs/cpu.yaml"
     threads: 2
     resources:
         mem_mb=16000,
@@ -34,6 +24,6 @@ rule fit:
     params:
         settings=settings("FitSettings", "fit"),
     shell:
-        "{STAGE} fit --log {log:q} --threads {threads} --settings {params.settings:q}"
+        "workflow/run fit --log {log:q} --threads {threads} --settings {params.settings:q}"
         " --base {input.base:q} --tokenizer {input.tokenizer:q} --probe-pool {input.probe_pool:q}"
         " --random {input.random:q} --bootstrap {input.bootstrap:q} --output {output:q}"

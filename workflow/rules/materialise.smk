@@ -14,6 +14,8 @@ rule materialise:
         logged("materialise_{method}/{file}"),
     benchmark:
         timed("materialise/{method}/{file}")
+    conda:
+        "../../envs/cpu.yaml"
     threads: 1
     resources:
         mem_mb=4000,
@@ -23,7 +25,7 @@ rule materialise:
         pool=lambda wildcards: FILES[wildcards.file].path,
         root=POOL_ROOT,
     shell:
-        "{STAGE} materialise --log {log:q} --settings {params.settings:q}"
+        "workflow/run materialise --log {log:q} --settings {params.settings:q}"
         " --pool {params.pool:q} --root {params.root:q} --selection {input.selection:q}"
         " --output {output:q}"
 

@@ -11,6 +11,8 @@ rule plan_random:
         logged("plan_random"),
     benchmark:
         timed("probe/plan_random")
+    conda:
+        "../../envs/cpu.yaml"
     threads: 1
     resources:
         mem_mb=4000,
@@ -18,7 +20,7 @@ rule plan_random:
     params:
         settings=settings("RandomPlanSettings", "rollouts"),
     shell:
-        "{STAGE} plan-random --log {log:q} --settings {params.settings:q}"
+        "workflow/run plan-random --log {log:q} --settings {params.settings:q}"
         " --probe-pool {input.probe_pool:q} --output {output:q}"
 
 
@@ -32,6 +34,8 @@ rule plan_bootstrap:
         logged("plan_bootstrap"),
     benchmark:
         timed("probe/plan_bootstrap")
+    conda:
+        "../../envs/cpu.yaml"
     threads: 2
     resources:
         mem_mb=16000,
@@ -39,7 +43,7 @@ rule plan_bootstrap:
     params:
         settings=settings("BootstrapPlanSettings", "rollouts"),
     shell:
-        "{STAGE} plan-bootstrap --log {log:q} --threads {threads} --settings {params.settings:q}"
+        "workflow/run plan-bootstrap --log {log:q} --threads {threads} --settings {params.settings:q}"
         " --probe-pool {input.probe_pool:q} --model {input.model:q} --output {output:q}"
 
 
@@ -55,6 +59,8 @@ rule probe:
         logged("probe_{round}_{part}"),
     benchmark:
         timed("probe/{round}_{part}")
+    conda:
+        "../../envs/cpu.yaml"
     threads: 1
     resources:
         mem_mb=16000,
@@ -63,7 +69,7 @@ rule probe:
         settings=settings("ProbeSettings", "probe"),
         parts=len(PARTS),
     shell:
-        "{STAGE} probe --log {log:q} --threads {threads} --settings {params.settings:q}"
+        "workflow/run probe --log {log:q} --threads {threads} --settings {params.settings:q}"
         " --base {input.base:q} --probe-pool {input.probe_pool:q} --reference {input.reference:q}"
         " --rollouts {input.rollouts:q} --part {wildcards.part} --parts {params.parts}"
         " --output {output:q}"

@@ -17,6 +17,8 @@ rule report:
         artefact("report"),
     log:
         logged("report"),
+    conda:
+        "../../envs/cpu.yaml"
     threads: 1
     resources:
         mem_mb=8000,
@@ -28,7 +30,7 @@ rule report:
         select=listed("select"),
         benchmarks=f"results/{CONFIG.run}/benchmarks",
     shell:
-        "{STAGE} report --log {log:q} --settings {params.settings:q}"
+        "workflow/run report --log {log:q} --settings {params.settings:q}"
         " --random {input.random:q} --bootstrap {input.bootstrap:q} --initial {input.initial:q}"
         " --final {input.final:q} --score {params.score:q} --cluster {params.cluster:q}"
         " --select {params.select:q} --curves {input.curves:q} --summary {input.summary:q}"

@@ -14,6 +14,8 @@ rule sample:
         logged("sample"),
     benchmark:
         timed("sample")
+    conda:
+        "../../envs/cpu.yaml"
     threads: 1
     resources:
         mem_mb=8000,
@@ -22,7 +24,7 @@ rule sample:
         settings=settings("SampleSettings", "probe_pool"),
         pool=given(POOL_PATTERNS),
     shell:
-        "{STAGE} sample --log {log:q} --settings {params.settings:q}"
+        "workflow/run sample --log {log:q} --settings {params.settings:q}"
         " --pool {params.pool:q} --tokenizer {output.tokenizer:q} --files {output.files:q}"
         " --probe-pool {output.probe_pool:q} --training-pool {output.training_pool:q}"
 
@@ -38,6 +40,8 @@ rule reference:
         logged("reference"),
     benchmark:
         timed("sample/reference")
+    conda:
+        "../../envs/cpu.yaml"
     threads: 1
     resources:
         mem_mb=4000,
@@ -47,6 +51,6 @@ rule reference:
         reference=given(REFERENCE),
         evaluation=given(REFERENCE_EVALUATION),
     shell:
-        "{STAGE} reference --log {log:q} --settings {params.settings:q}"
+        "workflow/run reference --log {log:q} --settings {params.settings:q}"
         " --reference {params.reference:q} --evaluation {params.evaluation:q}"
         " --tokenizer {input.tokenizer:q} --output {output:q}"

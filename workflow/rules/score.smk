@@ -13,6 +13,8 @@ rule score:
         logged("score_{shard}"),
     benchmark:
         timed("score/{shard}")
+    conda:
+        "../../envs/cpu.yaml"
     threads: 1
     resources:
         mem_mb=16000,
@@ -24,6 +26,6 @@ rule score:
         ),
         root=POOL_ROOT,
     shell:
-        "{STAGE} score --log {log:q} --threads {threads} --settings {params.settings:q}"
+        "workflow/run score --log {log:q} --threads {threads} --settings {params.settings:q}"
         " --pool {params.pool:q} --root {params.root:q} --files {input.files:q}"
         " --model {input.model:q} --output {output:q}"

@@ -1,8 +1,5 @@
 # Each method puts the documents in an order of preference; one rule takes them until the budget is
 # met. reads: score/, cluster/, fit/final. writes: select/{method}/.
-PARTITIONS = {"group_mates": CONFIG.select.partitions, "random": 1}
-
-
 rule order_group_mates:
     input:
         score=SCORES,
@@ -14,6 +11,8 @@ rule order_group_mates:
         logged("order_group_mates_{partition}"),
     benchmark:
         timed("select/group_mates_{partition}")
+    conda:
+        "../../envs/cpu.yaml"
     threads: 2
     resources:
         mem_mb=32000,
@@ -24,7 +23,7 @@ rule order_group_mates:
         cluster=listed("cluster"),
         partitions=PARTITIONS["group_mates"],
     shell:
-        "{STAGE} order-group-mates --log {log:q} --settings {params.settings:q}"
+        "workflow/run order-group-mates --log {log:q} --settings {params.settings:q}"
         " --score {params.score:q} --cluster {params.cluster:q} --model {input.model:q}"
         " --partition {wildcards.partition} --partitions {params.partitions} --output {output:q}"
 
@@ -38,6 +37,8 @@ rule order_random:
         logged("order_random"),
     benchmark:
         timed("select/random")
+    conda:
+        "../../envs/cpu.yaml"
     threads: 1
     resources:
         mem_mb=8000,
@@ -46,15 +47,8 @@ rule order_random:
         settings=settings("RandomSettings", "order"),
         score=listed("score"),
     shell:
-        "{STAGE} order-random --log {log:q} --settings {params.settings:q}"
+        "workflow/run order-random --log {log:q} --settings {params.settings:q}"
         " --score {params.score:q} --output {output:q}"
-
-
-def orders(wildcards):
-    return [
-        artefact("order", method=wildcards.method, partition=f"{i:05d}")
-        for i in range(PARTITIONS[wildcards.method])
-    ]
 
 
 rule take:
@@ -68,6 +62,8 @@ rule take:
         logged("take_{method}"),
     benchmark:
         timed("select/take_{method}")
+    conda:
+        "../../envs/cpu.yaml"
     threads: 1
     resources:
         mem_mb=16000,
@@ -78,6 +74,6 @@ rule take:
         cluster=listed("cluster"),
         output=lambda wildcards, output: pool_module.compact(list(output)),
     shell:
-        "{STAGE} take --log {log:q} --settings {params.settings:q} --method {wildcards.method}"
+        "workflow/run take --log {log:q} --settings {params.settings:q} --method {wildcards.method}"
         " --orders {input.orders:q} --score {params.score:q} --cluster {params.cluster:q}"
         " --output {params.output:q}"

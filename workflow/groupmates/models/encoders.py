@@ -53,6 +53,9 @@ class LmEncoder(nn.Module):
     ) -> torch.Tensor:
         """Mean hidden states float32 [N, F] of the token sequences."""
         lm = self._lm[0]
+        # A probed window is one token longer than what the model sees of it in training.
+        positions = getattr(lm.config, "max_position_embeddings", None)
+        sequences = [sequence[:positions] for sequence in sequences]
         lengths = np.array([len(s) for s in sequences])
         found = torch.empty(len(sequences), lm.config.hidden_size, device=device())
         for rows in length_batches(lengths, batch_tokens):

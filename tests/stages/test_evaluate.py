@@ -1,0 +1,216 @@
+"""The evidence: the drawn documents are those of the selection, with equal tokens from one start."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import small
+from groupmates import config
+from groupmates.errors import UserError
+from groupmates.models.checkpoint import open_base
+from groupmates.models.reference import reference_part
+from groupmates.models.text import document_tokens, load_tokenizer
+from groupmates.pool import named
+from groupmates.stages import evaluate
+from groupmates.store import Provenance, read_table, write_table
+
+FILES = ["books/a.jsonl", "web/a.jsonl", "web/b.jsonl"]
+
+
+def settings(**changed: object) -> config.EvaluateSettings:
+    training = {
+        "tokens": 200,
+        "batch_sequences": 2,
+        "learning_rate": 1e-2,
+        "learning_rate_warmup_steps": 1,
+        "points": 3,
+    }
+    return config.EvaluateSettings(
+        seed=0,
+        columns=small.COLUMNS,
+        sequence_length=small.SEQUENCE,
+        training=config.EvaluateTraining(**(training | changed)),
+    )
+
+
+def selection(counts: dict[str, int]) -> pa.Table:
+    """A selection of `counts` documents of each file, the i-th with 10 + i tokens."""
+    names = [name for name, n in counts.items() for _ in range(n)]
+    return pa.table({"source_file": names, "n_tokens": np.arange(len(names)) + 10})
+
+
+@pytest.fixture
+def dataset(tmp_path, small_run) -> tuple[list[Path], list[Path], Path]:
+    """Two selection shards and the three dataset files of a method, one of them empty."""
+    root = tmp_path / "dataset/random"
+    rows, tokenizer = small.documents(30), load_tokenizer(small_run.tokenizer)
+    parts = {FILES[0]: rows[:12], FILES[1]: [], FILES[2]: rows[12:]}
+    for name, part in parts.items():
+        small.write_lines(root / name, part)
+    shards = []
+    for number, names in enumerate((FILES[:2], FILES[2:])):
+        found = [(name, row) for name in names for row in parts[name]]
+        n = len(found)
+        columns = {
+            "doc_id": [row["id"] for _, row in found],
+            "source_file": [name for name, _ in found],
+            "source_row": np.arange(n) * 3,  # the rows of the pool, not of the dataset
+            "n_tokens": [len(t) for t in document_tokens(tokenizer, [r["text"] for _, r in found])],
+            "cluster": np.zeros(n, int),
+            "rank": np.arange(n),
+            "individual_influence": np.zeros(n, np.float32),
+            "group_influence": np.zeros(n),
+        }
+        shards.append(tmp_path / f"select/random/shard-{number}.parquet")
+        write_table(shards[-1], "select", Provenance("select", {}), columns)
+    return shards, [root / name for name in FILES], root
+
+
+def evaluated(run, dataset, folder: Path, method: str = "random", number: int = 0, **changed):
+    select, files, root = dataset
+    curve = folder / f"evaluate/{method}/seed-{number}.parquet"
+    examples = folder / f"evaluate/{method}/seed-{number}.examples.parquet"
+    evaluate.run(
+        settings(**changed),
+        base=run.base,
+        tokenizer=run.tokenizer,
+        reference=run.reference,
+        select=select,
+        dataset=files,
+        root=root,
+        number=number,
+        curve=curve,
+        examples=examples,
+    )
+    return read_table(curve, "curve"), read_table(examples, "example_losses")
+
+
+# Which documents are trained on
+
+
+def test_rows_are_counted_within_each_file_of_the_dataset():
+    # Everything is drawn: rows 0 and 1 of one file, 0, 1 and 2 of the other.
+    drawn = evaluate.draw_documents(selection({"a": 2, "b": 3}), 10**9, np.random.default_rng(0))
+    assert {name: rows.tolist() for name, rows in drawn.items()} == {"a": [0, 1], "b": [0, 1, 2]}
+
+
+def test_documents_are_drawn_until_the_tokens_are_reached_and_no_further():
+    table = selection({"a": 20, "b": 20})
+    tokens = table["n_tokens"].to_numpy()
+    for seed in range(20):
+        drawn = evaluate.draw_documents(table, 300, np.random.default_rng(seed))
+        rows = np.concatenate([drawn["a"], drawn["b"] + 20])
+        assert tokens[rows].sum() >= 306  # with the margin for ends that packing drops
+        assert tokens[rows].sum() - 49 < 306  # without one of the largest it would be too few
+
+
+def test_every_document_is_drawn_about_equally_often():
+    table = pa.table({"source_file": ["a"] * 5 + ["b"] * 5, "n_tokens": [10] * 10})
+    counts = np.zeros(10)
+    for seed in range(400):
+        drawn = evaluate.draw_documents(table, 48, np.random.default_rng(seed))
+        counts[np.concatenate([drawn["a"], drawn["b"] + 5])] += 1
+    assert counts.sum() == 400 * 5
+    assert np.abs(counts - 200).max() < 5 * 10  # five standard deviations
+
+
+def test_the_drawn_rows_are_read_as_the_documents_of_the_selection(small_run, dataset):
+    select, files, root = dataset
+    tokenizer = load_tokenizer(small_run.tokenizer)
+    pool_files = [named(path, root) for path in files]
+    chosen = {FILES[0]: np.array([0, 11]), FILES[1]: np.empty(0, int), FILES[2]: np.array([3])}
+    found = list(evaluate.read_drawn(chosen, pool_files, small.COLUMNS, tokenizer))
+    texts = [small.documents()[i]["text"] for i in (0, 11, 12 + 3)]
+    assert [t.tolist() for t in found] == [t.tolist() for t in document_tokens(tokenizer, texts)]
+
+
+def test_tokenising_in_blocks_changes_nothing(small_run, dataset, monkeypatch):
+    _, files, root = dataset
+    tokenizer = load_tokenizer(small_run.tokenizer)
+    arguments = (
+        {FILES[2]: np.arange(18)},
+        [named(path, root) for path in files],
+        small.COLUMNS,
+        tokenizer,
+    )
+    whole = [t.tolist() for t in evaluate.read_drawn(*arguments)]
+    monkeypatch.setattr(evaluate, "TOKENISED_TOGETHER", 5)
+    assert [t.tolist() for t in evaluate.read_drawn(*arguments)] == whole
+    assert len(whole) == 18
+
+
+def test_batches_use_every_window_of_a_pass_before_any_comes_again():
+    documents = [np.arange(i * 100, i * 100 + small.SEQUENCE + 1) for i in range(5)]
+    stream = evaluate.training_batches(documents, settings(), np.random.default_rng(0))
+    # 125 tokens are 5 windows a pass: five batches of two are two passes.
+    batches = [next(stream).numpy() for _ in range(5)]
+    assert all(b.shape == (2, small.SEQUENCE + 1) for b in batches)
+    first_pass = np.concatenate(batches)[:5]
+    assert len({tuple(w) for w in first_pass.tolist()}) == 5
+    targets = first_pass[:, 1:].ravel().tolist()
+    assert len(set(targets)) == len(targets) == 5 * small.SEQUENCE
+
+
+def test_a_selection_too_short_for_one_window_is_refused():
+    stream = evaluate.training_batches([np.arange(5)], settings(), np.random.default_rng(0))
+    with pytest.raises(UserError, match=r"select\.budget"):
+        next(stream)
+
+
+# Curves
+
+
+@pytest.mark.parametrize(("tokens", "steps"), [(1, 1), (48, 1), (49, 2), (200, 5)])
+def test_steps_are_tokens_rounded_up_to_whole_batches(tokens, steps):
+    assert evaluate.steps_of(settings(tokens=tokens)) == steps
+
+
+def test_a_curve_starts_at_the_base_loss_for_every_method_and_seed(small_run, dataset, tmp_path):
+    model, _, _ = open_base(small_run.base)
+    base_loss = reference_part(small_run.reference, "evaluation")[0].loss(model)
+    curves = [
+        evaluated(small_run, dataset, tmp_path, method, number)[0]
+        for method in ("random", "group_mates")
+        for number in (0, 1)
+    ]
+    for curve in curves:
+        assert curve["loss_nats"][0].as_py() == base_loss
+        assert curve["tokens"].to_pylist() == [0, 2 * 48, 5 * 48]
+    # The seed draws documents; methods with one selection and one seed are the same training.
+    assert curves[0].equals(curves[2])
+    assert not curves[0].equals(curves[1])
+
+
+def test_example_losses_add_up_to_the_last_point_of_the_curve(small_run, dataset, tmp_path):
+    curve, examples = evaluated(small_run, dataset, tmp_path)
+    total = examples["loss_sum_nats"].to_numpy().sum() / examples["label_tokens"].to_numpy().sum()
+    assert curve["loss_nats"][-1].as_py() == pytest.approx(total, abs=1e-12)
+    table = read_table(small_run.reference, "reference").to_pylist()
+    held_out = [row["example_id"] for row in table if row["split"] == "evaluation"]
+    assert examples["example_id"].to_pylist() == held_out
+
+
+def test_training_on_the_selection_moves_the_loss_and_leaves_the_base(small_run, dataset, tmp_path):
+    before = (small_run.base / "model.safetensors").read_bytes()
+    losses = evaluated(small_run, dataset, tmp_path)[0]["loss_nats"].to_pylist()
+    assert len(set(losses)) == 3
+    assert (small_run.base / "model.safetensors").read_bytes() == before
+
+
+def test_a_learning_rate_that_breaks_the_training_is_told(small_run, dataset, tmp_path):
+    with pytest.raises(UserError, match=r"evaluate\.training\.learning_rate") as caught:
+        evaluated(small_run, dataset, tmp_path, learning_rate=1e38)
+    assert caught.value.where == "method random, seed 0"
+    assert not (tmp_path / "evaluate").exists()
+
+
+def test_provenance_has_the_training_seed(small_run, dataset, tmp_path):
+    evaluated(small_run, dataset, tmp_path, number=4)
+    path = tmp_path / "evaluate/random/seed-4.parquet"
+    record = json.loads(pq.read_schema(path).metadata[b"groupmates"])
+    assert record["settings"]["number"] == 4
+    assert {"base", "reference", "select[0]", "select[1]"} <= set(record["inputs"])
