@@ -198,6 +198,25 @@ def test_a_capacity_that_an_earlier_direction_used_up_gives_no_set(left):
     assert capacity.tolist() == [PLENTY] * left + [0] * (10 - left)
 
 
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_search_that_is_repeated_brings_new_sets(kernel):
+    influence, emb = pool(12)
+    found = beams(influence, emb, kernel, rollouts=15, width=4)
+    assert len(found) == len(set(sets(found))) == 15
+
+
+def test_a_low_cap_gives_all_rollouts_though_beams_block_each_other():
+    # Found here once: beams that share capped documents ended early, and 38 of 40 sets came back
+    # where the capacity was enough for 800.
+    influence, emb = pool(200)
+    capacity = np.full(200, 2)
+    for sign in (1, -1):
+        found = beams(sign * influence, emb, rollouts=20, length=8, width=40, capacity=capacity)
+        assert len(found) == len(set(sets(found))) == 20
+    assert capacity.min() >= 0
+    assert capacity.sum() == 400 - 2 * 20 * 8
+
+
 def test_documents_without_capacity_are_never_visited():
     influence, emb = pool(20)
     capacity = np.full(20, PLENTY)

@@ -105,7 +105,7 @@ def test_the_loss_is_a_mean_over_tokens_and_not_over_batches_or_examples():
 
 
 def test_context_counts_as_context_and_never_as_label():
-    model, (sequences, starts) = small.tiny_lm(), example_set()
+    model, (sequences, _) = small.tiny_lm(), example_set()
     one, start = [sequences[1]], np.array([20])
     counted = lm.Reference(one, start, 100)
     assert counted.labels_N.tolist() == [10]

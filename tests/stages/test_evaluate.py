@@ -119,7 +119,7 @@ def test_every_document_is_drawn_about_equally_often():
 
 
 def test_the_drawn_rows_are_read_as_the_documents_of_the_selection(small_run, dataset):
-    select, files, root = dataset
+    _, files, root = dataset
     tokenizer = load_tokenizer(small_run.tokenizer)
     pool_files = [named(path, root) for path in files]
     chosen = {FILES[0]: np.array([0, 11]), FILES[1]: np.empty(0, int), FILES[2]: np.array([3])}

@@ -213,6 +213,7 @@ class Reference:
         self, sequences: list[np.ndarray], label_starts: np.ndarray, batch_tokens: int
     ) -> None:
         lengths = np.array([len(s) for s in sequences])
+        self.longest = int(lengths.max())
         self.labels_N = lengths - label_starts
         self._batches = []
         for rows in length_batches(lengths, batch_tokens):

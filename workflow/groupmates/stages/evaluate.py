@@ -14,7 +14,7 @@ from transformers import get_linear_schedule_with_warmup
 from groupmates.config import EvaluateSettings, PoolColumns
 from groupmates.errors import UserError
 from groupmates.maths.packing import windows
-from groupmates.maths.randomness import generator
+from groupmates.maths.randomness import generator, hash64
 from groupmates.models import lm
 from groupmates.models.checkpoint import open_base
 from groupmates.models.reference import reference_part
@@ -65,12 +65,12 @@ def run(
     )
     batches = training_batches(documents, settings, random)
     steps = steps_of(settings)
-    schedule = None
     for group in optimizer.param_groups:
         group["lr"] = training.learning_rate
     schedule = get_linear_schedule_with_warmup(
         optimizer, training.learning_rate_warmup_steps, steps
     )
+    torch.manual_seed(hash64(settings.seed, "evaluate", str(number)) % 2**63)  # dropout, if any
     at = set(np.linspace(0, steps, training.points).round().astype(int).tolist())
     progress = Progress(f"evaluate {method} seed {number}", steps, "steps")
     seen, losses = [], []

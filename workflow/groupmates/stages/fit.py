@@ -156,8 +156,14 @@ def train(
         scale.standardise(np.concatenate([r.influence for r in training]))
     ).to(next(model.parameters()))
     steps = hyper.epochs * -(-len(documents) // hyper.batch_rollouts)
+    scalars = [model.alpha, model.beta]  # decay would pull them to 0, and they begin at 1
+    weights = [p for p in model.parameters() if all(p is not s for s in scalars)]
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=hyper.learning_rate, weight_decay=hyper.weight_decay
+        [
+            {"params": weights, "weight_decay": hyper.weight_decay},
+            {"params": scalars, "weight_decay": 0.0},
+        ],
+        lr=hyper.learning_rate,
     )
     schedule = get_linear_schedule_with_warmup(optimizer, hyper.warmup_steps, steps)
     best, best_state = -np.inf, copy.deepcopy(model.state_dict())

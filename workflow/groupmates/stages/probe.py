@@ -155,6 +155,7 @@ def _probe(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Reference losses before and after every step, float64 [steps], nats."""
     model, optimizer, hyper = open_base(base)
+    lm.check_fits(model, 0, reference.longest, "the reference set")
     start = lm.Snapshot(model, optimizer)
     loss = start_loss = reference.loss(model)
     before, after = np.empty(len(step)), np.empty(len(step))
