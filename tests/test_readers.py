@@ -14,11 +14,12 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from groupmates import readers
+from groupmates import lines as lines_module
 from groupmates.config import PoolColumns
+from groupmates.copying import copy_rows
 from groupmates.errors import UserError
 from groupmates.pool import PoolFile
-from groupmates.readers import copy_rows, read_documents, read_reference, sha256_of
+from groupmates.readers import read_documents, read_reference, sha256_of
 
 COLUMNS = PoolColumns(text="text", id="id", source="source")
 PLAIN = PoolColumns(text="text", id=None, source=None)
@@ -101,7 +102,7 @@ def test_a_last_line_without_line_end_and_windows_line_ends_are_read(tmp_path):
 
 @pytest.mark.parametrize("chunk", [1, 3, 1 << 18])
 def test_frames_skippable_frames_and_chunks_may_cut_anywhere(tmp_path, monkeypatch, chunk):
-    monkeypatch.setattr(readers, "CHUNK_BYTES", chunk)
+    monkeypatch.setattr("groupmates.lines.CHUNK_BYTES", chunk)
     lines = b"".join(orjson.dumps({"text": f"text {i}" * 5}) + b"\n" for i in range(30))
     skippable = struct.pack("<II", 0x184D2A50, 5) + b"index"
     path = tmp_path / "part.jsonl.zst"
@@ -124,7 +125,7 @@ def test_archives_with_a_window_above_the_usual_128_mb_are_read(tmp_path):
 
 def test_reading_begins_before_the_file_has_been_read_to_its_end(tmp_path):
     line = b'{"text": "one"}\n'
-    file = pool_file(tmp_path, line * (readers.CHUNK_BYTES // len(line) * 2) + b"broken\n")
+    file = pool_file(tmp_path, line * (lines_module.CHUNK_BYTES // len(line) * 2) + b"broken\n")
     assert next(iter(read_documents(file, PLAIN))).text == "one"
 
 
@@ -312,7 +313,7 @@ ODD_LINES = [
 @pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.zst"])
 @pytest.mark.parametrize("chunk", [1, 7, 1 << 18])
 def test_copied_lines_are_the_same_bytes(tmp_path, monkeypatch, suffix, chunk):
-    monkeypatch.setattr(readers, "CHUNK_BYTES", chunk)
+    monkeypatch.setattr("groupmates.lines.CHUNK_BYTES", chunk)
     file = pool_file(tmp_path, b"\n".join([*ODD_LINES, b"last"]), suffix)
     expected = b"".join(line + b"\n" for line in [*ODD_LINES, b"last"])
     assert copied_lines(file, list(range(8)), tmp_path) == expected
@@ -337,7 +338,7 @@ def test_any_lines_at_any_rows_come_out_unchanged(
     frames = [compressed(content[i : i + frame]) for i in range(0, len(content), frame)]
     path.write_bytes(b"".join(frames) if suffix == ".jsonl.zst" else content)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(readers, "CHUNK_BYTES", chunk)
+        patch.setattr("groupmates.lines.CHUNK_BYTES", chunk)
         found = copied_lines(PoolFile(str(path), path.name), rows, folder)
     assert found == b"".join(lines[row] + b"\n" for row in rows)
 

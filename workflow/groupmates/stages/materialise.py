@@ -9,9 +9,9 @@ from pathlib import Path
 import pyarrow.compute as pc
 
 from groupmates.config import MaterialiseSettings
+from groupmates.copying import copy_rows
 from groupmates.pool import PoolFile
 from groupmates.progress import note
-from groupmates.readers import copy_rows
 from groupmates.store import read_table, replacing
 
 

@@ -1,0 +1,95 @@
+"""Copy chosen rows of a pool file, unchanged, to a file of the same format."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import compress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import zstandard
+
+from groupmates.errors import UserError
+from groupmates.lines import blocks, reading
+from groupmates.pool import PoolFile
+
+ZSTD_LEVEL = 3
+
+
+def copy_rows(file: PoolFile, rows: np.ndarray, destination: Path) -> None:
+    """Write the `rows` of a pool file, strictly increasing int64 positions, in the same format.
+
+    Lines pass through byte by byte, each with a line end; Parquet rows keep every column, the
+    schema and its metadata. Equal input gives equal bytes. No rows make a valid file without any;
+    rows past the end of the file raise `UserError`. Measured in MB/s of uncompressed lines, half of
+    them wanted, on one of two cores that others use too: .jsonl 700 to 1,300, .jsonl.zst 75 to 145
+    (zstd is the limit), .parquet 90 to 330.
+    """
+    assert (np.diff(rows, prepend=-1) > 0).all(), "rows must be strictly increasing positions"
+    if file.suffix == ".parquet":
+        found = _copy_parquet(file.path, rows, destination)
+    else:
+        found = _copy_lines(file, rows, destination)
+    if len(rows) and rows[-1] >= found:
+        raise UserError(
+            expected=f"at least {int(rows[-1]) + 1:,} documents, as when the pool was scored",
+            found=f"{found:,}",
+            where=file.path,
+            todo="bring the old file back, or delete the run's results and run snakemake again",
+        )
+
+
+def _copy_lines(file: PoolFile, rows: np.ndarray, destination: Path) -> int:
+    """Write the lines at `rows`; the number of lines in the file."""
+    start = 0
+    with destination.open("wb") as raw, _line_writer(file.suffix, raw) as output:
+        for lines in blocks(file.path):
+            stop = start + len(lines)
+            first, last = np.searchsorted(rows, (start, stop))
+            wanted = np.zeros(len(lines), bool)
+            wanted[rows[first:last] - start] = True
+            output.write(b"".join(line + b"\n" for line in compress(lines, wanted)))
+            start = stop
+    return start
+
+
+@contextmanager
+def _line_writer(suffix: str, raw: Any) -> Iterator[Any]:
+    """`raw` itself, or a stream that compresses into it as one frame."""
+    if suffix == ".jsonl":
+        yield raw
+        return
+    compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_checksum=True)
+    with compressor.stream_writer(raw, closefd=False) as output:
+        yield output
+
+
+def _copy_parquet(path: str, rows: np.ndarray, destination: Path) -> int:
+    """Write the rows at `rows`, one row group for each that holds some; the file's row count."""
+    with reading(path):
+        file = pq.ParquetFile(path, page_checksum_verification=True)
+    shape = file.metadata
+    first = shape.row_group(0) if shape.num_row_groups else None
+    chunks = [first.column(i) for i in range(shape.num_columns)] if first else []
+    codecs = {c.path_in_schema: c.compression.replace("UNCOMPRESSED", "NONE") for c in chunks}
+    start = 0
+    with pq.ParquetWriter(destination, file.schema_arrow, compression=codecs or "zstd") as output:
+        for group in range(shape.num_row_groups):
+            stop = start + shape.row_group(group).num_rows
+            begin, end = np.searchsorted(rows, (start, stop))
+            if begin < end:
+                with reading(path):
+                    table = file.read_row_group(group)
+                # A mask, not `take`: that would join the chunks of a text column, at most 2 GB.
+                wanted = np.zeros(stop - start, bool)
+                wanted[rows[begin:end] - start] = True
+                output.write_table(table.filter(pa.array(wanted)), row_group_size=stop - start)
+            start = stop
+    return start
+
+
+# Streams of rows
