@@ -1,0 +1,94 @@
+"""Scoring: the same rows whatever the files, the batches, or what else is in them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import small
+from groupmates import config
+from groupmates.errors import UserError
+from groupmates.maths.labels import LabelScale
+from groupmates.models.influence import InfluenceModel, make_encoder
+from groupmates.models.text import load_tokenizer
+from groupmates.pool import named
+from groupmates.stages import score
+from groupmates.store import (
+    Provenance,
+    embeddings,
+    read_table,
+    write_folder_provenance,
+    write_table,
+)
+
+
+@pytest.fixture(scope="module")
+def model(small_run, tmp_path_factory) -> Path:
+    """An influence model with random head on the small run's language model."""
+    torch.manual_seed(0)
+    settings = small.fit_settings("lm")
+    fitted = InfluenceModel(settings, make_encoder(settings, small_run.base))
+    torch.nn.init.normal_(fitted.head.weight)
+    folder = tmp_path_factory.mktemp("fit") / "final"
+    fitted.save(folder)
+    load_tokenizer(small_run.tokenizer).save_pretrained(folder / "tokenizer")
+    scale = LabelScale(np.zeros(3), np.ones(3))
+    (folder / "relation.json").write_text(json.dumps(fitted.relation_record(scale)))
+    write_folder_provenance(folder, "fit", Provenance("test", {}))
+    return folder
+
+
+def scored(folder: Path, model: Path, pieces: int, batch_tokens: int = 100):
+    """The score table of the small documents dealt to `pieces` files of one shard."""
+    rows = small.documents(40)
+    bounds = np.linspace(0, len(rows), pieces + 1).astype(int)
+    paths = [
+        small.write_lines(folder / f"{i}.jsonl", rows[bounds[i] : bounds[i + 1]])
+        for i in range(pieces)
+    ]
+    listing = {
+        "source_file": [named(p, folder).name for p in paths],
+        "bytes": [p.stat().st_size for p in paths],
+        "sha256": ["-"] * pieces,
+        "documents": np.diff(bounds).tolist(),
+    }
+    write_table(folder / "files.parquet", "files", Provenance("test", {}), listing)
+    settings = config.ScoreSettings(
+        columns=config.PoolColumns(text="text", id="id", source=None),
+        sequence_length=12,
+        score=config.Score(batch_tokens=batch_tokens),
+    )
+    output = folder / "score.parquet"
+    arguments = {"root": folder, "files": folder / "files.parquet", "model": model}
+    score.run(settings, pool=paths, **arguments, output=output)
+    return read_table(output, "score")
+
+
+def test_files_and_batch_sizes_change_no_score(tmp_path, model):
+    first = scored(tmp_path / "1", model, 1)
+    for pieces, batch_tokens in ((2, 17), (7, 5000)):
+        other = scored(tmp_path / f"{pieces}", model, pieces, batch_tokens)
+        assert other["doc_id"].equals(first["doc_id"])
+        assert other["n_tokens"].equals(first["n_tokens"])
+        influence = other["individual_influence"].to_numpy()
+        expected = first["individual_influence"].to_numpy()
+        np.testing.assert_allclose(influence, expected, atol=1e-5)
+        np.testing.assert_allclose(embeddings(other), embeddings(first), atol=1e-5)
+
+
+def test_tokens_count_the_whole_document_and_its_end(tmp_path, model, small_run):
+    table = scored(tmp_path, model, 1)
+    tokenizer = load_tokenizer(small_run.tokenizer)
+    expected = [len(tokenizer(d["text"])["input_ids"]) + 1 for d in small.documents(40)]
+    assert table["n_tokens"].to_pylist() == expected
+    assert max(expected) > 13  # longer than what is encoded
+
+
+def test_a_pool_file_that_changed_since_it_was_sampled_is_refused(tmp_path, model):
+    scored(tmp_path, model, 1)
+    file = named(tmp_path / "0.jsonl", tmp_path)
+    with pytest.raises(UserError, match=r"0\.jsonl") as error:
+        score.check_unchanged(file, 5)
+    assert "expected: 5 bytes" in str(error.value)

@@ -1,0 +1,99 @@
+"""The comparison of methods, by numbers that can be followed by hand."""
+
+import json
+
+import numpy as np
+import pytest
+
+from groupmates.config import SummarySettings
+from groupmates.headline import headline
+from groupmates.stages import summarise
+from groupmates.store import Provenance, write_folder_provenance, write_table
+
+MADE = Provenance("test", {})
+FINAL = {"group_mates": [1.0, 1.2, 1.1], "random": [1.5, 1.6, 1.7]}
+LABELS = np.array([2, 8])
+
+
+def written(folder):
+    """Curves, example losses, selections and scores of two methods and three seeds."""
+    paths = {"curves": [], "examples": [], "select": []}
+    for method, losses in FINAL.items():
+        for seed, loss in enumerate(losses):
+            curve = folder / f"evaluate/{method}/seed-{seed}.parquet"
+            write_table(curve, "curve", MADE, {"tokens": [0, 400], "loss_nats": [2.0, loss]})
+            examples = folder / f"evaluate/{method}/seed-{seed}.examples.parquet"
+            columns = {
+                "example_id": ["a", "b"],
+                "loss_sum_nats": loss * LABELS,
+                "label_tokens": LABELS,
+            }
+            write_table(examples, "example_losses", MADE, columns)
+            paths["curves"].append(curve)
+            paths["examples"].append(examples)
+        selection = folder / f"select/{method}/shard-00000.parquet"
+        columns = {
+            "doc_id": ["x", "y"],
+            "source_file": ["f", "f"],
+            "source_row": [0, 3],
+            "n_tokens": [30, 50],
+            "cluster": [0, 0],
+            "rank": [0, 1],
+            "individual_influence": [0.0, 0.0],
+            "group_influence": [0.0, 0.0],
+        }
+        write_table(selection, "select", MADE, columns)
+        paths["select"].append(selection)
+    score = folder / "score/shard-00000.parquet"
+    columns = {
+        "doc_id": ["x", "v", "w", "y"],
+        "source_file": ["f"] * 4,
+        "source_row": [0, 1, 2, 3],
+        "source": [""] * 4,
+        "n_tokens": [30, 60, 60, 50],
+        "individual_influence": [0.0] * 4,
+        "embedding": np.ones((4, 1), np.float32),
+    }
+    write_table(score, "score", MADE, columns, embedding_size=1)
+    return paths | {"score": [score]}
+
+
+@pytest.fixture
+def summary(tmp_path):
+    output = tmp_path / "evaluate/summary.json"
+    summarise.run(SummarySettings(seed=0), **written(tmp_path), output=output)
+    return json.loads(output.read_text())
+
+
+def test_the_difference_is_the_mean_over_seeds_of_method_minus_random(summary):
+    found = summary["comparisons"]["group_mates"]
+    assert found["difference_nats"] == pytest.approx(-0.5)  # mean of -0.5, -0.4, -0.6
+    # t of 2 degrees of freedom 4.3027, standard deviation 0.1, three seeds
+    half = 4.3027 * 0.1 / np.sqrt(3)
+    assert found["interval_by_seed_nats"] == pytest.approx([-0.5 - half, -0.5 + half], abs=1e-4)
+    # Every example's loss per token differs by the same 0.5: which ones are drawn changes nothing.
+    assert found["interval_by_example_nats"] == pytest.approx([-0.5, -0.5])
+
+
+def test_tokens_and_epochs_are_those_of_the_selection(summary):
+    found = summary["methods"]["group_mates"]
+    assert (found["documents"], found["tokens"], found["epochs"]) == (2, 80, 5.0)
+    assert (summary["pool_documents"], summary["pool_tokens"]) == (4, 200)
+    assert (summary["base_loss_nats"], summary["trained_tokens"]) == (2.0, 400)
+    assert "random" not in summary["comparisons"]
+
+
+def test_the_headline_tells_both_losses_the_difference_and_where_to_look(summary, tmp_path):
+    fit = tmp_path / "fit/final"
+    fit.mkdir(parents=True)
+    write_folder_provenance(fit, "fit", MADE)
+    metrics = {
+        "spearman": {"full": 0.44, "position_mean": 0.36},
+        "spearman_difference_interval": [0.06, 0.1],
+    }
+    (fit / "metrics.json").write_text(json.dumps(metrics))
+    text = headline(tmp_path)
+    for part in ("-0.5000 nats", "over 3 seeds", "1.1000", "1.6000", "40.0%", "0.440", "0.360"):
+        assert part in text
+    for place in ("report.html", "dataset/group_mates", "dataset/random"):
+        assert str(tmp_path / place) in text
