@@ -126,12 +126,12 @@ def draw_documents(
     reached = np.cumsum(selected["n_tokens"].to_numpy()[order])
     # A margin for the documents' ends that packing drops.
     order = np.sort(order[: int(np.searchsorted(reached, tokens * 1.02)) + 1])
-    files = np.array(selected["source_file"].to_pylist())
-    places = {}
-    for name in dict.fromkeys(files.tolist()):
-        rows = np.flatnonzero(files == name)
-        places[name] = np.searchsorted(rows, order[np.isin(order, rows)])
-    return places
+    files = selected["source_file"].combine_chunks()
+    code = files.indices.to_numpy()
+    starts = np.flatnonzero(np.diff(code, prepend=-1))  # a file's documents follow each other
+    file = np.searchsorted(starts, order, side="right") - 1
+    names = files.dictionary.to_pylist()
+    return {names[code[starts[f]]]: order[file == f] - starts[f] for f in np.unique(file).tolist()}
 
 
 def read_drawn(
