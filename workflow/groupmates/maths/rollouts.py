@@ -111,11 +111,12 @@ def _expand(
     """
     used = np.zeros_like(capacity_N)
     tried: list[tuple[int, int]] = []
+    kept: dict[int, np.ndarray] = {}
     accepted: list[tuple[int, int, float]] = []
     while len(beams) and len(accepted) < width:
         open_N = used < capacity_N
         candidates, totals = _candidates(
-            beams, scores, influence_N, emb_ND, relation, expansion, open_N, tried
+            beams, scores, influence_N, emb_ND, relation, expansion, open_N, tried, kept
         )
         order = np.argsort(totals, axis=None, kind="stable")
         order = order[np.isfinite(totals.ravel()[order])]
@@ -149,11 +150,13 @@ def _candidates(
     expansion: int,
     open_N: np.ndarray,
     tried: list[tuple[int, int]],
+    kept: dict[int, np.ndarray],
 ) -> tuple[np.ndarray, np.ndarray]:
     """The best next documents of every beam and their summed scores, both [W, E].
 
     Infinite for what is tried already, and wherever the new set would hold a document that is not
-    open. Beams go in blocks, so that memory is a block's rows of theta.
+    open. Beams go in blocks, so that memory is a block's rows of theta; `kept` holds the theta of
+    a single block from one try to the next.
     """
     count = min(expansion, len(influence_N))
     block = max(1, BLOCK_ELEMENTS // len(influence_N))
@@ -161,7 +164,11 @@ def _candidates(
     chosen, totals = [], []
     for start in range(0, len(beams), block):
         part = beams[start : start + block]
-        theta = theta_next(part, influence_N, emb_ND, relation)
+        theta = kept.get(start)
+        if theta is None:
+            theta = theta_next(part, influence_N, emb_ND, relation)
+            if block >= len(beams):  # one block: a later try begins where this one ends
+                kept[start] = theta
         theta[:, ~open_N] = np.inf
         theta[~open_N[part].all(axis=1)] = np.inf
         inside = (tried_by[:, 0] >= start) & (tried_by[:, 0] < start + block)
