@@ -17,7 +17,7 @@ rule fit:
         timed("fit/{model}")
     conda:
         "../../envs/cpu.yaml"
-    threads: 2
+    threads: 1
     resources:
         mem_mb=16000,
         runtime=240,
