@@ -137,8 +137,8 @@ def _expand(
     if not accepted:
         nothing = np.empty(0, np.int64)
         return nothing, nothing, np.empty(0)
-    parents, documents, kept = zip(*accepted, strict=True)
-    return np.array(parents), np.array(documents), np.array(kept)
+    parents, documents, sums = zip(*accepted, strict=True)
+    return np.array(parents), np.array(documents), np.array(sums)
 
 
 def _candidates(
