@@ -9,7 +9,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-BUILD := $(if $(CUDA),cuda,cpu)
+# Once the CUDA build is installed, later calls keep it.
+BUILD := $(if $(CUDA)$(wildcard $(VENV)/.installed-cuda),cuda,cpu)
 STAMP := $(VENV)/.installed-$(BUILD)
 
 .PHONY: demo test check env clean
@@ -34,5 +35,6 @@ $(STAMP): pyproject.toml envs/constraints.txt envs/install.sh
 	PYTHON=$(PYTHON) bash envs/install.sh $(BUILD) $(VENV)
 	@touch $@
 
+# Results stay: they may be weeks of computing.
 clean:
-	rm -rf $(VENV) results .snakemake
+	rm -rf $(VENV)

@@ -15,6 +15,9 @@ pip() { "$folder/bin/python" -m pip --disable-pip-version-check "$@"; }
 
 if [ "$build" = cuda ]; then
     echo "installing $torch, CUDA build"
+    # A CPU build would count as installed, and faiss-cpu would lie over faiss-gpu.
+    pip uninstall -q -y torch faiss-cpu
+    rm -f "$folder/.installed-cpu"
     pip install -q "$torch"
     pip install -q -c "$here/constraints.txt" -e "$here/..[gpu,test]"
     exit

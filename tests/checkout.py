@@ -15,7 +15,11 @@ TINY = {
     "run": "tiny",
     "corpus": {"documents": 350, "files": 7},
     "pool": {"files_per_shard": 3},
-    "reference": {"split": {"selection_examples": 6, "evaluation_examples": 12, "max_tokens": 24}},
+    "reference": {
+        "selection_examples": 6,
+        "evaluation_examples": 12,
+        "split": {"max_tokens": 24},
+    },
     "sample": {
         "probe_documents": 60,
         "training_documents": 60,
@@ -37,8 +41,8 @@ TINY = {
         "validation_rollouts": 3,
         "heldout_rollouts": 4,
         "training": {"epochs": 2},
-        "minimum_spearman": -1,
     },
+    "accept": {"minimum_spearman": -1},
     "cluster": {"target_size": 40, "iterations": 5},
     "evaluate": {"seeds": 2, "training": {"tokens": 1024, "batch_sequences": 4, "points": 3}},
 }

@@ -116,7 +116,7 @@ def sample_settings(
     fields = {"sequence_length": SEQUENCE, "tokenizer": None, "vocabulary_size": 300} | changed
     return config.SampleSettings(
         seed=0,
-        columns=COLUMNS,
+        text_columns=COLUMNS,
         checkpoint=None,
         sample=config.Sample(
             probe_documents=probe_documents, training_documents=training_documents, **fields
@@ -128,8 +128,6 @@ def reference_settings(**changed: object) -> config.ReferenceSettings:
     fields = {
         "loss_on": "continuation",
         "evaluation_share": 0.5,
-        "selection_examples": 6,
-        "evaluation_examples": 6,
         "max_tokens": SEQUENCE,
     } | changed
     return config.ReferenceSettings(seed=0, split=config.ReferenceSplit(**fields))
@@ -243,6 +241,5 @@ def fit_settings(name: str, kernel: str = "mean", **changed: object) -> config.F
         "validation_rollouts": 4,
         "heldout_rollouts": 8,
         "training": training,
-        "minimum_spearman": -1.0,
     } | changed
     return config.Fit.model_validate(fields)

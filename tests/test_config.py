@@ -238,12 +238,15 @@ def test_every_key_runs_a_stage_again_or_shapes_the_graph(key):
 @pytest.mark.parametrize(
     ("key", "stages"),
     [
-        ("pool.columns.source", {"Sample", "Score", "Evaluate"}),
+        ("pool.columns.source", {"Score"}),
         ("sample.sequence_length", {"Sample", "Base", "Score", "Evaluate"}),
         ("probe.rollout_length", {"RandomPlan", "BootstrapPlan"}),
         ("probe.random.rollouts", {"RandomPlan"}),
         ("fit.relation.sharpness", {"Fit"}),
         ("score.batch_tokens", {"Score"}),
+        ("reference.selection_examples", {"Probe"}),
+        ("reference.evaluation_examples", {"Evaluate"}),
+        ("accept.minimum_spearman", {"Accept"}),
         ("select.group_mates.sign", {"GroupMates"}),
         ("base.checkpoint", {"Sample", "Base"}),
     ],

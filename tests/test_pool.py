@@ -105,3 +105,9 @@ def test_files_are_dealt_in_pool_order_and_shard_names_sort_in_it():
     assert list(dealt)[:2] == ["00000", "00001"]
     assert [len(part) for part in dealt.values()] == [2] * 12 + [1]
     assert [f for part in dealt.values() for f in part] == files
+
+
+def test_a_brace_in_a_file_name_is_refused_with_the_setting_that_names_it():
+    with pytest.raises(UserError, match=r"reference\.paths") as caught:
+        expand(["a{x}.jsonl"], "reference.paths")
+    assert "a{x}.jsonl" in caught.value.found

@@ -76,6 +76,23 @@ def test_a_folder_replaces_the_one_before_with_all_its_files(tmp_path):
     assert files_below(tmp_path) == ["folder", "folder/new"]
 
 
+def test_what_a_killed_job_left_is_removed_and_nothing_else(tmp_path):
+    (tmp_path / ".out.123.partial/inside").mkdir(parents=True)
+    (tmp_path / ".out.45.partial").write_text("half")
+    others = [
+        ".out.examples.45.partial",
+        ".outer.45.partial",
+        ".out.45.partial.md",
+        "out.45.partial",
+    ]
+    for name in others:
+        (tmp_path / name).write_text("of another")
+    with store.replacing(tmp_path / "out") as temporary:
+        assert files_below(tmp_path) == sorted(others)
+        temporary.write_text("whole")
+    assert files_below(tmp_path) == sorted([*others, "out"])
+
+
 def test_the_same_content_gives_the_same_bytes(tmp_path):
     a, b = curve(tmp_path / "a.parquet"), curve(tmp_path / "b.parquet")
     assert a.read_bytes() == b.read_bytes()

@@ -116,8 +116,6 @@ def test_shards_partitions_and_batch_sizes_change_nothing_that_is_selected(
     folder = shutil.copytree(finished, tmp_path / "copy")
     settings = checkout.merged(checkout.TINY, change)
     (folder / "settings.yaml").write_text(yaml.safe_dump(settings))
-    shutil.rmtree(folder / "results/tiny/select")
-    shutil.rmtree(folder / "results/tiny/dataset")
     run = checkout.snakemake(folder, "--until", "materialise")
     assert run.returncode == 0, run.stdout[-4000:]
     here, there = folder / "results/tiny", finished / "results/tiny"
@@ -220,7 +218,7 @@ def test_bad_input_ends_with_a_message_that_says_what_to_do(tmp_path: Path) -> N
     )
     (folder / "pool").mkdir()
     (folder / "pool/a.jsonl").write_text('{"text": "one"}\n{"texx": "two"}\n')
-    run = checkout.snakemake(folder, "sample")
+    run = checkout.snakemake(folder, "--until", "sample")
     assert run.returncode != 0
     for part in ("expected:", "found:", "pool/a.jsonl", "line 2", "to do:"):
         assert part in run.stdout
@@ -242,13 +240,13 @@ EVALUATE = {"evaluate"} | SUMMARY
 TAKE = {"take", "materialise"} | EVALUATE
 CLUSTER = {"centroids", "cluster", "order_group_mates"} | TAKE
 SCORE = {"score", "order_random"} | CLUSTER
-FIT = {"fit", "plan_bootstrap", "probe"} | SCORE
+FIT = {"fit", "accept", "plan_bootstrap", "probe"} | SCORE
 PROBE = FIT
 BASE = {"base"} | PROBE
 REFERENCE = {"reference"} | PROBE
 SAMPLE = {"sample", "reference", "plan_random"} | BASE
 CORPUS = {"corpus"} | SAMPLE
-BOOTSTRAP = {"plan_bootstrap", "probe", "fit"} | SCORE
+BOOTSTRAP = {"plan_bootstrap", "probe", "fit", "accept"} | SCORE
 
 AFFECTS: dict[str, tuple[object, set[str]]] = {
     "seed": (1, CORPUS),
@@ -257,11 +255,11 @@ AFFECTS: dict[str, tuple[object, set[str]]] = {
     "pool.files_per_shard": (2, SCORE),
     "pool.columns.text": ("url", SAMPLE),
     "pool.columns.id": ("url", SAMPLE),
-    "pool.columns.source": (None, SAMPLE),
+    "pool.columns.source": (None, SCORE),
     "reference.split.loss_on": ("all", REFERENCE),
     "reference.split.evaluation_share": (0.4, REFERENCE),
-    "reference.split.selection_examples": (7, REFERENCE),
-    "reference.split.evaluation_examples": (9, REFERENCE),
+    "reference.selection_examples": (7, PROBE),
+    "reference.evaluation_examples": (9, EVALUATE),
     "reference.split.max_tokens": (20, REFERENCE),
     "sample.probe_documents": (50, SAMPLE),
     "sample.training_documents": (50, SAMPLE),
@@ -306,7 +304,7 @@ AFFECTS: dict[str, tuple[object, set[str]]] = {
     "fit.training.warmup_steps": (3, FIT),
     "fit.training.weight_decay": (0.1, FIT),
     "fit.training.dropout": (0.2, FIT),
-    "fit.minimum_spearman": (-0.9, FIT),
+    "accept.minimum_spearman": (-0.9, {"accept"} | BOOTSTRAP),
     "score.batch_tokens": (4096, SCORE),
     "cluster.clusters": (5, CLUSTER),
     "cluster.target_size": (50, CLUSTER),

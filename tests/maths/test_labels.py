@@ -73,6 +73,17 @@ def test_a_constant_prediction_correlates_with_nothing():
     assert pearson(np.arange(5.0), np.ones(5)) == 0.0
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("correlation", [pearson, spearman])
+def test_a_value_that_is_not_finite_makes_no_correlation(correlation, value):
+    # Found here once: it was 0, as of a constant, so that a model that diverged looked like chance.
+    fine, broken = np.arange(6.0).reshape(2, 3), np.arange(6.0).reshape(2, 3)
+    broken[1, 0] = value
+    assert np.isnan(correlation(fine, broken))
+    assert np.isnan(correlation(broken, fine))
+    assert np.isnan(correlation(np.full(3, value), np.arange(3.0)))
+
+
 def test_the_bootstrap_interval_covers_the_true_value_about_as_often_as_it_says():
     rng, covered = np.random.default_rng(2), 0
     for _ in range(100):

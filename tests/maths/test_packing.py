@@ -22,6 +22,14 @@ def test_a_stream_too_short_for_a_window_gives_none(tokens):
     assert windows(np.arange(tokens), 3).shape == (0, 4)
 
 
+@pytest.mark.parametrize("tokens", [2, 7, 8])
+def test_windows_are_a_view_of_the_streams_own_kind(tokens):
+    flat = np.arange(tokens, dtype=np.int32)
+    found = windows(flat, 3)
+    assert found.dtype == np.int32
+    assert np.shares_memory(found, flat) == (tokens > 3)
+
+
 @given(st.integers(1, 200), st.integers(1, 20))
 def test_targets_are_consecutive_and_only_an_end_shorter_than_a_window_is_dropped(tokens, length):
     targets = windows(np.arange(tokens), length)[:, 1:].ravel()

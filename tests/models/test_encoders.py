@@ -8,6 +8,7 @@ from transformers import BertModel, GPT2Config, GPT2LMHeadModel, PreTrainedToken
 
 import small
 from groupmates.errors import UserError
+from groupmates.models import text
 from groupmates.models.encoders import ChunkEncoder, LmEncoder
 from small import CLS, ROOM, SEP, VOCABULARY, bert_folder, words
 
@@ -128,6 +129,14 @@ def test_a_document_has_as_many_chunks_as_its_text_fills_and_no_empty_one(bert, 
         assert 3 <= len(piece) <= ROOM + 2
     inside = np.concatenate([piece[1:-1] for piece in pieces]).tolist()
     assert inside == [VOCABULARY[w] for w in text.split()][: 4 * ROOM]
+
+
+def test_tokenising_in_blocks_changes_no_chunk(bert, monkeypatch):
+    encoder, texts = chunk_encoder(bert), [words(n, seed=n) for n in (3, 20, 99, 1, 7)]
+    whole = encoder.prepare(texts, [], 64)
+    monkeypatch.setattr(text, "TOKENISED_TOGETHER", 2)
+    for before, after in zip(whole, encoder.prepare(texts, [], 64), strict=True):
+        assert [p.tolist() for p in before] == [p.tolist() for p in after]
 
 
 def test_a_text_of_one_chunk_is_encoded_as_the_encoder_alone_does(bert):

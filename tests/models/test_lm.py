@@ -1,6 +1,7 @@
 """The probed language model: losses that count labels alone, and steps that can be taken back."""
 
 import copy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -150,6 +151,14 @@ def test_a_plain_head_is_found_to_be_linear(architecture):
     assert lm.head_is_linear(small.tiny_lm(architecture))
 
 
+def test_a_head_is_looked_at_in_float32_though_its_caller_is_in_autocast():
+    model, seen = small.tiny_lm(), []
+    model.get_output_embeddings().register_forward_hook(lambda *call: seen.append(call[2].dtype))
+    with torch.autocast(lm.device().type, torch.bfloat16):
+        assert lm.head_is_linear(model)
+    assert set(seen) == {torch.float32}
+
+
 @pytest.mark.parametrize("name", scaled_models())
 def test_label_losses_keep_what_a_model_does_to_its_logits(name):
     torch.manual_seed(0)
@@ -201,6 +210,26 @@ def test_a_step_is_adamw_on_cross_entropy_and_z_loss_with_a_clipped_gradient(
                 p.sub_(hyper.learning_rate * centred / spread)
     for (name, p), q in zip(model.named_parameters(), plain.parameters(), strict=True):
         assert torch.allclose(p, q, atol=1e-5), name
+
+
+@pytest.mark.parametrize(
+    ("tokens", "parts"), [(60, [5]), (59, [4, 1]), (24, [2, 2, 1]), (1, [1] * 5)]
+)
+def test_a_step_in_parts_is_the_step_on_the_whole_batch(monkeypatch, tokens, parts):
+    ids = torch.from_numpy(np.random.default_rng(0).integers(0, 50, (5, 12)))
+    gradients = []
+    for limit in (lm.MICRO_TOKENS, tokens):
+        monkeypatch.setattr(lm, "MICRO_TOKENS", limit)
+        model, seen = small.tiny_lm(), []
+        model.register_forward_pre_hook(
+            lambda *call, seen=seen: seen.append(len(call[2]["input_ids"])), with_kwargs=True
+        )
+        lm.train_step(model, lm.make_optimizer(model, small.ADAMW), ids, 1.0, 0.3)
+        gradients.append([p.grad for p in model.parameters()])
+    assert seen == parts
+    for whole, in_parts in zip(*gradients, strict=True):
+        assert torch.allclose(whole, in_parts, atol=1e-6)
+    assert len(parts) > 1 or same(*gradients)
 
 
 def test_weight_decay_moves_matrices_and_leaves_vectors():
@@ -340,6 +369,17 @@ def test_pickled_weights_are_refused(tmp_path):
         lm.load_lm(tmp_path)
     assert caught.value.where == str(tmp_path)
     assert "pickled weights" in caught.value.todo
+
+
+def test_a_folder_that_is_missing_is_not_asked_of_the_hub(monkeypatch):
+    def asked(*arguments, **named):
+        raise AssertionError("the hub was asked")
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", asked)
+    with pytest.raises(UserError, match=r"base\.checkpoint") as caught:
+        lm.load_lm(Path("checkpoints/typo"))
+    assert (caught.value.expected, caught.value.found) == ("a folder", "none")
+    assert caught.value.where == "checkpoints/typo"
 
 
 @pytest.mark.parametrize("content", ["no folder", "empty folder", "damaged weights"])

@@ -6,6 +6,7 @@ import pytest
 
 import small
 from groupmates.errors import UserError
+from groupmates.models import text
 from groupmates.models.text import (
     document_tokens,
     load_tokenizer,
@@ -33,10 +34,43 @@ def test_every_text_comes_back_from_its_tokens(tokenizer, text):
     [(6, 10, 6), (9, 10, 7), (0, 10, 1), (9, 4, 1), (9, 3, 1)],
 )
 def test_too_long_examples_lose_context_first_then_labels(tokenizer, context, limit, before):
-    ids, start = reference_tokens(tokenizer, "#" * context, "abc", limit)
+    letters = "QRSTUVWXYZ"[:context]  # in no word that was trained on: a token each
+    ids, start = reference_tokens(tokenizer, letters, "abc", limit)
     assert start == before
+    kept = letters[-before:] if context else tokenizer.eos_token
+    assert tokenizer.decode(ids[:start]) == kept
     assert len(ids) == min(limit, before + 3)
     assert tokenizer.decode(ids[start:]) == "abc"[: limit - 1]
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_a_limit_keeps_the_first_tokens_and_is_forgotten_afterwards(tokenizer, monkeypatch, side):
+    monkeypatch.setattr(tokenizer, "truncation_side", side)
+    monkeypatch.setattr(text, "TOKENISED_TOGETHER", 2)  # three blocks
+    texts = [" ".join(small.WORDS[:n]) for n in (1, 30, 0, 3, 12)]
+    saved = tokenizer.backend_tokenizer.to_str()
+    whole = [[*tokenizer(t)["input_ids"], tokenizer.eos_token_id] for t in texts]
+    for limit in (1, 2, 4, len(whole[3]) - 1, len(whole[3]), 1000):
+        found = document_tokens(tokenizer, texts, limit)
+        assert [ids.tolist() for ids in found] == [ids[:limit] for ids in whole]
+        assert {ids.dtype for ids in found} == {np.dtype(np.int32)}
+        assert tokenizer.backend_tokenizer.to_str() == saved  # as it would be saved
+    assert tokenizer.truncation_side == side
+    assert [ids.tolist() for ids in document_tokens(tokenizer, texts)] == whole
+    assert tokenizer(texts[1])["input_ids"] == whole[1][:-1]
+
+
+def test_no_more_is_tokenised_together_than_a_block(tokenizer):
+    class Counting:
+        truncation_side, eos_token_id, calls = "right", 0, []
+
+        def __call__(self, texts, **options):
+            self.calls.append(len(texts))
+            return tokenizer(texts, **options)
+
+    assert len(document_tokens(Counting(), ["a"] * 2001)) == 2001
+    assert Counting.calls == [1000, 1000, 1]
+    assert document_tokens(Counting(), []) == []
 
 
 def test_tokens_of_a_slice_are_those_of_its_rows():
@@ -53,6 +87,19 @@ def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"sample\.tokenizer") as caught:
         load_tokenizer(tmp_path)
     assert caught.value.where == str(tmp_path)
+
+
+def test_only_an_encoders_tokenizer_is_asked_of_the_hub(tokenizer, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        text.AutoTokenizer, "from_pretrained", lambda name, **_: asked.append(name) or tokenizer
+    )
+    with pytest.raises(UserError, match=r"sample\.tokenizer") as caught:
+        load_tokenizer("BAAI/typo")
+    assert (caught.value.expected, caught.value.found) == ("a folder", "none")
+    assert (caught.value.where, asked) == ("BAAI/typo", [])
+    assert load_tokenizer("BAAI/bge-base-en-v1.5", needs_end=False) is tokenizer
+    assert asked == ["BAAI/bge-base-en-v1.5"]
 
 
 def test_a_language_models_tokenizer_needs_an_end_of_text_token(tokenizer, tmp_path):

@@ -1,21 +1,25 @@
 """The evidence: the drawn documents are those of the selection, with equal tokens from one start."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 import small
 from groupmates import config
 from groupmates.errors import UserError
+from groupmates.maths.packing import windows
+from groupmates.models import text
 from groupmates.models.checkpoint import open_base
 from groupmates.models.reference import reference_part
 from groupmates.models.text import document_tokens, load_tokenizer
 from groupmates.pool import named
-from groupmates.stages import evaluate
+from groupmates.stages import evaluate, reference
 from groupmates.store import Provenance, read_table, write_table
 
 FILES = ["books/a.jsonl", "web/a.jsonl", "web/b.jsonl"]
@@ -31,7 +35,8 @@ def settings(**changed: object) -> config.EvaluateSettings:
     }
     return config.EvaluateSettings(
         seed=0,
-        columns=small.COLUMNS,
+        text_columns=small.COLUMNS,
+        evaluation_examples=6,
         sequence_length=small.SEQUENCE,
         training=config.EvaluateTraining(**(training | changed)),
     )
@@ -142,7 +147,7 @@ def test_tokenising_in_blocks_changes_nothing(small_run, dataset, monkeypatch):
         tokenizer,
     )
     whole = [t.tolist() for t in evaluate.read_drawn(*arguments)]
-    monkeypatch.setattr(evaluate, "TOKENISED_TOGETHER", 5)
+    monkeypatch.setattr(text, "TOKENISED_TOGETHER", 5)
     assert [t.tolist() for t in evaluate.read_drawn(*arguments)] == whole
     assert len(whole) == 18
 
@@ -157,6 +162,25 @@ def test_batches_use_every_window_of_a_pass_before_any_comes_again():
     assert len({tuple(w) for w in first_pass.tolist()}) == 5
     targets = first_pass[:, 1:].ravel().tolist()
     assert len(set(targets)) == len(targets) == 5 * small.SEQUENCE
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 7, 12])
+def test_batches_are_those_of_passes_shuffled_as_a_whole_below_each_other(size):
+    rng = np.random.default_rng(1)
+    documents = [rng.integers(0, 99, n).astype(np.int32) for n in (30, 5, 61, 40)]  # 5 windows
+    random, passes = np.random.default_rng(0), []
+    for _ in range(8):
+        flat = np.concatenate([documents[i] for i in random.permutation(len(documents))])
+        rows = windows(flat, small.SEQUENCE)
+        passes.append(rows[random.permutation(len(rows))])
+    expected = np.concatenate(passes)
+    stream = evaluate.training_batches(
+        documents, settings(batch_sequences=size), np.random.default_rng(0)
+    )
+    batches = [next(stream) for _ in range(len(expected) // size)]
+    assert {b.dtype for b in batches} == {torch.int64}
+    found = torch.cat(batches).cpu().numpy()
+    assert np.array_equal(found, expected[: len(found)])
 
 
 def test_a_selection_too_short_for_one_window_is_refused():
@@ -175,7 +199,7 @@ def test_steps_are_tokens_rounded_up_to_whole_batches(tokens, steps):
 
 def test_a_curve_starts_at_the_base_loss_for_every_method_and_seed(small_run, dataset, tmp_path):
     model, _, _ = open_base(small_run.base)
-    base_loss = reference_part(small_run.reference, "evaluation")[0].loss(model)
+    base_loss = reference_part(small_run.reference, "evaluation", 6)[0].loss(model)
     curves = [
         evaluated(small_run, dataset, tmp_path, method, number)[0]
         for method in ("random", "group_mates")
@@ -195,7 +219,8 @@ def test_example_losses_add_up_to_the_last_point_of_the_curve(small_run, dataset
     assert curve["loss_nats"][-1].as_py() == pytest.approx(total, abs=1e-12)
     table = read_table(small_run.reference, "reference").to_pylist()
     held_out = [row["example_id"] for row in table if row["split"] == "evaluation"]
-    assert examples["example_id"].to_pylist() == held_out
+    used = examples["example_id"].to_pylist()
+    assert used == sorted(held_out[:6])
 
 
 def test_training_on_the_selection_moves_the_loss_and_leaves_the_base(small_run, dataset, tmp_path):
@@ -210,6 +235,22 @@ def test_a_learning_rate_that_breaks_the_training_is_told(small_run, dataset, tm
         evaluated(small_run, dataset, tmp_path, learning_rate=1e38)
     assert caught.value.where == "method random, seed 0"
     assert not (tmp_path / "evaluate").exists()
+
+
+def test_a_held_out_example_longer_than_the_models_positions_is_refused(
+    small_run, dataset, tmp_path
+):
+    path = tmp_path / "long.parquet"
+    reference.run(
+        small.reference_settings(max_tokens=200),
+        reference=[small_run.folder / "reference.jsonl"],
+        tokenizer=small_run.tokenizer,
+        output=path,
+    )
+    with pytest.raises(UserError, match="at most 25 tokens") as caught:
+        evaluated(replace(small_run, reference=path), dataset, tmp_path)
+    assert caught.value.where == "the held-out reference set"
+    assert "reference.split.max_tokens" in caught.value.todo
 
 
 def test_provenance_has_the_training_seed(small_run, dataset, tmp_path):

@@ -10,11 +10,12 @@ import torch
 from scipy import stats
 
 from groupmates import config
+from groupmates.config import Accept, AcceptSettings
 from groupmates.errors import UserError
 from groupmates.maths.labels import LabelScale
 from groupmates.models.influence import InfluenceModel
 from groupmates.models.text import token_lists
-from groupmates.stages import fit, probe
+from groupmates.stages import accept, fit, probe
 from groupmates.store import Provenance, read_table, write_table
 from small import fit_settings
 
@@ -236,12 +237,21 @@ def test_labels_are_standardised_as_the_setting_says(small_run, planted, tmp_pat
     assert (len(set(mean)) == 1) == (standardise == "global")
 
 
-def test_a_model_that_predicts_nothing_stops_the_run(small_run, planted, tmp_path):
-    with pytest.raises(UserError, match=r"fit\.minimum_spearman") as caught:
-        fitted(small_run, tmp_path / "initial", planted["noise"], minimum_spearman=0.7)
+def test_a_model_that_predicts_nothing_stops_the_run_and_is_kept(small_run, planted, tmp_path):
+    model = fitted(small_run, tmp_path / "initial", planted["noise"])
+    output = tmp_path / "accept/initial.json"
+
+    def asked(floor: float) -> AcceptSettings:
+        return AcceptSettings(accept=Accept(minimum_spearman=floor))
+
+    with pytest.raises(UserError, match=r"accept\.minimum_spearman") as caught:
+        accept.run(asked(0.7), model=model, output=output)
     assert "144 labels" in caught.value.found
     assert "probe.random.rollouts" in caught.value.todo
-    assert not (tmp_path / "initial").exists()
+    assert model.exists()
+    assert not output.exists()
+    accept.run(asked(-1.0), model=model, output=output)
+    assert output.exists()
 
 
 def test_the_best_epoch_of_the_validation_rollouts_is_kept(small_run, planted, monkeypatch):
@@ -266,6 +276,15 @@ def test_the_best_epoch_of_the_validation_rollouts_is_kept(small_run, planted, m
     kept = model.state_dict()
     assert all(torch.equal(kept[n], after_epoch[1][n]) for n in kept)
     assert not torch.equal(kept["head.weight"], after_epoch[2]["head.weight"])
+
+
+def test_a_fit_that_diverges_is_told_with_model_and_epoch(small_run, planted, tmp_path):
+    hot = fit_settings("lm").training.model_dump() | {"learning_rate": 1e30}
+    with pytest.raises(UserError, match=r"fit\.training\.learning_rate") as caught:
+        fitted(small_run, tmp_path / "initial", planted["signal"], training=hot)
+    assert caught.value.expected.startswith("a finite loss")
+    assert caught.value.where == "the initial model, epoch 1 of 20"
+    assert not (tmp_path / "initial").exists()
 
 
 # The second round

@@ -6,13 +6,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import small
 from groupmates.config import ProbeSettings
 from groupmates.errors import UserError
 from groupmates.models import lm
-from groupmates.models.reference import selection_part
+from groupmates.models.reference import reference_part
 from groupmates.models.text import load_tokenizer, token_lists
 from groupmates.stages import base, probe
 from groupmates.store import Provenance, read_table, write_table
@@ -21,7 +22,7 @@ from groupmates.store import Provenance, read_table, write_table
 def probed(run, folder, part: int = 0, parts: int = 1, **paths) -> pa.Table:
     output = folder / f"shard-{part}-of-{parts}.parquet"
     inputs = {n: getattr(run, n) for n in ("base", "probe_pool", "reference", "rollouts")} | paths
-    probe.run(ProbeSettings(), **inputs, part=part, parts=parts, output=output)
+    probe.run(ProbeSettings(selection_examples=6), **inputs, part=part, parts=parts, output=output)
     return read_table(output, "probe")
 
 
@@ -70,7 +71,7 @@ def test_losses_and_influences_follow_from_steps_taken_one_by_one(small_run, who
     """The first two rollouts again, each on a model opened anew."""
     tokens = read_table(small_run.probe_pool, "probe_pool")
     sequence_of = dict(zip(tokens["doc_id"].to_pylist(), token_lists(tokens), strict=True))
-    reference = selection_part(small_run.reference)
+    reference = reference_part(small_run.reference, "selection", 6)[0]
     for rollout in range(2):
         model = lm.load_lm(small_run.base).train()
         optimizer = lm.make_optimizer(model, small.ADAMW)
@@ -145,6 +146,18 @@ def test_a_model_with_dropout_has_the_same_labels_in_any_number_of_jobs(small_ru
         for parts in (1, 3)
     ]
     assert tables[0].equals(tables[1])
+
+
+def test_a_checkpoint_without_a_finite_loss_is_named_and_no_document(small_run, tmp_path):
+    broken = tmp_path / "base"
+    shutil.copytree(small_run.base, broken)
+    weights = load_file(broken / "model.safetensors")
+    weights["lm_head.weight"].fill_(float("nan"))
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match="before any step") as caught:
+        probed(small_run, tmp_path, base=broken)
+    assert caught.value.where == str(broken)
+    assert "doc-" not in str(caught.value)
 
 
 def test_a_loss_that_is_no_number_names_rollout_step_and_document(small_run, tmp_path):

@@ -9,6 +9,7 @@ import pytest
 
 import small
 from groupmates.errors import UserError
+from groupmates.models.reference import reference_part
 from groupmates.models.text import load_tokenizer, token_lists
 from groupmates.stages import reference, sample
 from groupmates.store import read_table
@@ -91,6 +92,10 @@ def test_a_sampled_row_says_where_it_lies_and_what_its_tokens_are(small_run):
     assert all(ids[-1] == tokenizer.eos_token_id for ids in token_lists(trained))
 
 
+def test_the_saved_tokenizer_truncates_nothing(small_run):
+    assert load_tokenizer(small_run.tokenizer).backend_tokenizer.truncation is None
+
+
 def test_the_list_of_files_has_their_sizes_digests_and_documents(tmp_path):
     folder = sampled(tmp_path, dealt(small.documents(), 3, 0))
     listing = read_table(folder / "files.parquet", "files")
@@ -106,8 +111,8 @@ def test_ids_that_occur_twice_are_refused_with_both_places(tmp_path):
     with pytest.raises(UserError, match="every document id once") as caught:
         sampled(tmp_path, files)
     assert "doc-019" in caught.value.where
-    assert f"{tmp_path}/pool/0.jsonl, row 19" in caught.value.where
-    assert f"{tmp_path}/pool/1.jsonl, row 0" in caught.value.where
+    assert f"{tmp_path}/pool/0.jsonl, line 20" in caught.value.where
+    assert f"{tmp_path}/pool/1.jsonl, line 1" in caught.value.where
     assert not (tmp_path / "probe_pool.parquet").exists()
 
 
@@ -161,7 +166,7 @@ def texts(run, table: pa.Table) -> list[tuple[str, str]]:
 
 
 def test_labels_are_the_continuation_and_nothing_else(small_run, tmp_path):
-    table = referenced(small_run, tmp_path, max_tokens=200, selection_examples=16)
+    table = referenced(small_run, tmp_path, max_tokens=200)
     written = {(r["context"], r["continuation"]) for r in small.reference_examples()}
     assert set(texts(small_run, table)) <= written
     assert len(table) > 6
@@ -195,23 +200,27 @@ def test_long_examples_lose_the_start_of_the_context_first(small_run, tmp_path):
 
 def test_parts_are_split_by_the_example_and_not_by_its_place(small_run, tmp_path):
     rows = small.reference_examples()
-    limits = {"selection_examples": 16, "evaluation_examples": 16}
-    table = referenced(small_run, tmp_path / "a", rows, **limits)
-    again = referenced(small_run, tmp_path / "b", [*rows[::-1], rows[0]], **limits)
+    table = referenced(small_run, tmp_path / "a", rows)
+    again = referenced(small_run, tmp_path / "b", [*rows[::-1], rows[0]])
     assert table.equals(again)
     assert len(set(table["example_id"].to_pylist())) == len(table) == 16
     assert set(table["split"].to_pylist()) == {"selection", "evaluation"}
 
 
-def test_each_part_has_at_most_the_examples_that_are_wanted(small_run, tmp_path):
+def test_each_part_gives_at_most_the_examples_that_are_wanted(small_run, tmp_path):
     rows = [{"text": f"{i} {w}"} for i, w in enumerate(small.WORDS)]
-    table = referenced(small_run, tmp_path, rows, selection_examples=2, evaluation_examples=3)
-    assert sorted(table["split"].to_pylist()) == ["evaluation"] * 3 + ["selection"] * 2
+    referenced(small_run, tmp_path, rows)
+    path = next(tmp_path.rglob("*.parquet"))
+    every = reference_part(path, "selection", 10**6)[1]
+    few = reference_part(path, "selection", 2)[1]
+    assert len(few) == 2 < len(every)
+    assert set(few) < set(every)
+    assert len(reference_part(path, "evaluation", 3)[1]) == 3
 
 
 def test_files_for_evaluation_replace_the_split_by_hash(small_run, tmp_path):
     rows = small.reference_examples()
-    table = referenced(small_run, tmp_path, rows[:10], rows[10:], selection_examples=99)
+    table = referenced(small_run, tmp_path, rows[:10], rows[10:])
     assert sorted(table["split"].to_pylist()) == ["evaluation"] * 6 + ["selection"] * 10
     written = {(r["context"], r["continuation"]) for r in rows[10:]}
     evaluation = table.filter(pc.equal(table["split"], "evaluation"))

@@ -33,6 +33,7 @@ STAGES = {
     "plan-bootstrap": ("probe", "run_plan_bootstrap"),
     "probe": ("probe", "run"),
     "fit": ("fit", "run"),
+    "accept": ("accept", "run"),
     "score": ("score", "run"),
     "centroids": ("cluster", "run_centroids"),
     "cluster": ("cluster", "run_assign"),

@@ -75,8 +75,9 @@ ARTEFACTS = {
     "reference": Artefact(
         "sample/reference.parquet",
         1,
-        "reference examples; split is 'selection' or 'evaluation'; the loss counts the tokens "
-        "from position label_start (at least 1) to the end",
+        "reference examples, in random order: the first so many of each split are used; split is "
+        "'selection' or 'evaluation'; the loss counts the tokens from position label_start (at "
+        "least 1) to the end",
         {
             "example_id": "string",
             "split": "string",
@@ -125,6 +126,9 @@ ARTEFACTS = {
             "predicted_nats": "float64",
         },
     ),
+    "accept": Artefact(
+        "accept/{model}.json", 1, "that the influence model passed the floor, and its correlation"
+    ),
     "score": Artefact(
         "score/shard-{shard}.parquet",
         1,
@@ -152,7 +156,7 @@ ARTEFACTS = {
         {"doc_id": "string", "cluster": "int32"},
     ),
     "order": Artefact(
-        "select/{method}/order-{partition}.parquet",
+        "order/{method}/part-{partition}.parquet",
         1,
         "a method's preference: documents are taken by (key, rank, shard, row), smallest first, "
         "until the budget is met; row is the position in the score shard of that number",

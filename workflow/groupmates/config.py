@@ -25,7 +25,9 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False
+    )
 
 
 class PoolColumns(Section):
@@ -48,14 +50,14 @@ class Corpus(Section):
 class ReferenceSplit(Section):
     loss_on: Literal["continuation", "all"]
     evaluation_share: Annotated[float, Field(gt=0, lt=1)]
-    selection_examples: Positive
-    evaluation_examples: Positive
     max_tokens: Annotated[int, Field(ge=2)]
 
 
 class Reference(Section):
     paths: Paths
-    evaluation_paths: list[str] | None
+    evaluation_paths: Annotated[list[str], Field(min_length=1)] | None
+    selection_examples: Positive
+    evaluation_examples: Positive
     split: ReferenceSplit
 
 
@@ -140,6 +142,9 @@ class Fit(Section):
     validation_rollouts: Positive
     heldout_rollouts: Positive
     training: FitTraining
+
+
+class Accept(Section):
     minimum_spearman: Annotated[float, Field(ge=-1, le=1)]
 
 
@@ -212,6 +217,7 @@ class Config(Section):
     base: Base
     probe: Probe
     fit: Fit
+    accept: Accept
     score: Score
     cluster: Cluster
     select: Select
@@ -303,7 +309,7 @@ class CorpusSettings(StageSettings):
 
 class SampleSettings(StageSettings):
     seed: int
-    columns: PoolColumns
+    text_columns: PoolColumns
     sample: Sample
     checkpoint: str | None
 
@@ -332,12 +338,16 @@ class BootstrapPlanSettings(StageSettings):
 
 
 class ProbeSettings(StageSettings):
-    """Everything that a probing job depends on is in its input files."""
+    selection_examples: int
 
 
 class FitSettings(StageSettings):
     seed: int
     fit: Fit
+
+
+class AcceptSettings(StageSettings):
+    accept: Accept
 
 
 class ScoreSettings(StageSettings):
@@ -374,7 +384,8 @@ class MaterialiseSettings(StageSettings):
 
 class EvaluateSettings(StageSettings):
     seed: int
-    columns: PoolColumns
+    text_columns: PoolColumns
+    evaluation_examples: int
     sequence_length: int
     training: EvaluateTraining
 
@@ -393,6 +404,10 @@ def settings(config: Config, kind: type[StageSettings]) -> StageSettings:
         "run": config.run,
         "seed": config.seed,
         "columns": config.pool.columns,
+        "text_columns": config.pool.columns.model_copy(update={"source": None}),
+        "selection_examples": config.reference.selection_examples,
+        "evaluation_examples": config.reference.evaluation_examples,
+        "accept": config.accept,
         "corpus": config.corpus,
         "split": config.reference.split,
         "sample": config.sample,

@@ -62,12 +62,12 @@ def expand_range(pattern: str) -> list[str]:
     return [f"{before}{i:0{len(first)}d}{after}" for i in range(int(first), int(last) + 1)]
 
 
-def expand(patterns: list[str]) -> list[str]:
+def expand(patterns: list[str], setting: str = "pool.paths") -> list[str]:
     """Paths that `patterns` stand for, in pool order: sorted within a pattern, patterns as given.
 
     A pattern is a path, a glob, or a path with one numeric range: `part-{0000..0278}.jsonl.zst`
     stands for 279 files whether they exist or not, so that a plan can be made before they arrive.
-    A glob that matches nothing, or a file named twice, raises `UserError`.
+    A glob that matches nothing, a file named twice or a brace raises `UserError` that names `setting`.
     """
     paths: list[str] = []
     for pattern in patterns:
@@ -77,9 +77,9 @@ def expand(patterns: list[str]) -> list[str]:
             found = sorted(glob.glob(pattern, recursive=True))
             if not found:
                 raise UserError(
-                    expected="at least one pool file",
+                    expected="at least one file",
                     found=f"no file that matches {pattern!r}",
-                    where=f"pool.paths, read from {os.getcwd()}",
+                    where=f"{setting}, read from {os.getcwd()}",
                     todo="correct the glob; relative paths start where snakemake is started",
                 )
             paths += found
@@ -89,10 +89,17 @@ def expand(patterns: list[str]) -> list[str]:
     for path in paths:
         if os.path.abspath(path) in seen:
             raise UserError(
-                expected="every pool file once",
+                expected="every file once",
                 found=f"{path!r} twice",
-                where="pool.paths",
+                where=setting,
                 todo="remove the overlap between the patterns",
+            )
+        if "{" in path or "}" in path:
+            raise UserError(
+                expected="file names without braces: to snakemake they are wildcards",
+                found=repr(path),
+                where=setting,
+                todo="rename the file, or correct the range, such as a-{000..278}.jsonl.zst",
             )
         seen.add(os.path.abspath(path))
     return paths
@@ -129,7 +136,7 @@ def _follows(one: re.Match[str], other: re.Match[str]) -> bool:
 
 def list_files(patterns: list[str]) -> list[PoolFile]:
     """The pool in its order. Raises `UserError` for an unknown kind of file."""
-    paths = expand(patterns)
+    paths = expand(patterns, "pool.paths")
     root = common_root(paths)
     files = [named(path, root) for path in paths]
     for file in files:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterable, Iterator
@@ -101,9 +102,17 @@ def digests(**inputs: Path | list[Path]) -> dict[str, str]:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path (file or folder, the caller makes it) that becomes `path` on success."""
+    """A temporary path (file or folder, the caller makes it) that becomes `path` on success.
+
+    What a killed job left of the same path is removed first.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    # The number in full: `x.examples` beside `x` may be in the making in another job.
+    leftover = re.compile(rf"\.{re.escape(path.name)}\.\d+\.partial")
+    for sibling in path.parent.iterdir():
+        if leftover.fullmatch(sibling.name):
+            _remove(sibling)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield temporary
@@ -114,10 +123,14 @@ def replacing(path: Path) -> Iterator[Path]:
                 os.fsync(file.fileno())
         temporary.rename(path)
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary)
-        else:
-            temporary.unlink(missing_ok=True)
+        _remove(temporary)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 class TableWriter:
@@ -225,7 +238,7 @@ def _intact(path: Path) -> Iterator[None]:
             expected="intact pages",
             found=f"a damaged file ({error})",
             where=str(path),
-            todo="delete the file and run snakemake again: it remakes only this file",
+            todo="delete the file and run snakemake again: it remakes the file and what follows from it",
         ) from error
 
 
@@ -256,7 +269,7 @@ def read_json(path: Path) -> dict[str, Any]:
             expected="a JSON artefact",
             found=f"a file that cannot be read ({error})",
             where=str(path),
-            todo="delete it and run snakemake again",
+            todo="run snakemake; where the file exists and is damaged, delete it first",
         ) from error
 
 

@@ -4,7 +4,7 @@
 
 rule base:
     input:
-        checkpoint=present([CONFIG.base.checkpoint] if CONFIG.base.checkpoint else []),
+        checkpoint=folder_files(CONFIG.base.checkpoint),
         tokenizer=artefact("tokenizer"),
         training_pool=artefact("training_pool"),
     output:

@@ -6,7 +6,8 @@ rule centroids:
     input:
         score=SCORES,
     output:
-        artefact("centroids"),
+        centroids=artefact("centroids"),
+        record=artefact("centroids").replace(".npy", ".json"),
     log:
         logged("centroids"),
     benchmark:
@@ -22,7 +23,7 @@ rule centroids:
         score=listed("score"),
     shell:
         "workflow/run centroids --log {log:q} --settings {params.settings:q}"
-        " --score {params.score:q} --output {output:q}"
+        " --score {params.score:q} --output {output.centroids:q}"
 
 
 rule cluster:

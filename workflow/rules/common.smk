@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+from pathlib import Path
 
 # The package beside the rules: what is parsed here is what runs in every job.
 PACKAGE = f"{workflow.basedir}/workflow"
@@ -64,10 +65,10 @@ try:
     REFERENCE = (
         [artefact("corpus_reference")]
         if from_corpus(CONFIG.reference.paths)
-        else pool_module.expand(list(CONFIG.reference.paths))
+        else pool_module.expand(list(CONFIG.reference.paths), "reference.paths")
     )
     REFERENCE_EVALUATION = pool_module.expand(
-        list(CONFIG.reference.evaluation_paths or [])
+        list(CONFIG.reference.evaluation_paths or []), "reference.evaluation_paths"
     )
 except UserError as error:
     raise WorkflowError(str(error)) from None
@@ -80,7 +81,7 @@ SEEDS = range(CONFIG.evaluate.seeds)
 ROUNDS = ["random", "bootstrap"][: 1 + bool(CONFIG.probe.bootstrap.rollouts)]
 PARTS = [f"{i:05d}" for i in range(CONFIG.probe.shards)]
 SCORES = [artefact("score", shard=shard) for shard in SHARDS]
-PARTITIONS = {"group_mates": CONFIG.select.partitions, "random": 1}
+PARTITIONS = {"group_mates": CONFIG.select.partitions}  # of other methods: 1
 CLUSTERS = [artefact("cluster", shard=shard) for shard in SHARDS]
 
 
@@ -111,7 +112,7 @@ def bootstrapped(wildcards):
 def orders(wildcards):
     return [
         artefact("order", method=wildcards.method, partition=f"{i:05d}")
-        for i in range(PARTITIONS[wildcards.method])
+        for i in range(PARTITIONS.get(wildcards.method, 1))
     ]
 
 
@@ -119,6 +120,20 @@ def selection(wildcards):
     return [
         artefact("select", method=wildcards.method, shard=shard) for shard in SHARDS
     ]
+
+
+def dataset_folder(wildcards):
+    return artefact("dataset", method=wildcards.method, file="").rstrip("/")
+
+
+def folder_files(folder):
+    """The files of a checkpoint, tokenizer or encoder; a hub name has none here.
+
+    The files and not the folder are the input: overwriting one does not change the folder's time.
+    """
+    if folder is None or not os.path.isdir(folder):
+        return []
+    return sorted(str(path) for path in Path(folder).rglob("*") if path.is_file())
 
 
 wildcard_constraints:

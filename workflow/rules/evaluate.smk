@@ -26,9 +26,7 @@ rule evaluate:
         settings=settings("EvaluateSettings", "curve"),
         select=listed("select"),
         dataset=listed("dataset"),
-        root=lambda wildcards: artefact(
-            "dataset", method=wildcards.method, file=""
-        ).rstrip("/"),
+        root=dataset_folder,
     shell:
         "workflow/run evaluate --log {log:q} --threads {threads} --settings {params.settings:q}"
         " --base {input.base:q} --tokenizer {input.tokenizer:q} --reference {input.reference:q}"

@@ -1,10 +1,12 @@
 # The relational influence model: initial on the random round, final on both rounds.
-# reads: base/, sample/, probe/. writes: fit/{initial,final}/.
+# A floor on its held-out correlation stops the run. reads: base/, sample/, probe/.
+# writes: fit/{initial,final}/, accept/.
 
 
 rule fit:
     input:
         base=artefact("base"),
+        encoder=folder_files(CONFIG.fit.encoder.name),
         tokenizer=artefact("tokenizer"),
         probe_pool=artefact("probe_pool"),
         random=probed("random"),
@@ -27,3 +29,25 @@ rule fit:
         "workflow/run fit --log {log:q} --threads {threads} --settings {params.settings:q}"
         " --base {input.base:q} --tokenizer {input.tokenizer:q} --probe-pool {input.probe_pool:q}"
         " --random {input.random:q} --bootstrap {input.bootstrap:q} --output {output:q}"
+
+
+rule accept:
+    input:
+        artefact("fit"),
+    output:
+        artefact("accept"),
+    log:
+        logged("accept_{model}"),
+    benchmark:
+        timed("fit/accept_{model}")
+    conda:
+        "../../envs/cpu.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        settings=settings("AcceptSettings", "accept"),
+    shell:
+        "workflow/run accept --log {log:q} --settings {params.settings:q}"
+        " --model {input:q} --output {output:q}"

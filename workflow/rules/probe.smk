@@ -28,6 +28,7 @@ rule plan_bootstrap:
     input:
         probe_pool=artefact("probe_pool"),
         model=artefact("fit", model="initial"),
+        accepted=artefact("accept", model="initial"),
     output:
         artefact("rollouts", round="bootstrap"),
     log:

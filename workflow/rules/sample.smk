@@ -5,6 +5,7 @@
 rule sample:
     input:
         pool=present([file.path for file in POOL]),
+        tokenizer=folder_files(CONFIG.sample.tokenizer or CONFIG.base.checkpoint),
     output:
         tokenizer=directory(artefact("tokenizer")),
         files=artefact("files"),

@@ -7,6 +7,7 @@ rule score:
         pool=lambda wildcards: present([f.path for f in SHARDS[wildcards.shard]]),
         files=artefact("files"),
         model=artefact("fit", model="final"),
+        accepted=artefact("accept", model="final"),
     output:
         artefact("score"),
     log:

@@ -39,12 +39,22 @@ def label_scale(training_RT: np.ndarray, per_position: bool) -> LabelScale:
 
 
 def spearman(a: np.ndarray, b: np.ndarray) -> float:
-    """Rank correlation of two arrays of any one shape; 0 where one of them is constant."""
+    """Rank correlation of two arrays of any one shape; 0 where one of them is constant.
+
+    nan where a value is not finite: infinities have ranks, but are no prediction.
+    """
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        return float("nan")
     return pearson(rankdata(a.ravel()), rankdata(b.ravel()))
 
 
 def pearson(a: np.ndarray, b: np.ndarray) -> float:
-    """Linear correlation of two arrays of any one shape; 0 where one of them is constant."""
+    """Linear correlation of two arrays of any one shape; 0 where one of them is constant.
+
+    nan where a value is not finite.
+    """
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        return float("nan")
     x, y = a.ravel() - a.mean(), b.ravel() - b.mean()
     norm = np.sqrt((x @ x) * (y @ y))
     return float(x @ y / norm) if norm > 0 else 0.0

@@ -8,17 +8,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 
 def windows(flat: np.ndarray, length: int) -> np.ndarray:
     """Cut a token stream [T] into windows [N, length + 1] that predict every token once.
 
     Consecutive windows share one token: the last target of one is the first input of the next. The
-    remainder at the end is dropped.
+    remainder at the end is dropped. A read-only view of `flat`: no token is copied.
     """
-    n = max(0, (len(flat) - 1) // length)
-    starts = np.arange(n)[:, None] * length
-    return flat[starts + np.arange(length + 1)[None, :]]
+    if len(flat) <= length:
+        return np.empty((0, length + 1), flat.dtype)
+    return sliding_window_view(flat, length + 1)[::length]
 
 
 def length_batches(lengths: np.ndarray, max_tokens: int) -> Iterator[np.ndarray]:

@@ -21,7 +21,7 @@ from transformers import AutoModel, AutoModelForCausalLM, PreTrainedTokenizerBas
 from groupmates.errors import UserError
 from groupmates.maths.packing import length_batches, pad_right
 from groupmates.models.lm import autocast, device
-from groupmates.models.text import load_tokenizer
+from groupmates.models.text import load_tokenizer, text_tokens
 
 
 class LmEncoder(nn.Module):
@@ -127,19 +127,12 @@ class ChunkEncoder(nn.Module):
         self.batch_tokens = batch_tokens
         first, last = self.tokenizer.cls_token_id, self.tokenizer.sep_token_id
         room = self.chunk_tokens - 2
-        ids = self.tokenizer(
-            texts,
-            add_special_tokens=False,
-            truncation=True,
-            max_length=room * self.chunks,
-            verbose=False,
-        )["input_ids"]
         return [
             [
                 np.array([first, *tokens[start : start + room], last], np.int64)
                 for start in range(0, max(1, len(tokens)), room)
             ]
-            for tokens in ids
+            for tokens in text_tokens(self.tokenizer, texts, room * self.chunks)
         ]
 
     def calibrate(self, prepared: Any) -> None:

@@ -27,6 +27,10 @@ from transformers import (
 from groupmates.config import Architecture, Optimizer
 from groupmates.errors import UserError
 from groupmates.maths.packing import length_batches, pad_right
+from groupmates.models.text import check_folder
+
+# Of one backward pass: at a vocabulary of 50,000 the float32 logits of as many take 3 GB.
+MICRO_TOKENS = 16_384
 
 
 def device() -> torch.device:
@@ -68,6 +72,7 @@ def _gated_size(hidden_size: int) -> int:
 
 def load_lm(folder: Path) -> PreTrainedModel:
     """A Hugging Face causal LM in float32; safetensors only, no remote code."""
+    check_folder(folder)
     try:
         model = AutoModelForCausalLM.from_pretrained(
             folder, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
@@ -187,16 +192,22 @@ def train_step(
     clip_norm: float,
     z_loss: float,
 ) -> None:
-    """One AdamW step on next-token loss, A(M, x): input_ids int64 [B, L + 1], every token real."""
+    """One AdamW step on next-token loss, A(M, x): input_ids int64 [B, L + 1], every token real.
+
+    Gradients add up over parts of at most MICRO_TOKENS tokens, a row at least. Rows are equally
+    long, so parts weighted by their rows have the mean of the whole.
+    """
     optimizer.zero_grad(set_to_none=True)
-    with autocast():
-        logits = model(input_ids=input_ids[:, :-1], use_cache=False).logits
-    # Cross-entropy and z-loss from one log-partition: the logits are the largest tensor by far.
-    logits = logits.float()
-    log_partition = logits.logsumexp(-1)
-    target = logits.gather(-1, input_ids[:, 1:, None]).squeeze(-1)
-    loss = (log_partition - target).mean() + z_loss * log_partition.square().mean()
-    loss.backward()
+    for ids in input_ids.split(max(1, MICRO_TOKENS // input_ids.shape[1])):
+        with autocast():
+            logits = model(input_ids=ids[:, :-1], use_cache=False).logits
+        # Cross-entropy and z-loss from one log-partition: the logits are the largest tensor by far.
+        logits = logits.float()
+        log_partition = logits.logsumexp(-1)
+        target = logits.gather(-1, ids[:, 1:, None]).squeeze(-1)
+        loss = (log_partition - target).mean() + z_loss * log_partition.square().mean()
+        # The share in brackets is exactly 1 for one part: its gradient is then not rounded again.
+        (loss * (len(ids) / len(input_ids))).backward()
     nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
     optimizer.step()
 
@@ -268,8 +279,11 @@ def head_is_linear(model: PreTrainedModel) -> bool:
     known = getattr(model, "_groupmates_head_is_linear", None)
     if known is None:
         ids = torch.arange(8, device=device())[None, :]
-        full = model(input_ids=ids, use_cache=False).logits
-        hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-        known = torch.allclose(full, model.get_output_embeddings()(hidden), atol=1e-6, rtol=1e-5)
+        # Callers may be in autocast, whose rounding would hide or feign a difference.
+        with torch.autocast(device().type, enabled=False):
+            full = model(input_ids=ids, use_cache=False).logits
+            hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+            plain = model.get_output_embeddings()(hidden)
+        known = torch.allclose(full, plain, atol=1e-6, rtol=1e-5)
         model._groupmates_head_is_linear = known  # type: ignore[assignment]
     return bool(known)

@@ -13,14 +13,10 @@ from groupmates.store import read_table
 BATCH_TOKENS = 8192
 
 
-def reference_part(path: Path, split: str) -> tuple[Reference, list[str]]:
-    """The `selection` or `evaluation` examples, and their ids."""
+def reference_part(path: Path, split: str, examples: int) -> tuple[Reference, list[str]]:
+    """At most `examples` of the `selection` or the `evaluation` part, and their ids."""
     table = read_table(path, "reference")
-    table = table.filter(pc.equal(table["split"], split))
+    table = table.filter(pc.equal(table["split"], split)).slice(0, examples)
+    table = table.take(pc.sort_indices(table["example_id"]))
     starts = table["label_start"].to_numpy()
     return Reference(token_lists(table), starts, BATCH_TOKENS), table["example_id"].to_pylist()
-
-
-def selection_part(path: Path) -> Reference:
-    """The examples that steer the selection."""
-    return reference_part(path, "selection")[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +13,28 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 from groupmates.errors import UserError
 
 END_OF_TEXT = "<|endoftext|>"
+TOKENISED_TOGETHER = 1000  # texts; more at once only make more Python lists at once
+
+
+def check_folder(folder: str | Path) -> None:
+    """A path that does not exist would be asked of the Hugging Face hub as a name."""
+    if not Path(folder).is_dir():
+        raise UserError(
+            expected="a folder",
+            found="none",
+            where=str(folder),
+            todo="correct base.checkpoint, sample.tokenizer or fit.encoder.name: only the last may "
+            "be a name on the Hugging Face hub",
+        )
 
 
 def load_tokenizer(folder: str | Path, needs_end: bool = True) -> PreTrainedTokenizerBase:
-    """The tokenizer of a Hugging Face folder; a language model's has an end-of-text token."""
+    """The tokenizer of a Hugging Face folder; a language model's has an end-of-text token.
+
+    Without `needs_end`, as for an encoder, `folder` may be a name on the hub too.
+    """
+    if needs_end:
+        check_folder(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
@@ -51,13 +69,46 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> PreTrainedTok
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END_OF_TEXT)
 
 
-def document_tokens(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[np.ndarray]:
+def text_tokens(
+    tokenizer: PreTrainedTokenizerBase, texts: list[str], limit: int | None = None
+) -> Iterator[list[int]]:
+    """The first `limit` tokens of each text, without special tokens; in blocks of texts."""
+    for start in range(0, len(texts), TOKENISED_TOGETHER):
+        yield from _block_tokens(tokenizer, texts[start : start + TOKENISED_TOGETHER], limit)
+
+
+def _block_tokens(
+    tokenizer: PreTrainedTokenizerBase, texts: list[str], limit: int | None
+) -> list[list[int]]:
+    side = tokenizer.truncation_side
+    tokenizer.truncation_side = "right"  # whatever the tokenizer's own, the start is kept
+    try:
+        found: list[list[int]] = tokenizer(
+            texts,
+            add_special_tokens=False,
+            truncation=limit is not None,
+            max_length=limit,
+            verbose=False,
+        )["input_ids"]
+        return found
+    finally:
+        tokenizer.truncation_side = side
+        # A fast tokenizer keeps the truncation of its last call, and would save it with itself.
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        if backend is not None:
+            backend.no_truncation()
+
+
+def document_tokens(
+    tokenizer: PreTrainedTokenizerBase, texts: list[str], limit: int | None = None
+) -> list[np.ndarray]:
     """Tokens of each document as it stands in training: its text, then the end-of-text token.
 
-    int32, no other special tokens. The probed sequence is the first sequence_length + 1 of them.
+    int32, no other special tokens; the first `limit` of them, end-of-text included. The probed
+    sequence is the first sequence_length + 1.
     """
-    ids = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
-    return [np.array([*i, tokenizer.eos_token_id], np.int32) for i in ids]
+    end = tokenizer.eos_token_id
+    return [np.array([*ids, end][:limit], np.int32) for ids in text_tokens(tokenizer, texts, limit)]
 
 
 def reference_tokens(

@@ -93,7 +93,7 @@ def batches(settings: BaseSettings, training_pool: Path) -> Iterator[torch.Tenso
         random = generator(settings.seed, "base", pass_number)
         stream = np.concatenate([documents[i] for i in random.permutation(len(documents))])
         packed = windows(stream, settings.sequence_length)
-        packed = packed[random.permutation(len(packed))].astype(np.int64)
+        order = random.permutation(len(packed))
         if len(packed) < size:
             raise UserError(
                 expected=f"at least {size} sequences of {settings.sequence_length} tokens",
@@ -102,7 +102,8 @@ def batches(settings: BaseSettings, training_pool: Path) -> Iterator[torch.Tenso
                 todo="raise sample.training_documents, or lower base.batch_sequences",
             )
         for start in range(0, len(packed) - size + 1, size):
-            yield torch.from_numpy(packed[start : start + size]).to(lm.device())
+            batch = packed[order[start : start + size]].astype(np.int64)
+            yield torch.from_numpy(batch).to(lm.device())
         pass_number += 1
 
 

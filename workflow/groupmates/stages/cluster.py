@@ -18,9 +18,11 @@ from groupmates.maths.randomness import hash64, priorities
 from groupmates.progress import Progress, note
 from groupmates.store import (
     Provenance,
+    digest,
     digests,
     embeddings,
     open_table,
+    read_json,
     read_table,
     replacing,
     row_groups,
@@ -64,9 +66,10 @@ def run_centroids(settings: CentroidSettings, *, score: list[Path], output: Path
         "inertia": fitted.inertia,
         "sizes": fitted.sizes,
     }
-    write_json(output.with_suffix(".json"), "centroids", provenance, body)
     with replacing(output) as temporary, temporary.open("wb") as file:
         np.save(file, fitted.centroids_KD)
+    body["sha256"] = digest(output)
+    write_json(output.with_suffix(".json"), "centroids", provenance, body)
 
 
 def read_sample(keep_of: dict[Path, np.ndarray]) -> np.ndarray:
@@ -120,8 +123,11 @@ def run_assign(settings: ClusterSettings, *, score: Path, centroids: Path, outpu
 
 
 def read_centroids(path: Path) -> np.ndarray:
+    """The centroids [K, D], which must be those that the record beside them describes."""
     try:
         centroids_KD: np.ndarray = np.load(path)
+        if read_json(path.with_suffix(".json")).get("sha256") != digest(path):
+            raise ValueError("its sha256 is not the one in the .json beside it")
     except (OSError, ValueError, EOFError) as error:
         raise UserError(
             expected="the centroids of the clusters",

@@ -29,8 +29,6 @@ from groupmates.store import (
     write_table,
 )
 
-TOKENISED_TOGETHER = 1000
-
 
 def run(
     settings: EvaluateSettings,
@@ -54,14 +52,15 @@ def run(
     torch.set_num_threads(threads)
     training, method = settings.training, curve.parent.name
     model, optimizer, hyper = open_base(base)
-    heldout, example_ids = reference_part(reference, "evaluation")
+    heldout, example_ids = reference_part(reference, "evaluation", settings.evaluation_examples)
+    lm.check_fits(model, 0, heldout.longest, "the held-out reference set")
     tokens = load_tokenizer(tokenizer)
     random = generator(settings.seed, "evaluate", number)
     chosen = draw_documents(
         concatenate(select, "select", ["source_file", "n_tokens"]), training.tokens, random
     )
     documents = list(
-        read_drawn(chosen, [named(p, root) for p in dataset], settings.columns, tokens)
+        read_drawn(chosen, [named(p, root) for p in dataset], settings.text_columns, tokens)
     )
     batches = training_batches(documents, settings, random)
     steps = steps_of(settings)
@@ -143,16 +142,18 @@ def read_drawn(
         if not rows:
             continue
         texts = [d.text for d in read_documents(file, columns) if d.row in rows]
-        for start in range(0, len(texts), TOKENISED_TOGETHER):
-            yield from document_tokens(tokenizer, texts[start : start + TOKENISED_TOGETHER])
+        yield from document_tokens(tokenizer, texts)
 
 
 def training_batches(
     documents: list[np.ndarray], settings: EvaluateSettings, random: np.random.Generator
 ) -> Iterator[torch.Tensor]:
-    """Endless batches [batch_sequences, sequence_length + 1], reshuffled in every pass."""
+    """Endless batches int64 [batch_sequences, sequence_length + 1], reshuffled in every pass.
+
+    A pass may be a large part of the memory: its tokens stay int32 and in place, batches are copies.
+    """
     size = settings.training.batch_sequences
-    leftover = np.empty((0, settings.sequence_length + 1), np.int64)
+    leftover = np.empty((0, settings.sequence_length + 1), np.int32)
     while True:
         stream = np.concatenate([documents[i] for i in random.permutation(len(documents))])
         packed = windows(stream, settings.sequence_length)
@@ -163,8 +164,10 @@ def training_batches(
                 where="the dataset that is trained on",
                 todo="raise select.budget, or lower sample.sequence_length",
             )
-        packed = np.concatenate([leftover, packed[random.permutation(len(packed))]])
-        whole = len(packed) // size * size
-        for start in range(0, whole, size):
-            yield torch.from_numpy(packed[start : start + size].astype(np.int64)).to(lm.device())
-        leftover = packed[whole:]
+        order, start = random.permutation(len(packed)), 0
+        # What is left of the pass before begins the first batch.
+        while len(order) - start >= (wanted := size - len(leftover)):
+            batch = np.concatenate([leftover, packed[order[start : start + wanted]]])
+            yield torch.from_numpy(batch.astype(np.int64)).to(lm.device())
+            leftover, start = leftover[:0], start + wanted
+        leftover = np.concatenate([leftover, packed[order[start:]]])

@@ -19,7 +19,7 @@ from groupmates.maths.rollouts import beam_rollouts, random_rollouts
 from groupmates.models import lm
 from groupmates.models.checkpoint import open_base
 from groupmates.models.influence import InfluenceModel
-from groupmates.models.reference import selection_part
+from groupmates.models.reference import reference_part
 from groupmates.models.text import token_lists
 from groupmates.progress import Progress, note
 from groupmates.store import Provenance, digests, read_table, write_table
@@ -117,7 +117,7 @@ def run(
     label = f"probe {output.parent.name} {part + 1}/{parts}"
     losses = _probe(
         base,
-        selection_part(reference),
+        reference_part(reference, "selection", settings.selection_examples)[0],
         [sequences[place[d]] for d in doc_ids],
         doc_ids,
         chosen["rollout"].to_numpy(),
@@ -158,6 +158,14 @@ def _probe(
     lm.check_fits(model, 0, reference.longest, "the reference set")
     start = lm.Snapshot(model, optimizer)
     loss = start_loss = reference.loss(model)
+    if not math.isfinite(loss):
+        raise UserError(
+            expected="a finite reference loss of the checkpoint before any step",
+            found=f"{loss}",
+            where=str(base),
+            todo="correct the weights of base.checkpoint, or lower base.optimizer.learning_rate "
+            "where the base model is trained here",
+        )
     before, after = np.empty(len(step)), np.empty(len(step))
     progress = Progress(label, len(step), "steps")
     for i, sequence in enumerate(sequences):

@@ -43,7 +43,7 @@ def reference_columns(
     reference: list[Path],
     evaluation: list[Path],
 ) -> dict[str, list]:
-    """The reference set, tokenised and split; examples of lowest hash, equal ones once."""
+    """The reference set, tokenised and split; in each part by hash, equal examples once."""
     split = settings.split
     selecting = dict(examples(settings, reference))
     evaluating = dict(examples(settings, evaluation))
@@ -60,10 +60,7 @@ def reference_columns(
             todo="remove them from one side: evaluation must be on text that steered nothing",
         )
     table: dict[str, list] = {"example_id": [], "split": [], "input_ids": [], "label_start": []}
-    for name, found, wanted in (
-        ("selection", selecting, split.selection_examples),
-        ("evaluation", evaluating, split.evaluation_examples),
-    ):
+    for name, found in (("selection", selecting), ("evaluation", evaluating)):
         if not found:
             raise UserError(
                 expected=f"at least one reference example in the {name} part",
@@ -71,9 +68,8 @@ def reference_columns(
                 where=", ".join(map(str, reference)),
                 todo="add examples, or change reference.split.evaluation_share",
             )
-        chosen = sorted(found, key=lambda i: hash64(settings.seed, "reference", i))[:wanted]
-        note("reference", f"{len(chosen):,} of {len(found):,} {name} examples")
-        for example in sorted(chosen):
+        cut = 0
+        for example in sorted(found, key=lambda i: hash64(settings.seed, "reference", i)):
             context, labelled = found[example]
             if split.loss_on == "all":
                 context, labelled = "", context + labelled
@@ -82,6 +78,12 @@ def reference_columns(
             table["split"].append(name)
             table["input_ids"].append(ids)
             table["label_start"].append(start)
+            cut += len(ids) == split.max_tokens
+        note(
+            "reference",
+            f"{len(found):,} {name} examples, {cut:,} of them as long as "
+            f"reference.split.max_tokens ({split.max_tokens}) or cut to it",
+        )
     return table
 
 

@@ -95,7 +95,7 @@ def draw(settings: SampleSettings, files: list[PoolFile]) -> tuple[list[Drawn], 
     progress = Progress("sample", 0, "documents")
     for number, file in enumerate(files):
         priorities = []
-        for document in read_documents(file, settings.columns):
+        for document in read_documents(file, settings.text_columns):
             priority = hash64(settings.seed, "sample", document.doc_id)
             priorities.append(priority)
             if len(heap) < wanted:
@@ -125,9 +125,9 @@ def check_unique(settings: SampleSettings, files: list[PoolFile], hashes: list[n
     for file, found in zip(files, hashes, strict=True):
         rows = set(np.flatnonzero(found == twice).tolist())
         if rows:
-            for document in read_documents(file, settings.columns):
+            for document in read_documents(file, settings.text_columns):
                 if document.row in rows:
-                    places.append(f"{file.path}, row {document.row} (id {document.doc_id!r})")
+                    places.append(f"{file.path}, line {document.row + 1} (id {document.doc_id!r})")
     raise UserError(
         expected="every document id once in the pool",
         found=f"{int((counts > 1).sum()):,} ids that occur more than once, the first:",
@@ -156,5 +156,5 @@ def columns(
         "source_file": [d.file.name for d in drawn],
         "source_row": [d.document.row for d in drawn],
         "text": texts,
-        "input_ids": [ids[:limit] for ids in document_tokens(tokens, texts)],
+        "input_ids": document_tokens(tokens, texts, limit),
     }

@@ -1,0 +1,30 @@
+"""A floor under the influence model: one that predicts nothing stops the run here, kept for a look."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from groupmates.config import AcceptSettings
+from groupmates.errors import UserError
+from groupmates.store import Provenance, digests, read_folder_json, write_json
+
+
+def run(settings: AcceptSettings, *, model: Path, output: Path) -> None:
+    """Write `accept/{model}.json`, or raise `UserError` before the expensive stages."""
+    metrics = read_folder_json(model, "fit", "metrics.json")
+    found, floor = metrics["spearman_within_position"]["full"], settings.accept.minimum_spearman
+    if not found >= floor:
+        raise UserError(
+            expected=f"a held-out Spearman within positions of at least {floor} "
+            "(accept.minimum_spearman)",
+            found=f"{found:.3f} from {metrics['labels']:,} labels",
+            where=str(model / "metrics.json"),
+            todo="probe more rollouts (probe.random.rollouts), use a larger reference set, train "
+            "the base model further, or try another fit.encoder; to go on regardless lower the floor",
+        )
+    write_json(
+        output,
+        "accept",
+        Provenance("accept", settings.model_dump(mode="json"), digests(model=model)),
+        {"spearman_within_position": found},
+    )
