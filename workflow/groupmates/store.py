@@ -238,7 +238,7 @@ def _intact(path: Path) -> Iterator[None]:
             expected="intact pages",
             found=f"a damaged file ({error})",
             where=str(path),
-            todo="delete the file and run snakemake again: it remakes the file and what follows from it",
+            todo="delete the file and run snakemake again: it remakes it and what follows from it",
         ) from error
 
 
