@@ -40,7 +40,7 @@ rule plan_bootstrap:
     threads: 2
     resources:
         mem_mb=16000,
-        runtime=120,
+        runtime=720,
     params:
         settings=settings("BootstrapPlanSettings", "rollouts"),
     shell:
