@@ -90,6 +90,3 @@ def _copy_parquet(path: str, rows: np.ndarray, destination: Path) -> int:
                 output.write_table(table.filter(pa.array(wanted)), row_group_size=stop - start)
             start = stop
     return start
-
-
-# Streams of rows

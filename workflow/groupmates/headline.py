@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from groupmates.artefacts import path
-from groupmates.store import read_folder_json, read_json
+from groupmates.store import read_artefact_json, read_folder_json
 
 
 def headline(run: Path) -> str:
     """Where dataset and report lie, and the figures that matter; `run` is results/{run}."""
-    summary = read_json(run / path("summary"))
+    summary = read_artefact_json(run / path("summary"), "summary")
     metrics = read_folder_json(run / path("fit").format(model="final"), "fit", "metrics.json")
     spearman, (low, high) = metrics["spearman"], metrics["spearman_difference_interval"]
     lines = [

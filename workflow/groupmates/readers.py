@@ -89,9 +89,6 @@ def sha256_of(path: str | Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-# Copying
-
-
 def _parquet_rows(file: PoolFile, columns: PoolColumns) -> Iterator[dict[str, Any]]:
     with reading(file.path):
         parquet = pq.ParquetFile(

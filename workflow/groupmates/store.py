@@ -281,17 +281,27 @@ def write_folder_provenance(folder: Path, artefact: str, provenance: Provenance)
 
 def read_folder_json(folder: Path, artefact: str, name: str) -> dict[str, Any]:
     """A JSON file of a folder artefact, after checking the folder's artefact and version."""
-    record = read_json(folder / "provenance.json")
+    _check_record(read_json(folder / "provenance.json"), artefact, folder, "folder")
+    return read_json(folder / name)
+
+
+def read_artefact_json(path: Path, artefact: str) -> dict[str, Any]:
+    """What `write_json` wrote, after checking its artefact and version."""
+    body = read_json(path)
+    _check_record(body.get("provenance", {}), artefact, path, "JSON file")
+    return body
+
+
+def _check_record(record: dict[str, Any], artefact: str, path: Path, kind: str) -> None:
     expected = {"artefact": artefact, "version": ARTEFACTS[artefact].version}
     found = {key: record.get(key) for key in expected}
     if found != expected:
         raise UserError(
-            expected=f"a folder of the artefact {expected}",
+            expected=f"a {kind} of the artefact {expected}",
             found=str(found),
-            where=str(folder),
-            todo="delete the folder and run snakemake again",
+            where=str(path),
+            todo=f"delete the {kind.split()[-1]} and run snakemake again",
         )
-    return read_json(folder / name)
 
 
 def concatenate(paths: Iterable[Path], artefact: str, columns: list[str] | None = None) -> pa.Table:

@@ -23,6 +23,8 @@ from groupmates.maths.packing import length_batches, pad_right
 from groupmates.models.lm import autocast, device
 from groupmates.models.text import load_tokenizer, text_tokens
 
+BATCH_TOKENS = 8192  # of a forward pass over the probe pool; scoring has a setting of its own
+
 
 class LmEncoder(nn.Module):
     """Unit-length linear map of the language model's last hidden states, averaged over tokens.
@@ -117,7 +119,7 @@ class ChunkEncoder(nn.Module):
             )
         self.chunk_tokens, self.chunks = chunk_tokens, chunks
         self.size = int(self.encoder.config.hidden_size)
-        self.batch_tokens = 8192
+        self.batch_tokens = BATCH_TOKENS
         self.to(device())
 
     def prepare(

@@ -16,7 +16,7 @@ from groupmates.artefacts import ARTEFACTS
 from groupmates.errors import UserError
 from groupmates.progress import Progress
 from groupmates.report.tally import Tally
-from groupmates.store import KEY, concatenate, open_table, read_json, read_table
+from groupmates.store import KEY, concatenate, open_table, read_table
 
 Curve = tuple[np.ndarray, np.ndarray]  # training tokens, held-out loss in nats
 
@@ -184,22 +184,6 @@ def _stage_time(stage: str, rows: list[dict[str, Any]]) -> StageTime:
         cpu_seconds=sum(cpu) if cpu else None,
         peak_megabytes=max(memory, default=None),
     )
-
-
-def json_artefact(path: Path, artefact: str) -> dict[str, Any]:
-    """A JSON artefact, checked to be that artefact and version."""
-    body = read_json(path)
-    expected = {"artefact": artefact, "version": ARTEFACTS[artefact].version}
-    record = body.get("provenance", {})
-    found = {key: record.get(key) for key in expected}
-    if found != expected:
-        raise UserError(
-            expected=f"a JSON file of the artefact {expected}",
-            found=str(found),
-            where=str(path),
-            todo="delete the file and run snakemake again",
-        )
-    return body
 
 
 def table_records(paths: list[Path], artefact: str) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ from groupmates.store import (
     digests,
     embeddings,
     open_table,
-    read_json,
+    read_artefact_json,
     read_table,
     replacing,
     row_groups,
@@ -126,7 +126,7 @@ def read_centroids(path: Path) -> np.ndarray:
     """The centroids [K, D], which must be those that the record beside them describes."""
     try:
         centroids_KD: np.ndarray = np.load(path)
-        if read_json(path.with_suffix(".json")).get("sha256") != digest(path):
+        if read_artefact_json(path.with_suffix(".json"), "centroids").get("sha256") != digest(path):
             raise ValueError("its sha256 is not the one in the .json beside it")
     except (OSError, ValueError, EOFError) as error:
         raise UserError(

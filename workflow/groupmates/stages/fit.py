@@ -24,6 +24,7 @@ from groupmates.maths.labels import (
     spearman,
 )
 from groupmates.maths.randomness import generator, hash64
+from groupmates.models.encoders import BATCH_TOKENS
 from groupmates.models.influence import InfluenceModel, make_encoder
 from groupmates.models.text import load_tokenizer, token_lists
 from groupmates.progress import Progress, note
@@ -36,8 +37,6 @@ from groupmates.store import (
     write_folder_provenance,
     write_table,
 )
-
-PREPARE_TOKENS = 8192
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ def run(
     )
     torch.manual_seed(hash64(settings.seed, "fit", output.name) % 2**63)
     model = InfluenceModel(fit, make_encoder(fit, base))
-    prepared = model.encoder.prepare(pool["text"].to_pylist(), token_lists(pool), PREPARE_TOKENS)
+    prepared = model.encoder.prepare(pool["text"].to_pylist(), token_lists(pool), BATCH_TOKENS)
     model.encoder.calibrate(prepared)
     train(settings, model, prepared, training, validation, scale, output.name)
     check_beta(model, output)

@@ -18,6 +18,7 @@ from groupmates.maths.randomness import hash64
 from groupmates.maths.rollouts import beam_rollouts, random_rollouts
 from groupmates.models import lm
 from groupmates.models.checkpoint import open_base
+from groupmates.models.encoders import BATCH_TOKENS
 from groupmates.models.influence import InfluenceModel
 from groupmates.models.reference import reference_part
 from groupmates.models.text import token_lists
@@ -47,7 +48,9 @@ def run_plan_bootstrap(
     torch.set_num_threads(threads)
     pool = read_table(probe_pool, "probe_pool", ["doc_id", "text", "input_ids"])
     influence = InfluenceModel.load(model)
-    individual, embeddings = influence.score(pool["text"].to_pylist(), token_lists(pool), 8192)
+    individual, embeddings = influence.score(
+        pool["text"].to_pylist(), token_lists(pool), BATCH_TOKENS
+    )
     bootstrap = settings.bootstrap
     capacity = np.full(len(pool), bootstrap.max_appearances)
     rounds = []

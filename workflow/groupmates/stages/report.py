@@ -16,7 +16,14 @@ from groupmates.config import ReportSettings
 from groupmates.progress import note
 from groupmates.report import canvas, figures, reading, words
 from groupmates.report.tally import LENGTH_EDGES, Tally
-from groupmates.store import Provenance, digests, read_folder_json, read_json, replacing
+from groupmates.store import (
+    Provenance,
+    digests,
+    read_artefact_json,
+    read_folder_json,
+    read_json,
+    replacing,
+)
 
 MOST_SOURCES = 20  # more than a reader compares; the rest is one row
 TEMPLATE = "report.html.jinja"
@@ -38,7 +45,7 @@ def run(
     output: Path,
 ) -> None:
     """Write the page; `bootstrap` may be empty, `initial` and `final` may be the same folder."""
-    found = reading.json_artefact(summary, "summary")
+    found = read_artefact_json(summary, "summary")
     selected = reading.by_method(select)
     colours = canvas.palette(sorted(found["methods"] | selected), found["baseline"])
     fits = {"initial": initial, "final": final} if initial != final else {"final": final}
