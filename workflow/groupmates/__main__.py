@@ -8,16 +8,21 @@ without traceback for what the user can mend.
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import inspect
 import os
+import signal
 import sys
+import traceback
 import types
 import typing
 from collections.abc import Callable
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any, TextIO
 
+from groupmates import jobs, resume
 from groupmates.config import from_param
 from groupmates.errors import UserError
 from groupmates.headline import headline
@@ -61,7 +66,13 @@ def stage_arguments(function: Callable[..., None], arguments: list[str]) -> dict
     parser = argparse.ArgumentParser(
         prog="python -m groupmates STAGE", description=inspect.getdoc(function)
     )
-    parser.add_argument("--log", type=Path, help="file that messages go to as well")
+    parser.add_argument("--log", type=Path, help="file that messages go to as well; its record")
+    parser.add_argument(
+        "--save-seconds",
+        type=float,
+        default=float(os.environ.get("GROUPMATES_SAVE_SECONDS", 60)),
+        help="seconds of work between two saves of unfinished progress (default: %(default)s)",
+    )
     kinds = {name: _required(hints[name]) for name in inspect.signature(function).parameters}
     for name, parameter in inspect.signature(function).parameters.items():
         optional = parameter.default is not parameter.empty
@@ -115,21 +126,86 @@ def main(argv: list[str]) -> int:
             file=sys.stderr,
         )
         return 2
+    if argv[0] == "headline":
+        return show(argv[0], lambda: headline(Path(*argv[1:])))
     try:
-        if argv[0] == "headline":
-            print(headline(Path(*argv[1:])))
-            return 0
         function = stage_function(argv[0])
         arguments = stage_arguments(function, argv[1:])
-        log: Path | None = arguments.pop("log")
-        if log is not None:
-            log.parent.mkdir(parents=True, exist_ok=True)
-            sys.stderr = Tee(sys.stderr, log.open("w"))
-        function(**arguments)
     except UserError as error:
-        print(f"\nerror in {argv[0]}\n{error}\n", file=sys.stderr)
-        return 2
+        return told(argv[0], error)
+    log: Path | None = arguments.pop("log")
+    resume.seconds_between_saves = arguments.pop("save_seconds")
+    if log is None:
+        return run(argv[0], function, arguments)
+    with jobs.alone(log) as file, redirect_stderr(Tee(sys.stderr, file)):
+        return run(argv[0], function, arguments, jobs.Record(log.with_suffix(".json"), argv[0]))
+
+
+def show(command: str, text: Callable[[], str]) -> int:
+    """Print what a command tells about a run."""
+    try:
+        print(text())
+    except UserError as error:
+        return told(command, error)
     return 0
+
+
+def run(
+    stage: str,
+    function: Callable[..., None],
+    arguments: dict[str, Any],
+    record: jobs.Record | None = None,
+) -> int:
+    """Call a stage; the exit status. How it ended goes to the job's record."""
+    state, found = "failed", None
+    try:
+        function(**arguments)
+        state = "done"
+        return 0
+    except UserError as error:
+        found = str(error)
+        return told(stage, error)
+    except SystemExit:
+        state = "stopped"  # by SIGTERM, after its progress was saved
+        raise
+    except KeyboardInterrupt:
+        state = "stopped"
+        print(f"\n{stage} interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except Exception as error:
+        full = no_room(error) if isinstance(error, OSError) else None
+        found = str(full) if full else repr(error)
+        if full:
+            return told(stage, full)
+        traceback.print_exc()  # here, while it reaches the log too
+        return 1
+    finally:
+        if record is not None:
+            record.end(state, found)
+
+
+def told(stage: str, error: UserError) -> int:
+    print(f"\nerror in {stage}\n{error}\n", file=sys.stderr)
+    return 2
+
+
+def no_room(error: OSError) -> UserError | None:
+    """What to do about a file system that takes no more, whoever met it."""
+    reasons = {
+        errno.ENOSPC: "is full",
+        errno.EDQUOT: "is full: your quota",
+        errno.EROFS: "is read-only",
+    }
+    # Arrow tells some errors in words only.
+    number = error.errno or (errno.ENOSPC if "No space left" in str(error) else None)
+    if number not in reasons:
+        return None
+    return UserError(
+        expected="room for what this job writes",
+        found=f"a file system that {reasons[number]} ({error})",
+        where=str(error.filename or "the run's folder, results/{run}/"),
+        todo="free some space and run snakemake again: nothing that was finished is lost",
+    )
 
 
 if __name__ == "__main__":

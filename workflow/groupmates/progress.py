@@ -5,26 +5,31 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 SECONDS_BETWEEN_LINES = 5.0
+STARTED: list[Progress] = []  # of this process, in order: the phases of its job
 
 
 class Progress:
     """Prints `[label] done/total unit · rate · time left` to standard error.
 
-    `advance(n)` after every piece of work; `note` for a remark of the stage.
+    `advance(n)` after every piece of work; `note` for a remark of the stage. `resumed` is what an
+    earlier attempt had done already: it counts as done, and not into the rate.
     """
 
-    def __init__(self, label: str, total: int, unit: str) -> None:
+    def __init__(self, label: str, total: int, unit: str, resumed: int = 0) -> None:
         self.label, self.total, self.unit = label, total, unit
-        self.done = 0
-        self._start = self._last = time.monotonic()
+        self.done = self.resumed = resumed
+        self._start = self._last = self._moved = time.monotonic()
+        STARTED.append(self)
+        if resumed:
+            note(label, f"goes on after {resumed:,} of {total:,} {unit}")
 
     def advance(self, n: int = 1) -> None:
         self.done += n
-        now = time.monotonic()
+        now = self._moved = time.monotonic()
         if now - self._last >= SECONDS_BETWEEN_LINES:
             self._last = now
             self._print(now)
@@ -39,9 +44,20 @@ class Progress:
             self.advance()
         self.finish()
 
+    def record(self) -> dict[str, Any]:
+        """How far it is, for the record of the job; `seconds` until the last piece of work."""
+        return {
+            "label": self.label,
+            "unit": self.unit,
+            "done": self.done,
+            "total": self.total,
+            "resumed": self.resumed,
+            "seconds": self._moved - self._start,
+        }
+
     def _print(self, now: float) -> None:
         seconds = max(now - self._start, 1e-9)
-        rate = self.done / seconds
+        rate = (self.done - self.resumed) / seconds
         left = (self.total - self.done) / rate if rate and self.done <= self.total else 0.0
         of = f"/{self.total:,}" if self.total else ""
         tail = f"{left:,.0f} s left" if self.done < self.total else f"{seconds:,.1f} s"

@@ -1,0 +1,109 @@
+"""The record beside a job's log: who, how far, how it ended; and one process at a time."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from groupmates import __main__ as cli
+from groupmates import jobs, progress
+
+PACKAGE = Path(jobs.__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def no_phases(monkeypatch):
+    monkeypatch.setattr(progress, "STARTED", [])
+
+
+def test_a_record_tells_how_far_a_job_is_and_how_it_ended(tmp_path):
+    record = jobs.Record(tmp_path / "probe_0.json", "probe")
+    work = progress.Progress("probe 1/2", 10, "steps", resumed=4)
+    work.advance(2)
+    record.beat()
+    (running,) = jobs.read_record(record.path)
+    assert (running["state"], running["ended"]) == ("running", None)
+    assert (running["stage"], running["job"], running["pid"]) == ("probe", "probe_0", os.getpid())
+    (phase,) = running["phases"]
+    assert (phase["done"], phase["resumed"], phase["total"]) == (6, 4, 10)
+    record.end("failed", "no luck")
+    (ended,) = jobs.read_record(record.path)
+    assert (ended["state"], ended["error"]) == ("failed", "no luck")
+    assert ended["ended"] >= ended["started"]
+    assert ended["peak_rss_bytes"] > 10e6
+
+
+def test_an_attempt_that_nobody_ended_counts_as_killed_when_last_heard_of(tmp_path):
+    path = tmp_path / "x.json"
+    first = jobs.Record(path, "score")
+    first._over.set()
+    first._thread.join()
+    heard = jobs.read_record(path)[0]["heard"]
+    second = jobs.Record(path, "score")
+    second.end("done")
+    states = [(a["state"], a["ended"]) for a in jobs.read_record(path)]
+    assert states[0] == ("killed", heard)
+    assert states[1][0] == "done"
+
+
+def test_a_running_job_that_is_silent_for_long_is_told_apart():
+    attempt = {"state": "running", "heard": 1000.0}
+    assert not jobs.is_silent(attempt, 1000.0 + jobs.SILENT_SECONDS)
+    assert jobs.is_silent(attempt, 1001.0 + jobs.SILENT_SECONDS)
+    assert not jobs.is_silent({"state": "done", "heard": 0.0}, 1e9)
+
+
+def test_a_damaged_record_is_no_record(tmp_path):
+    (tmp_path / "x.json").write_text("{")
+    assert jobs.read_record(tmp_path / "x.json") == []
+    assert jobs.read_records(tmp_path) == []
+
+
+def test_a_second_process_at_one_job_waits_for_the_first(tmp_path):
+    log, told = tmp_path / "logs/a.log", tmp_path / "told"
+    code = f"""
+from pathlib import Path
+from groupmates import jobs
+with jobs.alone(Path({str(log)!r})):
+    Path({str(told)!r}).write_text("in")
+"""
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE)}
+    with jobs.alone(log):
+        second = subprocess.Popen(
+            [sys.executable, "-c", code], env=environment, stderr=subprocess.PIPE, text=True
+        )
+        assert second.stderr is not None
+        assert "another process is at this very job" in second.stderr.readline()
+        time.sleep(0.2)
+        assert not told.exists()
+    assert second.wait(30) == 0
+    assert told.read_text() == "in"
+
+
+def test_a_full_disk_is_told_with_what_to_do(tmp_path, capsys):
+    def full():
+        raise OSError(28, "No space left on device", "results/x.parquet")
+
+    record = jobs.Record(tmp_path / "x.json", "score")
+    assert cli.run("score", full, {}, record) == 2
+    shown = capsys.readouterr().err
+    assert "a file system that is full" in shown
+    assert "results/x.parquet" in shown
+    assert "free some space and run snakemake again" in shown
+    assert jobs.read_record(tmp_path / "x.json")[0]["state"] == "failed"
+
+
+def test_other_errors_keep_their_traceback(tmp_path, capsys):
+    def broken():
+        raise OSError(5, "Input/output error")
+
+    record = jobs.Record(tmp_path / "x.json", "score")
+    assert cli.run("score", broken, {}, record) == 1
+    assert "Traceback" in capsys.readouterr().err
+    (attempt,) = json.loads((tmp_path / "x.json").read_text())["attempts"]
+    assert attempt["state"] == "failed"
+    assert "Input/output" in attempt["error"]

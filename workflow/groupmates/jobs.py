@@ -1,0 +1,195 @@
+"""A record of every job beside its log, `logs/NAME.json` beside `logs/NAME.log`, and one job at a time.
+
+The record says who runs or ran the job, how far it is, what it took and how it ended; attempt after
+attempt, so that what a killed one had done is told apart from what the next one did. It holds times
+and hosts, so it is no artefact: `make status`, the time line of the report and the rates of a plan
+are read from it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import resource
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+from groupmates import progress
+
+SECONDS_BETWEEN_BEATS = 5.0
+SILENT_SECONDS = 60.0  # a running job that was not heard of for so long is dead, or its node is
+MOST_ATTEMPTS = 20  # that a record keeps
+
+
+class Record:
+    """The attempts at one job; the last one is under way. `beat` runs in a thread of its own."""
+
+    def __init__(self, path: Path, stage: str) -> None:
+        self.path = path
+        self.attempts = read_record(path)
+        for earlier in self.attempts:
+            if earlier["state"] == "running":  # nobody was left to say how it ended
+                earlier |= {"state": "killed", "ended": earlier["heard"]}
+        now = time.time()
+        self.attempts.append(
+            {
+                "stage": stage,
+                "job": path.stem,
+                "state": "running",
+                "started": now,
+                "heard": now,
+                "ended": None,
+                "host": socket.gethostname(),
+                "pid": os.getpid(),
+                "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
+                "cores": len(os.sched_getaffinity(0)),
+                "error": None,
+            }
+        )
+        self._gpu = GpuMeter()
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+        self.beat()
+        self._thread = threading.Thread(target=self._beats, daemon=True)
+        self._thread.start()
+
+    def _beats(self) -> None:
+        while not self._over.wait(SECONDS_BETWEEN_BEATS):
+            self._gpu.sample()
+            self.beat()
+
+    def beat(self, **ending: Any) -> None:
+        """Write how far the job is."""
+        usage = [
+            resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+        ]
+        with self._lock:
+            self.attempts[-1] |= {
+                "heard": time.time(),
+                "threads": _threads(),
+                "device": self._gpu.name or processor(),
+                "cpu_seconds": sum(u.ru_utime + u.ru_stime for u in usage),
+                "peak_rss_bytes": 1024 * max(u.ru_maxrss for u in usage),
+                "gpu_peak_bytes": self._gpu.peak_bytes(),
+                "gpu_utilisation": self._gpu.utilisation(),
+                "phases": [p.record() for p in progress.STARTED],
+                **ending,
+            }
+            temporary = self.path.with_name(f".{self.path.name}.partial")
+            try:
+                temporary.write_text(json.dumps({"attempts": self.attempts[-MOST_ATTEMPTS:]}))
+                temporary.rename(self.path)
+            except OSError as error:
+                # The work itself goes on: it has its own message where the disk is full for it too.
+                progress.note("job", f"WARNING: no record of this job in {self.path} ({error})")
+
+    def end(self, state: str, error: str | None = None) -> None:
+        self._over.set()
+        self._thread.join()
+        self.beat(state=state, error=error, ended=time.time())
+
+
+class GpuMeter:
+    """Memory and utilisation of the GPU that this process uses; nothing where it uses none."""
+
+    def __init__(self) -> None:
+        self._samples: list[int] = []
+        self._silent = False
+
+    @property
+    def name(self) -> str | None:
+        torch = _cuda()
+        return torch.cuda.get_device_name() if torch else None
+
+    def sample(self) -> None:
+        torch = _cuda()
+        if torch is None or self._silent:
+            return
+        try:
+            self._samples.append(torch.cuda.utilization())
+        except (ImportError, RuntimeError):  # no NVML library, or one that may not be asked
+            self._silent = True
+
+    def utilisation(self) -> float | None:
+        """Mean share of the time in which a kernel ran, 0 to 1."""
+        return sum(self._samples) / len(self._samples) / 100 if self._samples else None
+
+    def peak_bytes(self) -> int | None:
+        torch = _cuda()
+        return torch.cuda.max_memory_reserved() if torch else None
+
+
+def _cuda() -> Any:
+    """torch where this process has begun to use a GPU: to look must not begin it."""
+    torch = sys.modules.get("torch")
+    cuda = getattr(torch, "cuda", None)
+    return torch if cuda is not None and cuda.is_available() and cuda.is_initialized() else None
+
+
+def _threads() -> int | None:
+    torch: Any = sys.modules.get("torch")
+    return torch.get_num_threads() if hasattr(torch, "get_num_threads") else None
+
+
+def processor() -> str:
+    """The processor's model name, such as 'AMD EPYC 9R14'."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def read_record(path: Path) -> list[dict[str, Any]]:
+    """The attempts at a job, oldest first; none where there is no record or a damaged one."""
+    try:
+        attempts: list[dict[str, Any]] = json.loads(path.read_text())["attempts"]
+    except (OSError, ValueError, KeyError):
+        return []
+    return attempts
+
+
+def read_records(folder: Path) -> list[list[dict[str, Any]]]:
+    """The attempts at every job below a folder of logs, by name of the job."""
+    found = [read_record(path) for path in sorted(folder.rglob("*.json"))]
+    return [attempts for attempts in found if attempts]
+
+
+def is_silent(attempt: dict[str, Any], now: float) -> bool:
+    """Whether an attempt that should be running has not been heard of for too long."""
+    return attempt["state"] == "running" and now - attempt["heard"] > SILENT_SECONDS
+
+
+@contextmanager
+def alone(log: Path) -> Iterator[TextIO]:
+    """The job's log, open for appending, for one process at a time.
+
+    A job's outputs are written by whoever holds its log: a second process, such as a requeued job
+    while the first one still runs, waits until the first is gone. The lock ends with its process.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            last = read_record(log.with_suffix(".json"))[-1:]
+            who = [f"{a['host']}, process {a['pid']}, slurm job {a['slurm_job_id']}" for a in last]
+            progress.note(
+                "job", f"another process is at this very job ({''.join(who)}): waiting for its end"
+            )
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            progress.note("job", f"WARNING: {log} cannot be locked ({error}): running without")
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S %Z")
+        file.write(f"--- {stamp} on {socket.gethostname()}, process {os.getpid()}\n")
+        yield file
