@@ -12,6 +12,7 @@ configfile: "config.yaml"
 
 include: "workflow/rules/common.smk"
 include: "workflow/rules/corpus.smk"
+include: "workflow/rules/check.smk"
 include: "workflow/rules/sample.smk"
 include: "workflow/rules/base.smk"
 include: "workflow/rules/probe.smk"

@@ -13,7 +13,7 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from groupmates import config
 from groupmates.models.lm import make_lm
-from groupmates.stages import base, probe, reference, sample
+from groupmates.stages import base, check, probe, reference, sample
 
 WORDS = [
     "a",
@@ -113,7 +113,12 @@ def write_lines(path: Path, rows: list[dict[str, str]]) -> Path:
 def sample_settings(
     probe_documents: int = 24, training_documents: int = 16, **changed: object
 ) -> config.SampleSettings:
-    fields = {"sequence_length": SEQUENCE, "tokenizer": None, "vocabulary_size": 300} | changed
+    fields = {
+        "paths": None,
+        "sequence_length": SEQUENCE,
+        "tokenizer": None,
+        "vocabulary_size": 300,
+    } | changed
     return config.SampleSettings(
         seed=0,
         text_columns=COLUMNS,
@@ -152,23 +157,36 @@ def plan_settings(rollouts: int = 7) -> config.RandomPlanSettings:
     )
 
 
+def check_files(pool: list[Path], root: Path, files: Path) -> Path:
+    """Check a pool of one shard; the shard's list."""
+    settings, shard = (
+        config.CheckSettings(text_columns=COLUMNS),
+        files.parent / "shard-00000.parquet",
+    )
+    check.run(settings, pool=pool, root=root, output=shard)
+    check.run_pool(settings, check=[shard], root=root, output=files)
+    return shard
+
+
 def make_run(folder: Path) -> Run:
     run = Run(
         folder=folder,
         pool=write_lines(folder / "pool/a.jsonl", documents()),
         tokenizer=folder / "sample/tokenizer",
-        files=folder / "sample/files.parquet",
+        files=folder / "check/files.parquet",
         probe_pool=folder / "sample/probe_pool.parquet",
         training_pool=folder / "sample/training_pool.parquet",
         reference=folder / "sample/reference.parquet",
         base=folder / "base",
         rollouts=folder / "probe/random/rollouts.parquet",
     )
+    check_files([run.pool], run.pool.parent, run.files)
     sample.run(
         sample_settings(),
-        pool=[str(run.pool)],
-        tokenizer=run.tokenizer,
+        pool=[run.pool],
+        root=run.pool.parent,
         files=run.files,
+        tokenizer=run.tokenizer,
         probe_pool=run.probe_pool,
         training_pool=run.training_pool,
     )

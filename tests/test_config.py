@@ -22,6 +22,7 @@ KINDS = config.StageSettings.__subclasses__()
 
 # Keys that shape the graph: they name files, jobs and wildcards, which snakemake watches itself.
 GRAPH_ONLY = {
+    "sample.paths",
     "pool.paths",
     "pool.files_per_shard",
     "reference.paths",

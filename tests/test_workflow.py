@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import datasets
@@ -131,6 +130,38 @@ def test_shards_partitions_and_batch_sizes_change_nothing_that_is_selected(
         ]
 
 
+def planned(folder: Path, *arguments: str) -> dict[str, int]:
+    """Jobs of a dry run by rule."""
+    shown = checkout.snakemake(folder, *arguments, "--nolock", "-n", "--quiet", "rules").stdout
+    return {rule: int(jobs) for rule, jobs in re.findall(r"^(\w+) +(\d+)$", shown, re.MULTILINE)}
+
+
+def test_a_file_that_is_added_to_the_pool_is_scored_and_nothing_is_probed_again(
+    finished: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(finished, tmp_path / "copy")
+    old = [f"results/tiny/corpus/shard-{i:05d}.jsonl.zst" for i in range(7)]
+    settings = checkout.merged(
+        checkout.TINY, {"pool": {"paths": old, "files_per_shard": 1}, "sample": {"paths": old}}
+    )
+    (folder / "settings.yaml").write_text(yaml.safe_dump(settings))
+    run = checkout.snakemake(folder, "--until", "report")
+    assert run.returncode == 0, run.stdout[-4000:]
+    assert not planned(folder)
+    rows = [json.dumps({"url": f"new-{i}", "text": f"A new text, number {i}."}) for i in range(20)]
+    new = folder / "results/tiny/corpus/shard-00007.jsonl.zst"
+    new.write_bytes(zstandard.compress("\n".join(rows).encode()))
+    settings["pool"]["paths"] = [*old, str(new.relative_to(folder))]
+    (folder / "settings.yaml").write_text(yaml.safe_dump(settings))
+    jobs = planned(folder)
+    assert (jobs["check"], jobs["score"]) == (1, 1)
+    assert not {"sample", "base", "probe", "fit", "reference", "plan_random"} & set(jobs)
+    run = checkout.snakemake(folder)
+    assert run.returncode == 0, run.stdout[-4000:]
+    tables = [pq.read_metadata(p).num_rows for p in folder.glob("results/tiny/score/*.parquet")]
+    assert (len(tables), sum(tables)) == (8, 370)
+
+
 def test_touching_source_files_and_rules_re_runs_nothing(finished: Path) -> None:
     for path in [*finished.rglob("*.py"), *finished.rglob("*.smk"), finished / "Snakefile"]:
         path.touch()
@@ -159,27 +190,43 @@ def test_a_printed_command_runs_on_a_bare_node(finished: Path, tmp_path: Path) -
     assert target.read_bytes() == before
 
 
-def test_a_run_killed_at_a_random_moment_ends_with_the_same_selection(
-    finished: Path, tmp_path: Path
+ENDINGS = {
+    "SIGINT": lambda run: os.kill(run.pid, signal.SIGINT),
+    "SIGTERM": lambda run: os.kill(run.pid, signal.SIGTERM),
+    # Its jobs live on without it.
+    "SIGKILL of the main process": lambda run: os.kill(run.pid, signal.SIGKILL),
+    "SIGKILL of everything": lambda run: os.killpg(run.pid, signal.SIGKILL),
+}
+
+
+@pytest.mark.parametrize("seed", range(int(os.environ.get("GROUPMATES_KILL_SEEDS", 5))))
+def test_a_run_killed_at_random_moments_ends_with_the_same_selection(
+    seed: int, finished: Path, tmp_path: Path
 ) -> None:
-    seed = int(os.environ.get("GROUPMATES_KILL_SEED", random.randrange(10**6)))
-    wait = random.Random(seed).uniform(3, 40)
+    """Four times each, in every way; what lives on meets the run that is started again."""
+    chance = random.Random(seed)
     folder = checkout.make(tmp_path)
     # The built-in corpus is an input here: installed packages may change between two runs.
     shutil.copytree(finished / "results/tiny/corpus", folder / "results/tiny/corpus")
-    with (folder / "killed.log").open("w") as log:
-        run = subprocess.Popen(
-            checkout.command(), cwd=folder, stdout=log, stderr=log, start_new_session=True
-        )
-        time.sleep(wait)
-        os.killpg(run.pid, signal.SIGKILL)
-        run.wait()
-    partial = list(folder.glob("results/**/.*.partial"))
-    checkout.snakemake(folder, "--unlock")
+    told = []
+    for ending in chance.sample(sorted(ENDINGS), len(ENDINGS)):
+        wait = chance.uniform(2, 20)
+        told.append(f"{ending} after {wait:.1f} s")
+        with (folder / "killed.log").open("a") as log:
+            run = subprocess.Popen(
+                checkout.command(), cwd=folder, stdout=log, stderr=log, start_new_session=True
+            )
+            try:
+                run.wait(wait)
+            except subprocess.TimeoutExpired:
+                ENDINGS[ending](run)
+                run.wait(120)
+        checkout.snakemake(folder, "--unlock")
     again = checkout.snakemake(folder)
-    told = f"killed after {wait:.1f} s (GROUPMATES_KILL_SEED={seed}), partial files {partial}"
-    assert again.returncode == 0, told + again.stdout[-4000:]
+    assert again.returncode == 0, f"{told} {again.stdout[-4000:]}"
     assert selections(folder) == selections(finished), told
+    left = [*folder.glob("results/**/.*.partial"), *folder.glob("results/**/.*.kept")]
+    assert not left, told
 
 
 DATA = Path(os.environ.get("GROUPMATES_DATA", checkout.REPOSITORY / "data"))
@@ -245,16 +292,17 @@ PROBE = FIT
 BASE = {"base"} | PROBE
 REFERENCE = {"reference"} | PROBE
 SAMPLE = {"sample", "reference", "plan_random"} | BASE
-CORPUS = {"corpus"} | SAMPLE
+CHECK = {"check", "check_pool"} | SAMPLE
+CORPUS = {"corpus"} | CHECK
 BOOTSTRAP = {"plan_bootstrap", "probe", "fit", "accept"} | SCORE
 
 AFFECTS: dict[str, tuple[object, set[str]]] = {
     "seed": (1, CORPUS),
     "corpus.documents": (300, CORPUS),
     "corpus.files": (2, CORPUS),
-    "pool.files_per_shard": (2, SCORE),
-    "pool.columns.text": ("url", SAMPLE),
-    "pool.columns.id": ("url", SAMPLE),
+    "pool.files_per_shard": (2, {"check", "check_pool"} | SCORE),
+    "pool.columns.text": ("url", CHECK),
+    "pool.columns.id": ("url", CHECK),
     "pool.columns.source": (None, SCORE),
     "reference.split.loss_on": ("all", REFERENCE),
     "reference.split.evaluation_share": (0.4, REFERENCE),
@@ -324,7 +372,13 @@ AFFECTS: dict[str, tuple[object, set[str]]] = {
     "evaluate.training.points": (4, EVALUATE),
 }
 # These name files or the run itself: a change is another set of inputs or another folder.
-OTHER_INPUTS = {"run", "pool.paths", "reference.paths", "reference.evaluation_paths"}
+OTHER_INPUTS = {
+    "run",
+    "pool.paths",
+    "sample.paths",
+    "reference.paths",
+    "reference.evaluation_paths",
+}
 # A pair of which exactly one is set.
 PAIRED = {
     "cluster.clusters": {"target_size": None},

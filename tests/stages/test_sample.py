@@ -19,13 +19,17 @@ CONTENT = ("doc_id", "text", "input_ids")
 
 def sampled(folder: Path, files: list[list[dict]], settings=None) -> Path:
     """A sample of a pool of several files, below `folder`."""
-    for number, rows in enumerate(files):
+    pool = [
         small.write_lines(folder / f"pool/{number}.jsonl", rows)
+        for number, rows in enumerate(files)
+    ]
+    small.check_files(pool, folder / "pool", folder / "check/files.parquet")
     sample.run(
         settings or small.sample_settings(),
-        pool=[str(folder / "pool/*.jsonl")],
+        pool=pool,
+        root=folder / "pool",
+        files=folder / "check/files.parquet",
         tokenizer=folder / "tokenizer",
-        files=folder / "files.parquet",
         probe_pool=folder / "probe_pool.parquet",
         training_pool=folder / "training_pool.parquet",
     )
@@ -94,26 +98,6 @@ def test_a_sampled_row_says_where_it_lies_and_what_its_tokens_are(small_run):
 
 def test_the_saved_tokenizer_truncates_nothing(small_run):
     assert load_tokenizer(small_run.tokenizer).backend_tokenizer.truncation is None
-
-
-def test_the_list_of_files_has_their_sizes_digests_and_documents(tmp_path):
-    folder = sampled(tmp_path, dealt(small.documents(), 3, 0))
-    listing = read_table(folder / "files.parquet", "files")
-    assert listing["source_file"].to_pylist() == ["0.jsonl", "1.jsonl", "2.jsonl"]
-    assert listing["documents"].to_pylist() == [14, 13, 13]
-    sizes = [(folder / f"pool/{i}.jsonl").stat().st_size for i in range(3)]
-    assert listing["bytes"].to_pylist() == sizes
-    assert len(set(listing["sha256"].to_pylist())) == 3
-
-
-def test_ids_that_occur_twice_are_refused_with_both_places(tmp_path):
-    files = [small.documents()[:20], small.documents()[19:]]
-    with pytest.raises(UserError, match="every document id once") as caught:
-        sampled(tmp_path, files)
-    assert "doc-019" in caught.value.where
-    assert f"{tmp_path}/pool/0.jsonl, line 20" in caught.value.where
-    assert f"{tmp_path}/pool/1.jsonl, line 1" in caught.value.where
-    assert not (tmp_path / "probe_pool.parquet").exists()
 
 
 def test_too_few_documents_say_how_many_there_are(tmp_path):

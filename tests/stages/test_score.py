@@ -15,13 +15,7 @@ from groupmates.models.influence import InfluenceModel, make_encoder
 from groupmates.models.text import load_tokenizer
 from groupmates.pool import named
 from groupmates.stages import score
-from groupmates.store import (
-    Provenance,
-    embeddings,
-    read_table,
-    write_folder_provenance,
-    write_table,
-)
+from groupmates.store import Provenance, embeddings, read_table, write_folder_provenance
 
 
 @pytest.fixture(scope="module")
@@ -48,20 +42,14 @@ def scored(folder: Path, model: Path, pieces: int, batch_tokens: int = 100):
         small.write_lines(folder / f"{i}.jsonl", rows[bounds[i] : bounds[i + 1]])
         for i in range(pieces)
     ]
-    listing = {
-        "source_file": [named(p, folder).name for p in paths],
-        "bytes": [p.stat().st_size for p in paths],
-        "sha256": ["-"] * pieces,
-        "documents": np.diff(bounds).tolist(),
-    }
-    write_table(folder / "files.parquet", "files", Provenance("test", {}), listing)
+    check = small.check_files(paths, folder, folder / "check/files.parquet")
     settings = config.ScoreSettings(
         columns=config.PoolColumns(text="text", id="id", source=None),
         sequence_length=12,
         score=config.Score(batch_tokens=batch_tokens),
     )
     output = folder / "score.parquet"
-    arguments = {"root": folder, "files": folder / "files.parquet", "model": model}
+    arguments = {"root": folder, "check": check, "model": model}
     score.run(settings, pool=paths, **arguments, output=output)
     return read_table(output, "score")
 
@@ -92,3 +80,31 @@ def test_a_pool_file_that_changed_since_it_was_sampled_is_refused(tmp_path, mode
     with pytest.raises(UserError, match=r"0\.jsonl") as error:
         score.check_unchanged(file, 5)
     assert "expected: 5 bytes" in str(error.value)
+
+
+def test_a_killed_job_goes_on_after_the_row_groups_it_had_saved(tmp_path, model, monkeypatch):
+    monkeypatch.setattr(score, "ROW_GROUP", 5)
+    whole = tmp_path / "whole"
+    scored(whole, model, 3)
+    expected = (whole / "score.parquet").read_bytes()
+    monkeypatch.setattr("groupmates.resume.Kept.due", lambda kept: True)
+    true_score, calls = InfluenceModel.score, []
+
+    def dies(self, texts, *rest):
+        calls.append(len(texts))
+        if len(calls) % 3 == 0:
+            raise KeyboardInterrupt
+        return true_score(self, texts, *rest)
+
+    monkeypatch.setattr(InfluenceModel, "score", dies)
+    attempts = 0
+    while not (tmp_path / "score.parquet").exists():
+        attempts += 1
+        try:
+            scored(tmp_path, model, 3)
+        except KeyboardInterrupt:
+            continue
+    assert (tmp_path / "score.parquet").read_bytes() == expected
+    assert attempts == 5
+    assert len(calls) == 9 + 4  # nine row groups, and those at which it died once more
+    assert not list(tmp_path.glob(".*.kept"))

@@ -31,6 +31,8 @@ from groupmates.pool import expand_range
 # stage -> module and function; modules are imported only when their stage runs
 STAGES = {
     "corpus": ("corpus", "run"),
+    "check": ("check", "run"),
+    "check-pool": ("check", "run_pool"),
     "sample": ("sample", "run"),
     "reference": ("reference", "run"),
     "base": ("base", "run"),

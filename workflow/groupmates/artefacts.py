@@ -32,6 +32,8 @@ class Artefact:
         def arrow(name: str) -> pa.DataType:
             if name == "tokens":
                 return pa.list_(pa.int32())
+            if name == "hashes":
+                return pa.list_(pa.uint64())
             if name == "embedding":
                 assert embedding_size is not None
                 return pa.list_(pa.float32(), embedding_size)
@@ -43,6 +45,7 @@ class Artefact:
 
 
 DOCUMENT = {"doc_id": "string", "source_file": "dictionary", "source_row": "int64"}
+LISTED = {"source_file": "string", "bytes": "int64", "sha256": "string", "documents": "int64"}
 PROBED = DOCUMENT | {"text": "string", "input_ids": "tokens"}
 
 ARTEFACTS = {
@@ -52,13 +55,20 @@ ARTEFACTS = {
     "corpus_reference": Artefact(
         "corpus/reference.jsonl.zst", 1, "the built-in reference set: rows of {text}"
     ),
-    "tokenizer": Artefact("sample/tokenizer", 1, "the language model's tokenizer, a HF folder"),
-    "files": Artefact(
-        "sample/files.parquet",
+    "check": Artefact(
+        "check/shard-{shard}.parquet",
         1,
-        "one row per pool file: size, sha256 of its bytes and number of documents",
-        {"source_file": "string", "bytes": "int64", "sha256": "string", "documents": "int64"},
+        "one row per pool file of the shard: size, sha256 of its bytes, number of documents, and a "
+        "64-bit hash of each document's id",
+        LISTED | {"id_hashes": "hashes"},
     ),
+    "files": Artefact(
+        "check/files.parquet",
+        1,
+        "one row per pool file, as in check/; that it exists says that every id occurs once",
+        LISTED,
+    ),
+    "tokenizer": Artefact("sample/tokenizer", 1, "the language model's tokenizer, a HF folder"),
     "probe_pool": Artefact(
         "sample/probe_pool.parquet",
         1,

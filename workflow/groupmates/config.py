@@ -62,6 +62,7 @@ class Reference(Section):
 
 
 class Sample(Section):
+    paths: Annotated[list[str], Field(min_length=1)] | None
     probe_documents: Positive
     training_documents: Positive
     sequence_length: Annotated[int, Field(ge=2)]
@@ -307,6 +308,10 @@ class CorpusSettings(StageSettings):
     corpus: Corpus
 
 
+class CheckSettings(StageSettings):
+    text_columns: PoolColumns
+
+
 class SampleSettings(StageSettings):
     seed: int
     text_columns: PoolColumns
@@ -410,7 +415,8 @@ def settings(config: Config, kind: type[StageSettings]) -> StageSettings:
         "accept": config.accept,
         "corpus": config.corpus,
         "split": config.reference.split,
-        "sample": config.sample,
+        # Which files the paths stand for is the rule's business: the same files are the same sample.
+        "sample": config.sample.model_copy(update={"paths": None}),
         "sequence_length": config.sample.sequence_length,
         "checkpoint": config.base.checkpoint,
         "base": config.base,

@@ -144,6 +144,25 @@ def list_files(patterns: list[str]) -> list[PoolFile]:
     return files
 
 
+def chosen(files: list[PoolFile], patterns: list[str] | None) -> list[PoolFile]:
+    """The files of the pool that `patterns` stand for, in pool order; all of them for None.
+
+    A file that is not in the pool raises `UserError`.
+    """
+    if patterns is None:
+        return files
+    wanted = {os.path.abspath(path): path for path in expand(patterns, "sample.paths")}
+    foreign = wanted.keys() - {os.path.abspath(file.path) for file in files}
+    if foreign:
+        raise UserError(
+            expected="files of the pool: what is probed can be selected",
+            found=f"{wanted[min(foreign)]!r}, one of {len(foreign):,} files that pool.paths lacks",
+            where="sample.paths",
+            todo="add it to pool.paths, or correct the pattern",
+        )
+    return [file for file in files if os.path.abspath(file.path) in wanted]
+
+
 def common_root(paths: list[str]) -> str:
     """The folder that all files share; relative to this one where all paths are relative."""
     root = os.path.commonpath({os.path.dirname(os.path.abspath(path)) for path in paths})

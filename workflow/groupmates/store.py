@@ -146,11 +146,11 @@ class TableWriter:
 
 
 def _array(values: Any, kind: pa.DataType) -> pa.Array:
+    if isinstance(values, (pa.Array, pa.ChunkedArray)):
+        return values.cast(kind)
     if pa.types.is_fixed_size_list(kind):
         flat = pa.array(values.reshape(-1), type=kind.value_type)
         return pa.FixedSizeListArray.from_arrays(flat, kind.list_size)
-    if isinstance(values, (pa.Array, pa.ChunkedArray)):
-        return values.cast(kind)
     if pa.types.is_dictionary(kind):
         return pa.array(values, pa.string()).dictionary_encode()
     return pa.array(values, type=kind)

@@ -62,6 +62,7 @@ try:
     )
     POOL = pool_module.list_files(POOL_PATTERNS)
     POOL_ROOT = pool_module.common_root([f.path for f in POOL])
+    SAMPLED = pool_module.chosen(POOL, CONFIG.sample.paths)
     REFERENCE = (
         [artefact("corpus_reference")]
         if from_corpus(CONFIG.reference.paths)
@@ -107,6 +108,11 @@ def bootstrapped(wildcards):
         if wildcards.model == "final" and "bootstrap" in ROUNDS
         else []
     )
+
+
+def shard_files(wildcards):
+    """The pool files of a shard, as ranges."""
+    return pool_module.compact([file.path for file in SHARDS[wildcards.shard]])
 
 
 def orders(wildcards):

@@ -1,14 +1,16 @@
-# One pass over the whole pool: checks every document, draws what is probed and warmed up on.
-# The reference set is tokenised and split. reads: pool, reference, tokenizer. writes: sample/.
+# What is probed and warmed up on, drawn from the pool or from some of its files; the reference set,
+# tokenised and split. reads: pool, check/, reference, tokenizer. writes: sample/.
 
 
 rule sample:
     input:
-        pool=present([file.path for file in POOL]),
+        pool=present([file.path for file in SAMPLED]),
+        # Every document was read and every id is unique, before anything is drawn. Only that: a file
+        # that is added to the pool, and not to sample.paths, draws nothing anew.
+        files=ancient(artefact("files")),
         tokenizer=folder_files(CONFIG.sample.tokenizer or CONFIG.base.checkpoint),
     output:
         tokenizer=directory(artefact("tokenizer")),
-        files=artefact("files"),
         probe_pool=artefact("probe_pool"),
         training_pool=artefact("training_pool"),
     log:
@@ -23,10 +25,12 @@ rule sample:
         runtime=240,
     params:
         settings=settings("SampleSettings", "probe_pool"),
-        pool=given(POOL_PATTERNS),
+        pool=given(pool_module.compact([file.path for file in SAMPLED])),
+        root=POOL_ROOT,
     shell:
         "workflow/run sample --log {log:q} --settings {params.settings:q}"
-        " --pool {params.pool:q} --tokenizer {output.tokenizer:q} --files {output.files:q}"
+        " --pool {params.pool:q} --root {params.root:q} --files {input.files:q}"
+        " --tokenizer {output.tokenizer:q}"
         " --probe-pool {output.probe_pool:q} --training-pool {output.training_pool:q}"
 
 

@@ -1,11 +1,11 @@
 # Individual influence and embedding of every document, one job per shard of the pool.
-# reads: pool, fit/final. writes: score/.
+# reads: pool, check/, fit/final. writes: score/.
 
 
 rule score:
     input:
         pool=lambda wildcards: present([f.path for f in SHARDS[wildcards.shard]]),
-        files=artefact("files"),
+        check=artefact("check"),
         model=artefact("fit", model="final"),
         accepted=artefact("accept", model="final"),
     output:
@@ -22,11 +22,9 @@ rule score:
         runtime=240,
     params:
         settings=settings("ScoreSettings", "score"),
-        pool=lambda wildcards: pool_module.compact(
-            [file.path for file in SHARDS[wildcards.shard]]
-        ),
+        pool=shard_files,
         root=POOL_ROOT,
     shell:
         "workflow/run score --log {log:q} --threads {threads} --settings {params.settings:q}"
-        " --pool {params.pool:q} --root {params.root:q} --files {input.files:q}"
+        " --pool {params.pool:q} --root {params.root:q} --check {input.check:q}"
         " --model {input.model:q} --output {output:q}"

@@ -7,6 +7,7 @@ marginal L(D_r, M_t) - L(D_r, M_{t-1}) of two recorded losses, in nats, negative
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from groupmates.models.influence import InfluenceModel
 from groupmates.models.reference import reference_part
 from groupmates.models.text import token_lists
 from groupmates.progress import Progress, note
+from groupmates.resume import Kept
 from groupmates.store import Provenance, digests, read_table, write_table
 
 
@@ -117,34 +119,36 @@ def run(
     place = {doc_id: i for i, doc_id in enumerate(pool["doc_id"].to_pylist())}
     sequences = token_lists(pool)
     doc_ids = chosen["doc_id"].to_pylist()
-    label = f"probe {output.parent.name} {part + 1}/{parts}"
-    losses = _probe(
-        base,
-        reference_part(reference, "selection", settings.selection_examples)[0],
-        [sequences[place[d]] for d in doc_ids],
-        doc_ids,
-        chosen["rollout"].to_numpy(),
-        chosen["step"].to_numpy(),
-        label,
-    )
-    before, after = losses
-    write_table(
-        output,
+    provenance = Provenance(
         "probe",
-        Provenance(
-            "probe",
-            settings.model_dump(mode="json") | {"part": part, "parts": parts},
-            digests(base=base, pool=probe_pool, reference=reference, rollouts=rollouts),
-        ),
-        {
-            "rollout": chosen["rollout"],
-            "step": chosen["step"],
-            "doc_id": chosen["doc_id"],
-            "loss_before_nats": before,
-            "loss_after_nats": after,
-            "influence_nats": after - before,
-        },
+        settings.model_dump(mode="json") | {"part": part, "parts": parts},
+        digests(base=base, pool=probe_pool, reference=reference, rollouts=rollouts),
     )
+    with Kept(output, "probe", provenance) as kept:
+        before, after = _probe(
+            base,
+            reference_part(reference, "selection", settings.selection_examples)[0],
+            [sequences[place[d]] for d in doc_ids],
+            doc_ids,
+            chosen["rollout"].to_numpy(),
+            chosen["step"].to_numpy(),
+            f"probe {output.parent.name} {part + 1}/{parts}",
+            kept,
+        )
+        write_table(
+            output,
+            "probe",
+            provenance,
+            {
+                "rollout": chosen["rollout"],
+                "step": chosen["step"],
+                "doc_id": chosen["doc_id"],
+                "loss_before_nats": before,
+                "loss_after_nats": after,
+                "influence_nats": after - before,
+            },
+        )
+        kept.clear()
 
 
 def _probe(
@@ -155,8 +159,13 @@ def _probe(
     rollout: np.ndarray,
     step: np.ndarray,
     label: str,
+    kept: Kept,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Reference losses before and after every step, float64 [steps], nats."""
+    """Reference losses before and after every step, float64 [steps], nats.
+
+    Goes on where `kept` ends. In the middle of a rollout the steps before are trained once more, as
+    the model is not kept; their losses, which are nearly all of the work, are.
+    """
     model, optimizer, hyper = open_base(base)
     lm.check_fits(model, 0, reference.longest, "the reference set")
     start = lm.Snapshot(model, optimizer)
@@ -170,16 +179,22 @@ def _probe(
             "where the base model is trained here",
         )
     before, after = np.empty(len(step)), np.empty(len(step))
-    progress = Progress(label, len(step), "steps")
-    for i, sequence in enumerate(sequences):
+    done = kept.state.get("steps", 0)
+    if done:
+        before[:done], after[:done] = np.load(kept.file(f"losses-{done}.npy"))
+    progress = Progress(label, len(step), "steps", done)
+    for i in range(done - (step[done] - 1) if done < len(step) else done, len(step)):
         if step[i] == 1:
             start.restore()
             loss = start_loss
             # A checkpoint that trains with dropout: its draws belong to the rollout, not to the job.
             torch.manual_seed(hash64(0, "probe dropout", str(rollout[i])) % 2**63)
-        before[i] = loss
-        ids = torch.from_numpy(sequence.astype(np.int64))[None, :].to(lm.device())
+        ids = torch.from_numpy(sequences[i].astype(np.int64))[None, :].to(lm.device())
         lm.train_step(model, optimizer, ids, hyper.clip_norm, hyper.z_loss)
+        if i < done:
+            loss = after[i]
+            continue
+        before[i] = loss
         loss = after[i] = reference.loss(model)
         if not math.isfinite(loss):
             raise UserError(
@@ -190,5 +205,9 @@ def _probe(
                 "base.optimizer) if the loss grew over the steps before",
             )
         progress.advance()
+        if kept.due():
+            losses = np.stack([before[: i + 1], after[: i + 1]])
+            name = f"losses-{i + 1}.npy"
+            kept.save({"steps": i + 1}, {name: partial(np.save, arr=losses)}, only=True)
     progress.finish()
     return before, after

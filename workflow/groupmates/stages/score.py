@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Iterable, Iterator
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
+from transformers import PreTrainedTokenizerBase
 
+from groupmates.artefacts import ARTEFACTS
 from groupmates.config import ScoreSettings
 from groupmates.errors import UserError
 from groupmates.models.influence import InfluenceModel
@@ -16,7 +21,8 @@ from groupmates.models.text import document_tokens, load_tokenizer
 from groupmates.pool import PoolFile, named
 from groupmates.progress import Progress
 from groupmates.readers import Document, read_documents
-from groupmates.store import Provenance, digest, read_table, table_writer
+from groupmates.resume import Kept
+from groupmates.store import Provenance, digest, read_table, row_groups, table_writer
 
 ROW_GROUP = 4096  # documents that are tokenised, sorted by length and encoded together
 
@@ -26,16 +32,19 @@ def run(
     *,
     pool: list[Path],
     root: Path,
-    files: Path,
+    check: Path,
     model: Path,
     output: Path,
     threads: int = 1,
 ) -> None:
-    """Score the documents of `pool` (files below `root`), in pool order."""
+    """Score the documents of `pool` (files below `root`, listed in `check`), in pool order.
+
+    Row group by row group; what a killed job has scored is kept in pieces of finished row groups.
+    """
     torch.set_num_threads(threads)
     influence = InfluenceModel.load(model)
     tokenizer = load_tokenizer(model / "tokenizer")
-    listing = read_table(files, "files")
+    listing = read_table(check, "check", ["source_file", "bytes", "sha256", "documents"])
     known = dict(zip(listing["source_file"].to_pylist(), listing.to_pylist(), strict=True))
     pool_files = [named(path, root) for path in pool]
     provenance = Provenance(
@@ -43,32 +52,64 @@ def run(
         settings.model_dump(mode="json"),
         {f.name: known[f.name]["sha256"] for f in pool_files} | {"model": digest(model)},
     )
-    limit = settings.sequence_length + 1
     total = sum(known[f.name]["documents"] for f in pool_files)
-    progress = Progress(f"score {output.stem}", total, "documents")
-    with table_writer(output, "score", provenance, influence.encoder.size) as writer:
+    with Kept(output, "score", provenance) as kept:
+        done = kept.state.get("documents", 0)
+        progress = Progress(f"score {output.stem}", total, "documents", done)
+        unsaved: list[dict[str, Any]] = []  # row groups
+
+        def write(path: Path, groups: Iterable[Any]) -> None:
+            with table_writer(path, "score", provenance, influence.encoder.size) as writer:
+                for columns in groups:
+                    writer.write(columns)
+
         for file in pool_files:
             check_unchanged(file, known[file.name]["bytes"])
-            for documents in blocks(read_documents(file, settings.columns)):
-                texts = [d.text for d in documents]
-                tokens = document_tokens(tokenizer, texts)
-                windows = [t[:limit] for t in tokens]
-                individual, embeddings = influence.score(
-                    texts, windows, settings.score.batch_tokens
-                )
-                writer.write(
-                    {
-                        "doc_id": [d.doc_id for d in documents],
-                        "source_file": [file.name] * len(documents),
-                        "source_row": [d.row for d in documents],
-                        "source": [d.source for d in documents],
-                        "n_tokens": np.array([len(t) for t in tokens]),
-                        "individual_influence": individual,
-                        "embedding": embeddings,
-                    }
-                )
-                progress.advance(len(documents))
-    progress.finish()
+        for columns in row_groups_from(done, settings, pool_files, influence, tokenizer):
+            unsaved.append(columns)
+            progress.advance(len(columns["doc_id"]))
+            if kept.due():
+                piece = f"piece-{len(kept.files):06d}.parquet"
+                kept.save({"documents": progress.done}, {piece: partial(write, groups=unsaved)})
+                unsaved = []
+        progress.finish()
+        write(output, chain(saved_groups(kept), unsaved))
+        kept.clear()
+
+
+def saved_groups(kept: Kept) -> Iterator[pa.Table]:
+    """The row groups of all pieces, in their order."""
+    for piece in kept.files:
+        yield from row_groups(kept.file(piece), "score", list(ARTEFACTS["score"].columns or ()))
+
+
+def row_groups_from(
+    done: int,
+    settings: ScoreSettings,
+    files: list[PoolFile],
+    influence: InfluenceModel,
+    tokenizer: PreTrainedTokenizerBase,
+) -> Iterator[dict[str, Any]]:
+    """Columns of row group after row group, past the first `done` documents: whole groups."""
+    for file in files:
+        for documents in blocks(read_documents(file, settings.columns)):
+            if done:
+                done -= len(documents)
+                assert done >= 0, "what was kept ends within a row group"
+                continue
+            texts = [d.text for d in documents]
+            tokens = document_tokens(tokenizer, texts)
+            windows = [t[: settings.sequence_length + 1] for t in tokens]
+            individual, embeddings = influence.score(texts, windows, settings.score.batch_tokens)
+            yield {
+                "doc_id": [d.doc_id for d in documents],
+                "source_file": [file.name] * len(documents),
+                "source_row": [d.row for d in documents],
+                "source": [d.source for d in documents],
+                "n_tokens": np.array([len(t) for t in tokens]),
+                "individual_influence": individual,
+                "embedding": embeddings,
+            }
 
 
 def blocks(documents: Iterator[Document]) -> Iterator[list[Document]]:

@@ -1,0 +1,65 @@
+"""The whole pool is read once before anything else: what is in it, and every id once."""
+
+import hashlib
+
+import numpy as np
+import pytest
+
+import small
+from groupmates import config
+from groupmates.errors import UserError
+from groupmates.stages import check
+from groupmates.store import read_table
+
+SETTINGS = config.CheckSettings(text_columns=small.COLUMNS)
+
+
+def dealt(folder, bounds):
+    rows = small.documents(40)
+    return [
+        small.write_lines(folder / f"pool/{i}.jsonl", rows[a:b]) for i, (a, b) in enumerate(bounds)
+    ]
+
+
+def test_the_list_of_files_has_their_sizes_digests_and_documents(tmp_path):
+    pool = dealt(tmp_path, [(0, 14), (14, 27), (27, 40)])
+    files = tmp_path / "files.parquet"
+    shards = [tmp_path / "a.parquet", tmp_path / "b.parquet"]
+    for shard, paths in zip(shards, (pool[:2], pool[2:]), strict=True):
+        check.run(SETTINGS, pool=paths, root=tmp_path / "pool", output=shard)
+    check.run_pool(SETTINGS, check=shards, root=tmp_path / "pool", output=files)
+    assert read_table(files, "files").to_pylist() == [
+        {
+            "source_file": f"{i}.jsonl",
+            "bytes": path.stat().st_size,
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "documents": documents,
+        }
+        for i, (path, documents) in enumerate(zip(pool, (14, 13, 13), strict=True))
+    ]
+    hashes = [h for s in shards for row in read_table(s, "check")["id_hashes"] for h in row.as_py()]
+    assert len(np.unique(np.array(hashes, np.uint64))) == 40
+
+
+def test_ids_that_occur_twice_are_refused_with_both_places(tmp_path):
+    pool = dealt(tmp_path, [(0, 20), (19, 40)])
+    shards = [tmp_path / "a.parquet", tmp_path / "b.parquet"]
+    for shard, path in zip(shards, pool, strict=True):
+        check.run(SETTINGS, pool=[path], root=tmp_path / "pool", output=shard)
+    with pytest.raises(UserError, match="every document id once") as caught:
+        check.run_pool(
+            SETTINGS, check=shards, root=tmp_path / "pool", output=tmp_path / "files.parquet"
+        )
+    assert caught.value.found.startswith("1 ids")
+    assert "doc-019" in caught.value.where
+    assert f"{pool[0]}, line 20" in caught.value.where
+    assert f"{pool[1]}, line 1" in caught.value.where
+    assert not (tmp_path / "files.parquet").exists()
+
+
+def test_a_broken_line_is_told_with_its_place(tmp_path):
+    (path,) = dealt(tmp_path, [(0, 5)])
+    path.write_text(path.read_text() + "{broken\n")
+    with pytest.raises(UserError, match="line 6"):
+        check.run(SETTINGS, pool=[path], root=path.parent, output=tmp_path / "a.parquet")
+    assert not (tmp_path / "a.parquet").exists()

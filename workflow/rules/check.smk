@@ -1,0 +1,50 @@
+# Every document is read once before anything expensive begins: a broken line, or an id that occurs
+# twice, stops the run here. reads: pool. writes: check/.
+
+
+rule check:
+    input:
+        pool=lambda wildcards: present([f.path for f in SHARDS[wildcards.shard]]),
+    output:
+        artefact("check"),
+    log:
+        logged("check_{shard}"),
+    benchmark:
+        timed("check/{shard}")
+    conda:
+        "../../envs/cpu.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=120,
+    params:
+        settings=settings("CheckSettings", "check"),
+        pool=shard_files,
+        root=POOL_ROOT,
+    shell:
+        "workflow/run check --log {log:q} --settings {params.settings:q}"
+        " --pool {params.pool:q} --root {params.root:q} --output {output:q}"
+
+
+rule check_pool:
+    input:
+        check=[artefact("check", shard=shard) for shard in SHARDS],
+    output:
+        artefact("files"),
+    log:
+        logged("check_pool"),
+    benchmark:
+        timed("check/pool")
+    conda:
+        "../../envs/cpu.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        settings=settings("CheckSettings", "files"),
+        check=listed("check"),
+        root=POOL_ROOT,
+    shell:
+        "workflow/run check-pool --log {log:q} --settings {params.settings:q}"
+        " --check {params.check:q} --root {params.root:q} --output {output:q}"
