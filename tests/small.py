@@ -76,7 +76,6 @@ class Run:
     folder: Path
     pool: Path
     tokenizer: Path
-    files: Path
     probe_pool: Path
     training_pool: Path
     reference: Path
@@ -173,19 +172,16 @@ def make_run(folder: Path) -> Run:
         folder=folder,
         pool=write_lines(folder / "pool/a.jsonl", documents()),
         tokenizer=folder / "sample/tokenizer",
-        files=folder / "check/files.parquet",
         probe_pool=folder / "sample/probe_pool.parquet",
         training_pool=folder / "sample/training_pool.parquet",
         reference=folder / "sample/reference.parquet",
         base=folder / "base",
         rollouts=folder / "probe/random/rollouts.parquet",
     )
-    check_files([run.pool], run.pool.parent, run.files)
     sample.run(
         sample_settings(),
         pool=[run.pool],
         root=run.pool.parent,
-        files=run.files,
         tokenizer=run.tokenizer,
         probe_pool=run.probe_pool,
         training_pool=run.training_pool,

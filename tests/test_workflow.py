@@ -292,17 +292,17 @@ PROBE = FIT
 BASE = {"base"} | PROBE
 REFERENCE = {"reference"} | PROBE
 SAMPLE = {"sample", "reference", "plan_random"} | BASE
-CHECK = {"check", "check_pool"} | SAMPLE
-CORPUS = {"corpus"} | CHECK
+CHECK = {"check", "check_pool"}
+CORPUS = {"corpus"} | CHECK | SAMPLE
 BOOTSTRAP = {"plan_bootstrap", "probe", "fit", "accept"} | SCORE
 
 AFFECTS: dict[str, tuple[object, set[str]]] = {
     "seed": (1, CORPUS),
     "corpus.documents": (300, CORPUS),
     "corpus.files": (2, CORPUS),
-    "pool.files_per_shard": (2, {"check", "check_pool"} | SCORE),
-    "pool.columns.text": ("url", CHECK),
-    "pool.columns.id": ("url", CHECK),
+    "pool.files_per_shard": (2, CHECK | SCORE),
+    "pool.columns.text": ("url", CHECK | SAMPLE),
+    "pool.columns.id": ("url", CHECK | SAMPLE),
     "pool.columns.source": (None, SCORE),
     "reference.split.loss_on": ("all", REFERENCE),
     "reference.split.evaluation_share": (0.4, REFERENCE),

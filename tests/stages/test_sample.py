@@ -23,12 +23,10 @@ def sampled(folder: Path, files: list[list[dict]], settings=None) -> Path:
         small.write_lines(folder / f"pool/{number}.jsonl", rows)
         for number, rows in enumerate(files)
     ]
-    small.check_files(pool, folder / "pool", folder / "check/files.parquet")
     sample.run(
         settings or small.sample_settings(),
         pool=pool,
         root=folder / "pool",
-        files=folder / "check/files.parquet",
         tokenizer=folder / "tokenizer",
         probe_pool=folder / "probe_pool.parquet",
         training_pool=folder / "training_pool.parquet",
@@ -98,6 +96,16 @@ def test_a_sampled_row_says_where_it_lies_and_what_its_tokens_are(small_run):
 
 def test_the_saved_tokenizer_truncates_nothing(small_run):
     assert load_tokenizer(small_run.tokenizer).backend_tokenizer.truncation is None
+
+
+def test_an_id_that_is_drawn_twice_is_refused_with_both_places(tmp_path):
+    files = [small.documents()[:20], small.documents()[19:]]
+    with pytest.raises(UserError, match="every document id once") as caught:
+        sampled(tmp_path, files)
+    assert "doc-019" in caught.value.found
+    assert f"{tmp_path}/pool/0.jsonl, line 20" in caught.value.where
+    assert f"{tmp_path}/pool/1.jsonl, line 1" in caught.value.where
+    assert not (tmp_path / "probe_pool.parquet").exists()
 
 
 def test_too_few_documents_say_how_many_there_are(tmp_path):

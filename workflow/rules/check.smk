@@ -1,5 +1,6 @@
-# Every document is read once before anything expensive begins: a broken line, or an id that occurs
-# twice, stops the run here. reads: pool. writes: check/.
+# Every document is read once, before all else that could run: a broken line, or an id that occurs
+# twice, shows at once. Nothing that is probed depends on it, so that a file that is added to the pool,
+# or mended, does not probe again. reads: pool. writes: check/.
 
 
 rule check:
@@ -11,6 +12,7 @@ rule check:
         logged("check_{shard}"),
     benchmark:
         timed("check/{shard}")
+    priority: 10
     conda:
         "../../envs/cpu.yaml"
     threads: 1
@@ -35,6 +37,7 @@ rule check_pool:
         logged("check_pool"),
     benchmark:
         timed("check/pool")
+    priority: 10
     conda:
         "../../envs/cpu.yaml"
     threads: 1

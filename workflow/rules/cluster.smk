@@ -5,6 +5,7 @@
 rule centroids:
     input:
         score=SCORES,
+        unique=artefact("files"),  # only that it exists: every id occurs once
     output:
         centroids=artefact("centroids"),
         record=artefact("centroids").replace(".npy", ".json"),

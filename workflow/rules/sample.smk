@@ -1,13 +1,10 @@
 # What is probed and warmed up on, drawn from the pool or from some of its files; the reference set,
-# tokenised and split. reads: pool, check/, reference, tokenizer. writes: sample/.
+# tokenised and split. reads: pool, reference, tokenizer. writes: sample/.
 
 
 rule sample:
     input:
         pool=present([file.path for file in SAMPLED]),
-        # Every document was read and every id is unique, before anything is drawn. Only that: a file
-        # that is added to the pool, and not to sample.paths, draws nothing anew.
-        files=ancient(artefact("files")),
         tokenizer=folder_files(CONFIG.sample.tokenizer or CONFIG.base.checkpoint),
     output:
         tokenizer=directory(artefact("tokenizer")),
@@ -29,7 +26,7 @@ rule sample:
         root=POOL_ROOT,
     shell:
         "workflow/run sample --log {log:q} --settings {params.settings:q}"
-        " --pool {params.pool:q} --root {params.root:q} --files {input.files:q}"
+        " --pool {params.pool:q} --root {params.root:q}"
         " --tokenizer {output.tokenizer:q}"
         " --probe-pool {output.probe_pool:q} --training-pool {output.training_pool:q}"
 

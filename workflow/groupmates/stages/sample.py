@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
@@ -18,10 +19,9 @@ from groupmates.models.text import (
 )
 from groupmates.pool import PoolFile, named
 from groupmates.progress import Progress, note
-from groupmates.readers import Document, read_documents
+from groupmates.readers import Document, read_documents, sha256_of
 from groupmates.store import (
     Provenance,
-    read_table,
     replacing,
     write_folder_provenance,
     write_table,
@@ -45,20 +45,15 @@ def run(
     *,
     pool: list[Path],
     root: Path,
-    files: Path,
     tokenizer: Path,
     probe_pool: Path,
     training_pool: Path,
 ) -> None:
-    """Write tokenizer, probe pool and training pool, drawn from `pool`, files below `root`.
-
-    `files` is the list of all files of the pool.
-    """
+    """Write tokenizer, probe pool and training pool, drawn from `pool`, files below `root`."""
     sample = settings.sample
     pool_files = [named(path, root) for path in pool]
-    listing = read_table(files, "files", ["source_file", "bytes", "sha256"])
-    known = {row["source_file"]: row for row in listing.to_pylist()}
-    drawn, documents = draw(settings, pool_files, sum(known[f.name]["bytes"] for f in pool_files))
+    drawn, documents = draw(settings, pool_files)
+    check_unique(drawn)
     probed, training = drawn[: sample.probe_documents], drawn[sample.probe_documents :]
     if len(probed) < sample.probe_documents:
         raise UserError(
@@ -74,7 +69,7 @@ def run(
     provenance = Provenance(
         "sample",
         settings.model_dump(mode="json"),
-        {f.name: known[f.name]["sha256"] for f in pool_files},
+        {file.name: sha256_of(file.path) for file in pool_files},
     )
     with replacing(tokenizer) as folder:
         tokens.save_pretrained(folder)
@@ -84,9 +79,7 @@ def run(
     write_table(training_pool, "training_pool", provenance, columns(tokens, training, None))
 
 
-def draw(
-    settings: SampleSettings, files: list[PoolFile], total_bytes: int
-) -> tuple[list[Drawn], int]:
+def draw(settings: SampleSettings, files: list[PoolFile]) -> tuple[list[Drawn], int]:
     """The documents of lowest priority, lowest first, and the number of all.
 
     A document's priority is a hash of its id: the sample depends on the documents alone, not on how
@@ -95,7 +88,8 @@ def draw(
     wanted = settings.sample.probe_documents + settings.sample.training_documents
     heap: list[Drawn] = []
     documents = 0
-    progress = Progress("sample", total_bytes, "bytes")
+    sizes = [Path(file.path).stat().st_size for file in files]
+    progress = Progress("sample", sum(sizes), "bytes")
     for number, file in enumerate(files):
         for document in read_documents(file, settings.text_columns):
             documents += 1
@@ -104,9 +98,23 @@ def draw(
                 heapq.heappush(heap, Drawn(-priority, (number, document.row), file, document))
             elif -priority > heap[0].minus_priority:
                 heapq.heapreplace(heap, Drawn(-priority, (number, document.row), file, document))
-        progress.advance(Path(file.path).stat().st_size)
+        progress.advance(sizes[number])
     progress.finish()
     return sorted(heap, reverse=True), documents
+
+
+def check_unique(drawn: list[Drawn]) -> None:
+    """Two drawn documents of one id raise `UserError`; `check` looks at the whole pool."""
+    for one, other in pairwise(drawn):
+        if one.document.doc_id == other.document.doc_id:
+            places = [f"{d.file.path}, line {d.document.row + 1}" for d in (one, other)]
+            raise UserError(
+                expected="every document id once in the pool",
+                found=f"the id {one.document.doc_id!r} twice",
+                where=" and ".join(places),
+                todo="remove the copies, or set pool.columns.id to null: ids then come from file "
+                "and row",
+            )
 
 
 def make_tokenizer(settings: SampleSettings, drawn: list[Drawn]) -> PreTrainedTokenizerBase:
