@@ -17,8 +17,9 @@ rule base:
         "../../envs/cpu.yaml"
     threads: 2
     resources:
-        mem_mb=16000,
-        runtime=240,
+        mem_mb=memory(16000),
+        runtime=minutes(240),
+        gpu=1,
     params:
         settings=settings("BaseSettings", "base"),
     shell:

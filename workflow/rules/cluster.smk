@@ -17,8 +17,8 @@ rule centroids:
         "../../envs/cpu.yaml"
     threads: 2
     resources:
-        mem_mb=32000,
-        runtime=240,
+        mem_mb=memory(32000),
+        runtime=minutes(240),
     params:
         settings=settings("CentroidSettings", "centroids"),
         score=listed("score"),
@@ -41,8 +41,8 @@ rule cluster:
         "../../envs/cpu.yaml"
     threads: 1
     resources:
-        mem_mb=8000,
-        runtime=60,
+        mem_mb=memory(8000),
+        runtime=minutes(60),
     params:
         settings=settings("ClusterSettings", "cluster"),
     shell:

@@ -8,7 +8,7 @@ from pathlib import Path
 # The package beside the rules: what is parsed here is what runs in every job.
 PACKAGE = f"{workflow.basedir}/workflow"
 sys.path.insert(0, PACKAGE)
-from groupmates import artefacts, config as settings_module, pool as pool_module
+from groupmates import artefacts, config as settings_module, pool as pool_module, requests
 from groupmates.errors import UserError
 
 # For workflow/run, here and in every job.
@@ -17,6 +17,13 @@ os.environ["GROUPMATES_PYTHON"] = sys.executable
 
 envvars:
     "GROUPMATES_PYTHON",
+
+
+# A second of work each: on a cluster, waiting in its queue would take longer.
+localrules:
+    all,
+    accept,
+    plan_random,
 
 
 def artefact(name, **wildcards):
@@ -48,6 +55,22 @@ def logged(stage):
 
 def timed(stage):
     return f"results/{CONFIG.run}/benchmarks/{stage}.tsv"
+
+
+def memory(mb):
+    """The mem_mb of a rule: more with every attempt."""
+    return requests.growing(mb, site_limit("max_mem_mb"))
+
+
+def minutes(number):
+    """The runtime of a rule: more with every attempt."""
+    return requests.growing(number, site_limit("max_runtime"))
+
+
+def site_limit(name):
+    """What the profile's default-resources say that no job may ask more than."""
+    limit = (workflow.resource_settings.default_resources or {}).get(name)
+    return limit and limit.value
 
 
 def from_corpus(paths):

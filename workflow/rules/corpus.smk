@@ -14,8 +14,8 @@ rule corpus:
         "../../envs/cpu.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=30,
+        mem_mb=memory(2000),
+        runtime=minutes(30),
     params:
         settings=settings("CorpusSettings", "corpus"),
     shell:

@@ -20,8 +20,9 @@ rule evaluate:
         "../../envs/cpu.yaml"
     threads: 1
     resources:
-        mem_mb=16000,
-        runtime=240,
+        mem_mb=memory(16000),
+        runtime=minutes(240),
+        gpu=1,
     params:
         settings=settings("EvaluateSettings", "curve"),
         select=listed("select"),
@@ -65,8 +66,8 @@ rule summarise:
         "../../envs/cpu.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=30,
+        mem_mb=memory(4000),
+        runtime=minutes(30),
     params:
         settings=settings("SummarySettings", "summary"),
         select=listed("select"),

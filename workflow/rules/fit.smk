@@ -21,8 +21,9 @@ rule fit:
         "../../envs/cpu.yaml"
     threads: 1
     resources:
-        mem_mb=16000,
-        runtime=240,
+        mem_mb=memory(16000),
+        runtime=minutes(240),
+        gpu=1,
     params:
         settings=settings("FitSettings", "fit"),
     shell:
@@ -44,8 +45,8 @@ rule accept:
         "../../envs/cpu.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=memory(1000),
+        runtime=minutes(10),
     params:
         settings=settings("AcceptSettings", "accept"),
     shell:

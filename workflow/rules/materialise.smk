@@ -18,8 +18,8 @@ rule materialise:
         "../../envs/cpu.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=120,
+        mem_mb=memory(4000),
+        runtime=minutes(120),
     params:
         settings=settings("MaterialiseSettings", "dataset"),
         pool=lambda wildcards: FILES[wildcards.file].path,

@@ -15,8 +15,8 @@ rule plan_random:
         "../../envs/cpu.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=30,
+        mem_mb=memory(4000),
+        runtime=minutes(30),
     params:
         settings=settings("RandomPlanSettings", "rollouts"),
     shell:
@@ -39,8 +39,9 @@ rule plan_bootstrap:
         "../../envs/cpu.yaml"
     threads: 2
     resources:
-        mem_mb=16000,
-        runtime=720,
+        mem_mb=memory(16000),
+        runtime=minutes(720),
+        gpu=1,
     params:
         settings=settings("BootstrapPlanSettings", "rollouts"),
     shell:
@@ -64,8 +65,9 @@ rule probe:
         "../../envs/cpu.yaml"
     threads: 1
     resources:
-        mem_mb=16000,
-        runtime=240,
+        mem_mb=memory(16000),
+        runtime=minutes(240),
+        gpu=1,
     params:
         settings=settings("ProbeSettings", "probe"),
         parts=len(PARTS),

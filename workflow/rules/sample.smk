@@ -18,8 +18,8 @@ rule sample:
         "../../envs/cpu.yaml"
     threads: 1
     resources:
-        mem_mb=8000,
-        runtime=240,
+        mem_mb=memory(8000),
+        runtime=minutes(240),
     params:
         settings=settings("SampleSettings", "probe_pool"),
         pool=given(pool_module.compact([file.path for file in SAMPLED])),
@@ -46,8 +46,8 @@ rule reference:
         "../../envs/cpu.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=30,
+        mem_mb=memory(4000),
+        runtime=minutes(30),
     params:
         settings=settings("ReferenceSettings", "reference"),
         reference=given(REFERENCE),

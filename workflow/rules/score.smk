@@ -18,8 +18,9 @@ rule score:
         "../../envs/cpu.yaml"
     threads: 1
     resources:
-        mem_mb=16000,
-        runtime=240,
+        mem_mb=memory(16000),
+        runtime=minutes(240),
+        gpu=1,
     params:
         settings=settings("ScoreSettings", "score"),
         pool=shard_files,

@@ -15,8 +15,8 @@ rule order_group_mates:
         "../../envs/cpu.yaml"
     threads: 2
     resources:
-        mem_mb=32000,
-        runtime=240,
+        mem_mb=memory(32000),
+        runtime=minutes(240),
     params:
         settings=settings("GroupMatesSettings", "order"),
         score=listed("score"),
@@ -41,8 +41,8 @@ rule order_random:
         "../../envs/cpu.yaml"
     threads: 1
     resources:
-        mem_mb=8000,
-        runtime=60,
+        mem_mb=memory(8000),
+        runtime=minutes(60),
     params:
         settings=settings("RandomSettings", "order"),
         score=listed("score"),
@@ -66,8 +66,8 @@ rule take:
         "../../envs/cpu.yaml"
     threads: 1
     resources:
-        mem_mb=16000,
-        runtime=60,
+        mem_mb=memory(16000),
+        runtime=minutes(60),
     params:
         settings=settings("TakeSettings", "select"),
         score=listed("score"),
