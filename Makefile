@@ -5,6 +5,8 @@
 #   make check    only lint, format and types
 #   make env      only the environment (.venv): CPU build of torch
 #   make env CUDA=1     on a GPU machine: CUDA build of torch, faiss-gpu
+#   make link-profiles  so that `snakemake --profile slurm` finds profiles/slurm
+#   make slurm-up       a small SLURM on this machine, to try profiles/slurm; make slurm-down ends it
 
 PYTHON ?= python3
 VENV := .venv
@@ -13,7 +15,7 @@ BIN := $(VENV)/bin
 BUILD := $(if $(CUDA)$(wildcard $(VENV)/.installed-cuda),cuda,cpu)
 STAMP := $(VENV)/.installed-$(BUILD)
 
-.PHONY: demo test check env clean
+.PHONY: demo test check env link-profiles slurm-up slurm-down clean
 
 demo: env
 	$(BIN)/snakemake --profile profiles/local
@@ -34,6 +36,18 @@ env: $(STAMP)
 $(STAMP): pyproject.toml envs/constraints.txt envs/install.sh
 	PYTHON=$(PYTHON) bash envs/install.sh $(BUILD) $(VENV)
 	@touch $@
+
+# Where snakemake looks for the names of profiles.
+CONFIG_HOME := $(if $(XDG_CONFIG_HOME),$(XDG_CONFIG_HOME),$(HOME)/.config)/snakemake
+
+link-profiles:
+	@bash envs/link-profiles.sh $(CURDIR)/profiles $(CONFIG_HOME)
+
+slurm-up: env
+	@$(BIN)/python tests/slurm/cluster.py up
+
+slurm-down: env
+	@$(BIN)/python tests/slurm/cluster.py down
 
 # Results stay: they may be weeks of computing.
 clean:
