@@ -68,19 +68,39 @@ def merged(settings: dict, change: dict) -> dict:
     return settings | change | both
 
 
-def command(*arguments: str) -> list[str]:
-    snakemake = [sys.executable, "-m", "snakemake", "--profile", "profiles/local", "--cores", "2"]
+# For each profile, what a small machine and an impatient test want otherwise.
+PROFILES = {
+    "local": ["--profile", "profiles/local", "--cores", "2"],
+    "slurm": [
+        *("--profile", "profiles/slurm", "--jobs", "4", "--latency-wait", "20"),
+        *("--slurm-init-seconds-before-status-checks", "1"),
+    ],
+}
+
+
+def command(*arguments: str, profile: str = "local") -> list[str]:
+    snakemake = [sys.executable, "-m", "snakemake", *PROFILES[profile]]
     return [*snakemake, "--configfile", "settings.yaml", *arguments]
 
 
-def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def snakemake(
+    folder: Path, *arguments: str, profile: str = "local", env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run snakemake in `folder`; output and errors together in `stdout`."""
     return subprocess.run(
-        command(*arguments),
+        command(*arguments, profile=profile),
         cwd=folder,
+        env=env,
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        timeout=600,
+        timeout=900,
         check=False,
     )
+
+
+def selections(folder: Path) -> dict[str, bytes]:
+    """What a run has selected: the tables and the datasets, byte by byte."""
+    root = folder / "results/tiny"
+    files = [*root.glob("select/*/shard-*.parquet"), *root.glob("dataset/**/*.jsonl.zst")]
+    return {str(f.relative_to(root)): f.read_bytes() for f in sorted(files)}

@@ -7,7 +7,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("TQDM_DISABLE", "1")
 
+from pathlib import Path
+
 import pytest
+from filelock import FileLock
 
 
 @pytest.fixture(autouse=True)
@@ -24,3 +27,30 @@ def small_run(tmp_path_factory):
     import small
 
     return small.make_run(tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout in which the tiny configuration has run to its end; test workers share it."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    import checkout
+
+    folder = shared / "finished"
+    with FileLock(shared / "finished.lock"):
+        if not folder.exists():
+            done = checkout.snakemake(checkout.make(folder))
+            (folder / "log").write_text(done.stdout)
+    assert (folder / "results/tiny/report.html").exists(), (folder / "log").read_text()[-6000:]
+    return folder
+
+
+def pytest_terminal_summary(terminalreporter):
+    """What this machine lacks is not passed over in silence."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    reasons = [r.longrepr[2] for r in skipped if isinstance(r.longrepr, tuple)]
+    slurm = [reason for reason in reasons if "needs SLURM" in reason]
+    if slurm:
+        terminalreporter.section("NOT TESTED: profiles/slurm against a real SLURM", red=True)
+        terminalreporter.line(f"{len(slurm)} tests were skipped: {slurm[0]}")

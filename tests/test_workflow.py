@@ -17,33 +17,11 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 import zstandard
-from filelock import FileLock
 
 import checkout
 from groupmates.config import keys
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkout in which the tiny configuration has run to its end; test workers share it."""
-    shared = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        shared = shared.parent
-    folder = shared / "finished"
-    with FileLock(shared / "finished.lock"):
-        if not folder.exists():
-            done = checkout.snakemake(checkout.make(folder))
-            (folder / "log").write_text(done.stdout)
-    assert (folder / "results/tiny/report.html").exists(), (folder / "log").read_text()[-6000:]
-    return folder
-
-
-def selections(folder: Path) -> dict[str, bytes]:
-    root = folder / "results/tiny"
-    files = [*root.glob("select/*/shard-*.parquet"), *root.glob("dataset/**/*.jsonl.zst")]
-    return {str(f.relative_to(root)): f.read_bytes() for f in sorted(files)}
 
 
 def lines(path: Path) -> list[bytes]:
@@ -224,7 +202,7 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_selection(
         checkout.snakemake(folder, "--unlock")
     again = checkout.snakemake(folder)
     assert again.returncode == 0, f"{told} {again.stdout[-4000:]}"
-    assert selections(folder) == selections(finished), told
+    assert checkout.selections(folder) == checkout.selections(finished), told
     left = [*folder.glob("results/**/.*.partial"), *folder.glob("results/**/.*.kept")]
     assert not left, told
 

@@ -161,7 +161,8 @@ class Cluster:
 
     # Up and down.
 
-    def up(self) -> None:
+    def up(self, wait: bool = True) -> None:
+        """Start what is not running; with `wait`, until all nodes are idle."""
         for name in ("run", "log", "bin", "state/ctld", "state/gpu"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         # munged refuses folders that others may write to.
@@ -180,8 +181,9 @@ class Cluster:
             self._write_configuration()
         for node in self.nodes:
             self.start_slurmd(node)
-        self.wait_for(self.ready, START_SECONDS, "all nodes idle")
         self._known = self._read_layout()
+        if wait:
+            self.wait_for(self.ready, START_SECONDS, "all nodes idle")
 
     def name_nodes(self) -> str:
         """Let the nodes' names mean this machine, as processes that look for each other need.
@@ -218,9 +220,7 @@ class Cluster:
             f"--log-file={self.folder}/log/munged.log",
             f"--seed-file={self.folder}/state/munged.seed",
         )
-        self.wait_for(
-            (self.folder / "run/munge.sock").exists, START_SECONDS, "a socket of munged"
-        )
+        self.wait_for((self.folder / "run/munge.sock").exists, START_SECONDS, "a socket of munged")
 
     def start_slurmctld(self) -> bool:
         """Whether slurmctld answers; not where its port was taken."""
@@ -263,7 +263,20 @@ class Cluster:
         """`state` as for scontrol: down, drain, resume."""
         self.command("scontrol", "update", f"nodename={node}", f"state={state}", "reason=test")
 
+    def mend(self) -> None:
+        """After any fault: everything up, no job left, all nodes idle."""
+        self.up(wait=False)
+        self.command("scancel", "-u", getpass.getuser())
+        self.wait_for(lambda: not self.squeue("pd,r,s,cg,cf"), 60, "no job")
+        for node in self.nodes:
+            if self.node_state(node).rstrip("*") not in ("idle", "mixed", "allocated"):
+                self.set_node(node, "resume")
+        self.wait_for(self.ready, START_SECONDS, "all nodes idle")
+
     # What is going on.
+
+    def node_state(self, node: str) -> str:
+        return self.command("sinfo", "-h", "-p", "cpu", "-n", node, "-o", "%T").strip()
 
     def ready(self) -> bool:
         states = self.command("sinfo", "-h", "-N", "-p", "cpu", "-o", "%t", check=False).split()

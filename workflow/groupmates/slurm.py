@@ -1,4 +1,4 @@
-"""Before a main process submits to SLURM: nothing of this run is under way, and its requests can be met.
+"""Before a main process submits to SLURM: no job of this run is under way, its requests can be met.
 
 Snakemake does not find jobs again that a killed main process (SIGKILL, a lost login node) has left
 behind, and would submit them a second time. Jobs therefore carry the name of their run and folder,
@@ -30,6 +30,7 @@ PROFILE = "profiles/slurm/config.yaml"
 SECONDS_BETWEEN_BEATS = 10.0
 PATIENCE_SECONDS = 300.0  # with a slurmctld that does not answer
 GONE_SECONDS = 600.0  # until cancelled jobs are gone: a node may first have to be given up
+NODES_SECONDS = 15.0  # in which nodes tell a new slurmctld what they have
 COMMANDS = ("sbatch", "squeue", "scancel", "sinfo")
 
 Say = Callable[[str], None]
@@ -174,7 +175,7 @@ def _patiently(
 
 def unreachable(problem: str) -> bool:
     """Whether a message of a SLURM command means that slurmctld is away for the moment."""
-    signs = "unable to contact slurm controller|connection refused|socket timed out|controller is in standby"
+    signs = "unable to contact slurm controller|connection refused|socket timed out"
     return re.search(signs, problem, re.IGNORECASE) is not None
 
 
@@ -261,9 +262,9 @@ REFUSALS = (
         "ask for GPUs as this site names them: gpu: 1, or gpu: 0 and gres: 'gpu:…'; no GPUs: gpu: 0",
     ),
     (
-        "node configuration is not available|more processors requested than permitted|memory specification",
+        "node configuration is not available|more processors requested|memory specification",
         "gpu (or gres), mem_mb, threads, constraint",
-        "ask for no more than one node has; nodes here, as partition, cores, MB of memory, GPUs:\n{nodes}",
+        "ask for no more than one node has; partition, cores, MB of memory and GPUs of nodes:\n{nodes}",
     ),
     (
         "time limit",
@@ -302,16 +303,23 @@ def check(requests: Iterable[Request], say: Say) -> None:
 def _refusal(request: Request, say: Say) -> str:
     """What sbatch says against a request; empty where it would take it."""
     command = f"{request.options.replace('sbatch ', 'sbatch --test-only ', 1)} --wrap true"
-    done = _patiently(command, "sbatch", say)
-    return done.stderr.strip() or f"exit status {done.returncode}" if done.returncode else ""
+    end = time.monotonic() + NODES_SECONDS
+    while True:
+        done = _patiently(command, "sbatch", say)
+        if done.returncode == 0:
+            return ""
+        problem = done.stderr.strip() or f"exit status {done.returncode}"
+        # A slurmctld that has just started knows its nodes only when they have answered.
+        if "node configuration is not available" not in problem or time.monotonic() > end:
+            return problem
+        time.sleep(2)
 
 
 def _refused(request: Request, problem: str, say: Say) -> UserError:
-    for pattern, setting, todo in REFUSALS:
-        if re.search(pattern, problem, re.IGNORECASE):
-            break
-    else:
-        setting, todo = "default-resources, set-resources", "mend what SLURM says"
+    unknown = ("", "default-resources, set-resources", "mend what SLURM says")
+    _, setting, todo = next(
+        (known for known in REFUSALS if re.search(known[0], problem, re.IGNORECASE)), unknown
+    )
     if "{partitions}" in todo:
         names = ask("sinfo", "--noheader", "--format", "%R", say=say).split()
         todo = todo.replace("{partitions}", ", ".join(sorted(set(names))))
@@ -362,7 +370,7 @@ def _requests(workflow: Any, executor: Any) -> list[Request]:
     from snakemake_executor_plugin_slurm.submit_string import get_submit_command
     from snakemake_executor_plugin_slurm.utils import set_gres_string
 
-    first = {}
+    first: dict[str, Any] = {}
     for job in workflow.dag.needrun_jobs():
         if not job.is_local:
             first.setdefault(job.rule.name, job)

@@ -17,8 +17,8 @@ rule check:
         "../../envs/cpu.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=120,
+        mem_mb=memory(4000),
+        runtime=minutes(120),
     params:
         settings=settings("CheckSettings", "check"),
         pool=shard_files,
@@ -42,8 +42,8 @@ rule check_pool:
         "../../envs/cpu.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=30,
+        mem_mb=memory(4000),
+        runtime=minutes(30),
     params:
         settings=settings("CheckSettings", "files"),
         check=listed("check"),
