@@ -369,13 +369,13 @@ def test_a_site_that_wants_an_account_is_told_from_one_that_does_not(
 def test_a_slurmctld_that_is_away_for_a_while_is_waited_for(slurm: Cluster, tmp_path: Path) -> None:
     folder = noting(tmp_path / "checkout")
     slurm.kill_slurmctld()
-    back = threading.Timer(25, slurm.restart_slurmctld)
+    back = threading.Timer(50, slurm.restart_slurmctld)
     back.start()
     began = time.monotonic()
     run = snakemake(slurm, folder, *CORPUS)
     back.join()
     assert run.returncode == 0, run.stdout[-4000:]
-    assert time.monotonic() - began > 20
+    assert time.monotonic() - began > 45
     assert "slurmctld does not answer" in run.stdout
 
 
