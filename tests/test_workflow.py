@@ -368,9 +368,17 @@ def test_the_table_lists_every_setting() -> None:
     assert set(AFFECTS) | OTHER_INPUTS == keys()
 
 
-@pytest.mark.parametrize("key", AFFECTS)
+# Every setting under profiles/slurm; under profiles/local, which has the same triggers (test_slurm.py
+# compares them), one of each section.
+SECTIONS = {key.split(".")[0]: key for key in AFFECTS}
+
+
+@pytest.mark.parametrize(
+    ("profile", "key"),
+    [*(("slurm", key) for key in AFFECTS), *(("local", key) for key in SECTIONS.values())],
+)
 def test_a_changed_setting_re_runs_exactly_what_depends_on_it(
-    key: str, finished: Path, tmp_path: Path
+    profile: str, key: str, finished: Path, tmp_path: Path
 ) -> None:
     value, rules = AFFECTS[key]
     *sections, leaf = key.split(".")
@@ -378,8 +386,7 @@ def test_a_changed_setting_re_runs_exactly_what_depends_on_it(
     for section in reversed(sections):
         change = {section: change}
     (tmp_path / "change.yaml").write_text(yaml.safe_dump(change))
-    shown = checkout.snakemake(
-        finished, str(tmp_path / "change.yaml"), "--nolock", "-n", "--quiet", "rules"
-    ).stdout
+    arguments = (str(tmp_path / "change.yaml"), "--nolock", "-n", "--quiet", "rules")
+    shown = checkout.snakemake(finished, *arguments, profile=profile).stdout
     table = re.findall(r"^(\w+) +\d+$", shown, re.MULTILINE)
     assert set(table) - {"total", "all"} == rules, shown[-3000:]

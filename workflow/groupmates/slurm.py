@@ -253,7 +253,11 @@ class Request:
 REFUSALS = (
     ("invalid partition", "slurm_partition", "name one of these partitions: {partitions}"),
     ("invalid account", "slurm_account", "name an account that you may use here"),
-    ("account.{0,60}(required|must|missing|specif|need)", "slurm_account", "name your account"),
+    (
+        "(specify|need|require|missing).{0,40}account|account.{0,40}(require|must|missing|need)",
+        "slurm_account",
+        "name the account that your jobs are billed to",
+    ),
     ("invalid qos", "qos", "name a quality of service that you may use here, or none"),
     ("invalid feature", "constraint", "name a feature that nodes have (sinfo -o '%N %f'), or none"),
     (
@@ -267,7 +271,7 @@ REFUSALS = (
         "ask for no more than one node has; partition, cores, MB of memory and GPUs of nodes:\n{nodes}",
     ),
     (
-        "time limit",
+        "time limit is invalid",
         "max_runtime",
         "set it to the minutes that the partition allows",
     ),
