@@ -27,6 +27,7 @@ from transformers import (
 from groupmates.config import Architecture, Optimizer
 from groupmates.errors import UserError
 from groupmates.maths.packing import length_batches, pad_right
+from groupmates.models.processes import averaging, processes
 from groupmates.models.text import check_folder
 
 # Of one backward pass: at a vocabulary of 50,000 the float32 logits of as many take 3 GB.
@@ -186,7 +187,7 @@ class Snapshot:
 
 
 def train_step(
-    model: PreTrainedModel,
+    model: nn.Module,
     optimizer: torch.optim.AdamW,
     input_ids: torch.Tensor,
     clip_norm: float,
@@ -195,19 +196,24 @@ def train_step(
     """One AdamW step on next-token loss, A(M, x): input_ids int64 [B, L + 1], every token real.
 
     Gradients add up over parts of at most MICRO_TOKENS tokens, a row at least. Rows are equally
-    long, so parts weighted by their rows have the mean of the whole.
+    long, so parts weighted by their rows have the mean of the whole. Several processes have their
+    rows each: `model` is then what `Processes.joined` returned.
     """
     optimizer.zero_grad(set_to_none=True)
-    for ids in input_ids.split(max(1, MICRO_TOKENS // input_ids.shape[1])):
-        with autocast():
-            logits = model(input_ids=ids[:, :-1], use_cache=False).logits
-        # Cross-entropy and z-loss from one log-partition: the logits are the largest tensor by far.
-        logits = logits.float()
-        log_partition = logits.logsumexp(-1)
-        target = logits.gather(-1, ids[:, 1:, None]).squeeze(-1)
-        loss = (log_partition - target).mean() + z_loss * log_partition.square().mean()
-        # The share in brackets is exactly 1 for one part: its gradient is then not rounded again.
-        (loss * (len(ids) / len(input_ids))).backward()
+    rows, weight = processes().share(len(input_ids))
+    own_ids = input_ids[rows]
+    parts = own_ids.split(max(1, MICRO_TOKENS // input_ids.shape[1]))
+    for number, ids in enumerate(parts):
+        with averaging(model, last=number == len(parts) - 1):
+            with autocast():
+                logits = model(input_ids=ids[:, :-1], use_cache=False).logits
+            # Cross-entropy and z-loss from one log-partition: logits are by far the largest tensor.
+            logits = logits.float()
+            log_partition = logits.logsumexp(-1)
+            target = logits.gather(-1, ids[:, 1:, None]).squeeze(-1)
+            loss = (log_partition - target).mean() + z_loss * log_partition.square().mean()
+            # The factor is exactly 1 for one part: its gradient is then not rounded again.
+            (loss * (weight * len(ids) / len(own_ids))).backward()
     nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
     optimizer.step()
 
