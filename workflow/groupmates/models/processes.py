@@ -7,6 +7,7 @@ one, up to rounding. The first of them keeps progress and writes.
 
 from __future__ import annotations
 
+import warnings
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -46,8 +47,14 @@ class Processes:
         """The model whose gradients are averaged over all processes; weights become the first's."""
         if self.count == 1:
             return model
-        # Some encoders have weights that no loss depends on. Buffers are constants here.
-        return DistributedDataParallel(model, broadcast_buffers=False, find_unused_parameters=True)
+        with warnings.catch_warnings():
+            # Renamed in torch 2.13. Buffers are constants here, and processes may differ in how
+            # many passes a step takes.
+            warnings.simplefilter("ignore", FutureWarning)
+            # Some encoders have weights that no loss depends on.
+            return DistributedDataParallel(
+                model, broadcast_buffers=False, find_unused_parameters=True
+            )
 
     def any(self, flag: bool) -> bool:
         """Whether any process says so; all learn it at the same step."""

@@ -92,9 +92,16 @@ class Training:
         progress.finish()
 
     def clear(self) -> None:
-        """Drop what was kept, when the artefact is complete."""
+        """Drop what was kept, when the artefact is complete.
+
+        Several processes leave that to their driver: if it has died, the artefact is deleted by
+        the snakemake that is started next, and made again from the last step.
+        """
         assert self._kept is not None, "the first process alone writes"
-        self._kept.clear()
+        if self.processes.count == 1:
+            self._kept.clear()
+        elif self._kept.state.get("done") != self.done:
+            self._save(self._kept)
 
     def _between(self) -> None:
         stopped = self.processes.any(self._told)

@@ -104,7 +104,8 @@ def run(
             },
         )
         under_way.clear()
-        reading.clear()
+        if ours.count == 1:  # else the driver's part, as in Training.clear
+            reading.clear()
 
 
 def train(
