@@ -12,7 +12,9 @@ import re
 import shlex
 import signal
 import subprocess
+import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -24,11 +26,20 @@ if TYPE_CHECKING:
     from groupmates.worker import Worker
 
 PREFIX = "gm-launch"  # of the name of every such job; snakemake's own jobs are named otherwise
+COUNTS = ("nodes", "processes_per_node")  # resources of a rule that trains
 PROFILE = "the profile, such as profiles/slurm/config.yaml"
 # Between the warning and the end of a job at its time limit: room for a step and a save.
 SECONDS_TO_SAVE = 120
 REQUEUES = 100_000  # a training may need as many time limits as it likes
 YEAR_MINUTES = 365 * 24 * 60
+# The interpreter of a worker, as in workflow/run: in the site's container, where there is one.
+PACKAGE = shlex.quote(str(Path(__file__).parent.parent))
+WORKER = [
+    f"export PYTHONPATH={PACKAGE}",
+    'GROUPMATES_WORKER="${GROUPMATES_CONTAINER:+$GROUPMATES_CONTAINER env PYTHONPATH=$PYTHONPATH '
+    'python3}"',
+    f"GROUPMATES_WORKER=${{GROUPMATES_WORKER:-{shlex.quote(sys.executable)}}}",
+]
 # squeue's words for a job that will not run again by itself.
 OVER = "BOOT_FAIL CANCELLED COMPLETED DEADLINE FAILED NODE_FAIL OUT_OF_MEMORY PREEMPTED TIMEOUT"
 
@@ -41,6 +52,7 @@ class Launch:
     nodes: int
     processes_per_node: int
     resources: dict[str, Any] = field(default_factory=dict)
+    first: str = ""  # a shell command of the site: modules to load, variables to set
 
     @classmethod
     def parse(cls, text: str) -> Launch:
@@ -49,6 +61,46 @@ class Launch:
     @property
     def processes(self) -> int:
         return self.nodes * self.processes_per_node
+
+
+# What a job may ask for, in the words of snakemake's plugin.
+RESOURCES = ("runtime", "mem_mb", "cpus_per_task", "gpu", "gpu_model", "gres") + (
+    "slurm_partition",
+    "slurm_account",
+    "qos",
+    "constraint",
+    "slurm_extra",
+)
+
+
+def several(overwritten: Mapping[str, Mapping[str, Any]], rule: str) -> bool:
+    """Whether set-resources, as snakemake has parsed it, gives a rule more than one process."""
+    asked = overwritten.get(rule, {})
+    counts = [getattr(asked[n], "value", asked[n]) for n in COUNTS if n in asked]
+    for count in counts:
+        if not isinstance(count, int) or count < 1:
+            raise UserError(
+                expected="whole numbers from 1",
+                found=f"{', '.join(COUNTS)}: {', '.join(map(str, counts))}",
+                where=f"set-resources of {rule}, in {PROFILE}",
+                todo="correct them: training begins in as many processes as they say",
+            )
+    return any(count > 1 for count in counts)
+
+
+def option(place: str, resources: Mapping[str, Any], first: str | None) -> str:
+    """`--launch …` for a job of these resources; "" for one of a single process.
+
+    `first` runs in the job before anything else.
+    """
+    nodes, processes = (resources[name] for name in COUNTS)
+    if nodes * processes == 1:
+        return ""
+    asked = {n: resources[n] for n in RESOURCES if isinstance(resources.get(n), (int, str))}
+    text = {"cluster": place, "nodes": nodes, "processes_per_node": processes, "resources": asked}
+    if first:
+        text["first"] = first
+    return f"--launch {shlex.quote(json.dumps(text))}"
 
 
 class Cluster:
@@ -125,7 +177,9 @@ class Slurm(Cluster):
         # Where snakemake itself runs in a job, that job's variables must not reach this one.
         kept = {n: os.environ[n] for n in ("SLURM_CONF",) if n in os.environ}
         try:
-            executor = SlurmExecutor(self.folder, max_num_timeout=REQUEUES)
+            executor = SlurmExecutor(
+                self.folder, max_num_timeout=REQUEUES, python="$GROUPMATES_WORKER"
+            )
             executor.update_parameters(**self.parameters(key))
             with clean_env():
                 os.environ.update(kept)
@@ -151,6 +205,7 @@ class Slurm(Cluster):
             "signal_delay_s": min(SECONDS_TO_SAVE, 30 * minutes),
             # A process that fails alone must not leave the others waiting for it.
             "srun_args": ["--kill-on-bad-exit=1"],
+            "setup": [*filter(None, [self.launch.first]), *WORKER],
         }
         if "mem_mb" in asked:
             found["mem"] = f"{int(asked['mem_mb']) * per_node}M"
@@ -161,7 +216,7 @@ class Slurm(Cluster):
             found["gres"] = times(str(asked["gres"]), per_node)
         elif asked.get("gpu"):
             kind = f"{asked['gpu_model']}:" if asked.get("gpu_model") else ""
-            found["gres"] = f"gpu:{kind}{int(asked['gpu']) * per_node}"
+            found["gpus_per_node"] = f"{kind}{int(asked['gpu']) * per_node}"
         found["additional_parameters"] = {"requeue": True, **options(asked.get("slurm_extra", ""))}
         return found
 

@@ -8,7 +8,12 @@ from pathlib import Path
 # The package beside the rules: what is parsed here is what runs in every job.
 PACKAGE = f"{workflow.basedir}/workflow"
 sys.path.insert(0, PACKAGE)
-from groupmates import artefacts, config as settings_module, pool as pool_module
+from groupmates import (
+    artefacts,
+    clusters,
+    config as settings_module,
+    pool as pool_module,
+)
 from groupmates.errors import UserError
 
 # For workflow/run, here and in every job.
@@ -35,6 +40,21 @@ def settings(kind, name):
 def given(values):
     """Params that are text as it stands: braces in it are no wildcards."""
     return lambda wildcards: values
+
+
+def several(rule):
+    """Whether a rule trains in several processes: its driver then runs beside snakemake."""
+    try:
+        return clusters.several(workflow.resource_settings.overwrite_resources, rule)
+    except UserError as error:
+        raise WorkflowError(str(error)) from None
+
+
+def launch(wildcards, threads, resources):
+    """The command line's part about them. Not recorded: machines make nothing stale."""
+    place = "local" if workflow.local_exec else "slurm"
+    first = workflow.remote_execution_settings.precommand
+    return clusters.option(place, dict(resources.items()), first)
 
 
 def listed(name):

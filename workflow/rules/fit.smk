@@ -17,16 +17,21 @@ rule fit:
         logged("fit_{model}"),
     benchmark:
         timed("fit/{model}")
+    localrule: several("fit")
     conda:
         "../../envs/cpu.yaml"
     threads: 1
     resources:
         mem_mb=16000,
         runtime=240,
+        nodes=1,
+        processes_per_node=1,
     params:
         settings=settings("FitSettings", "fit"),
+        launch=launch,
     shell:
-        "workflow/run fit --log {log:q} --threads {threads} --settings {params.settings:q}"
+        "workflow/run fit {params.launch} --log {log:q} --threads {threads}"
+        " --settings {params.settings:q}"
         " --base {input.base:q} --tokenizer {input.tokenizer:q} --probe-pool {input.probe_pool:q}"
         " --random {input.random:q} --bootstrap {input.bootstrap:q} --output {output:q}"
 
