@@ -64,12 +64,9 @@ class Launch:
 
 
 # What a job may ask for, in the words of snakemake's plugin.
-RESOURCES = ("runtime", "mem_mb", "cpus_per_task", "gpu", "gpu_model", "gres") + (
-    "slurm_partition",
-    "slurm_account",
-    "qos",
-    "constraint",
-    "slurm_extra",
+RESOURCES = (
+    *("runtime", "mem_mb", "cpus_per_task", "gpu", "gpu_model", "gres"),
+    *("slurm_partition", "slurm_account", "qos", "constraint", "slurm_extra"),
 )
 
 
