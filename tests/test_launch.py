@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -246,10 +247,10 @@ def test_the_fingerprint_follows_settings_and_inputs_but_no_outputs(tmp_path):
 # What SLURM is asked for
 
 
-def slurm(tmp_path: Path, nodes: int = 2, per_node: int = 4, **resources: object) -> dict:
-    return Slurm(Launch("slurm", nodes, per_node, resources), tmp_path, "demo-fit", 3).parameters(
-        "k"
-    )
+def slurm(tmp_path: Path, **resources: object) -> dict:
+    found = Slurm(Launch("slurm", 2, 4, resources), tmp_path, "demo-fit", 3).parameters("k")
+    del found["setup"]
+    return found
 
 
 def test_a_job_asks_for_the_resources_of_each_of_its_processes(tmp_path):
@@ -284,10 +285,10 @@ def test_a_job_asks_for_the_resources_of_each_of_its_processes(tmp_path):
 
 def test_gpus_may_be_given_by_number_and_model_and_cpus_by_process(tmp_path):
     found = slurm(tmp_path, gpu=1, gpu_model="h100", cpus_per_task=12, runtime=1)
-    assert (found["gres"], found["cpus_per_task"]) == ("gpu:h100:4", 12)
+    assert (found["gpus_per_node"], found["cpus_per_task"]) == ("h100:4", 12)
     assert (found["time"], found["signal_delay_s"]) == (1, 30)
-    assert slurm(tmp_path, gpu=2)["gres"] == "gpu:8"
-    assert "gres" not in slurm(tmp_path)
+    assert slurm(tmp_path, gpu=2)["gpus_per_node"] == "8"
+    assert not {"gres", "gpus_per_node"} & slurm(tmp_path, gpu=0).keys()
 
 
 @pytest.mark.parametrize(
@@ -301,3 +302,51 @@ def test_generic_resources_are_multiplied(one, four):
 def test_extra_options_of_another_form_are_refused(tmp_path):
     with pytest.raises(UserError, match="slurm_extra"):
         slurm(tmp_path, slurm_extra="-p gpu")
+
+
+# What a profile asks for
+
+
+def test_a_rule_trains_in_several_processes_where_its_resources_say_so():
+    asked = {"fit": {"nodes": 2, "mem_mb": 1}, "base": {"processes_per_node": 1}}
+    assert clusters.several(asked, "fit")
+    assert not clusters.several(asked, "base")
+    assert not clusters.several(asked, "evaluate")
+
+
+@pytest.mark.parametrize("count", [0, "2 * attempt", None])
+def test_numbers_of_processes_that_are_none_are_refused(count):
+    with pytest.raises(UserError, match="set-resources of fit"):
+        clusters.several({"fit": {"nodes": count}}, "fit")
+
+
+def test_the_command_line_of_one_process_says_nothing_of_launching():
+    assert clusters.option("slurm", {"nodes": 1, "processes_per_node": 1, "mem_mb": 5}, "x") == ""
+
+
+def test_the_command_line_of_several_processes_can_be_pasted():
+    resources = {"nodes": 2, "processes_per_node": 4, "mem_mb": 5, "tmpdir": "/tmp"}
+    resources |= {"constraint": "a|b", "gpu": 1}
+    words = shlex.split(clusters.option("slurm", resources, "module load 'cuda'"))
+    assert words[0] == "--launch"
+    assert Launch.parse(words[1]) == Launch(
+        "slurm", 2, 4, {"mem_mb": 5, "constraint": "a|b", "gpu": 1}, "module load 'cuda'"
+    )
+
+
+def test_a_worker_begins_with_what_the_site_wants_and_in_its_container(tmp_path):
+    asked = Launch("slurm", 1, 2, {}, "export GROUPMATES_CONTAINER='echo run'")
+    setup = Slurm(asked, tmp_path, "demo-fit", 1).parameters("k")["setup"]
+    inside = subprocess.run(
+        ["bash", "-c", "\n".join([*setup, "$GROUPMATES_WORKER -m x"])],
+        capture_output=True,
+        text=True,
+    )
+    assert inside.stdout.strip() == f"run env PYTHONPATH={PACKAGE} python3 -m x"
+    plain = subprocess.run(
+        ["bash", "-c", "\n".join([*setup[1:], "$GROUPMATES_WORKER -c 'print(7)'"])],
+        env={"PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+    )
+    assert plain.stdout.strip() == "7"
