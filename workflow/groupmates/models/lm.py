@@ -32,6 +32,9 @@ from groupmates.models.text import check_folder
 
 # Of one backward pass: at a vocabulary of 50,000 the float32 logits of as many take 3 GB.
 MICRO_TOKENS = 16_384
+# Tokens x layers x hidden size of one pass, about 34 bytes each are kept for its gradient: 14 GB. A
+# model of 2.8B parameters then needs about 65 GB with its AdamW state (DECISIONS.md).
+PASS_SIZE = MICRO_TOKENS * 24 * 1024
 
 
 def device() -> torch.device:
@@ -195,14 +198,14 @@ def train_step(
 ) -> None:
     """One AdamW step on next-token loss, A(M, x): input_ids int64 [B, L + 1], every token real.
 
-    Gradients add up over parts of at most MICRO_TOKENS tokens, a row at least. Rows are equally
+    Gradients add up over parts of at most `pass_tokens`, a row at least. Rows are equally
     long, so parts weighted by their rows have the mean of the whole. Several processes have their
     rows each: `model` is then what `Processes.joined` returned.
     """
     optimizer.zero_grad(set_to_none=True)
     rows, weight = processes().share(len(input_ids))
     own_ids = input_ids[rows]
-    parts = own_ids.split(max(1, MICRO_TOKENS // input_ids.shape[1]))
+    parts = own_ids.split(max(1, pass_tokens(model) // input_ids.shape[1]))
     for number, ids in enumerate(parts):
         with averaging(model, last=number == len(parts) - 1):
             with autocast():
@@ -216,6 +219,13 @@ def train_step(
             (loss * (weight * len(ids) / len(own_ids))).backward()
     nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
     optimizer.step()
+
+
+def pass_tokens(model: nn.Module) -> int:
+    """Tokens of one backward pass that fit the memory, for a model as wide and deep as this."""
+    config = getattr(model, "module", model).config  # several processes share a wrapped model
+    width = getattr(config, "num_hidden_layers", 1) * getattr(config, "hidden_size", 1)
+    return min(MICRO_TOKENS, PASS_SIZE // width)
 
 
 class Reference:

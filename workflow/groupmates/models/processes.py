@@ -53,7 +53,10 @@ class Processes:
             warnings.simplefilter("ignore", FutureWarning)
             # Some encoders have weights that no loss depends on.
             return DistributedDataParallel(
-                model, broadcast_buffers=False, find_unused_parameters=True
+                model,
+                broadcast_buffers=False,
+                find_unused_parameters=True,
+                gradient_as_bucket_view=True,  # no second copy of the gradients
             )
 
     def any(self, flag: bool) -> bool:
