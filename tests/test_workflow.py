@@ -207,6 +207,29 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_selection(
     assert not left, told
 
 
+TWO = ("--set-resources", "fit:processes_per_node=2", "base:processes_per_node=2")
+
+
+def test_the_number_of_processes_makes_nothing_stale(finished: Path) -> None:
+    assert "Nothing to be done" in checkout.snakemake(finished, "-n", *TWO).stdout
+
+
+def test_a_rule_trains_in_as_many_processes_as_the_profile_says(
+    finished: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(finished, tmp_path / "copy")
+    root = folder / "results/tiny"
+    metrics = json.loads((root / "fit/initial/metrics.json").read_text())
+    shutil.rmtree(root / "fit/initial")
+    run = checkout.snakemake(folder, *TWO, str((root / "fit/initial").relative_to(folder)))
+    assert run.returncode == 0, run.stdout[-4000:]
+    assert "submitted local job" in (root / "logs/fit_initial.log").read_text()
+    assert len(list((root / "logs/fit_initial.launch").glob("*_result.pkl"))) == 2
+    found = json.loads((root / "fit/initial/metrics.json").read_text())
+    assert found["labels"] == metrics["labels"]
+    assert "Nothing to be done" in checkout.snakemake(folder, "-n", "--until", "fit").stdout
+
+
 DATA = Path(os.environ.get("GROUPMATES_DATA", checkout.REPOSITORY / "data"))
 
 

@@ -285,6 +285,15 @@ def test_the_trap_that_a_snapshot_avoids_is_a_step_counter_shared_with_the_state
     assert found[0] != found[2]
 
 
+@pytest.mark.parametrize(
+    ("layers", "hidden_size", "tokens"), [(3, 96, 16_384), (24, 1024, 16_384), (32, 2560, 4_915)]
+)
+def test_large_models_take_fewer_tokens_in_a_pass(layers, hidden_size, tokens):
+    model = small.tiny_lm()
+    model.config.num_hidden_layers, model.config.hidden_size = layers, hidden_size
+    assert lm.pass_tokens(model) == tokens
+
+
 # AdamW state on disk
 
 

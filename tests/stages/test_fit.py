@@ -15,6 +15,7 @@ from groupmates.errors import UserError
 from groupmates.maths.labels import LabelScale
 from groupmates.models.influence import InfluenceModel
 from groupmates.models.text import token_lists
+from groupmates.models.training import Training
 from groupmates.stages import accept, fit, probe
 from groupmates.store import Provenance, read_table, write_table
 from small import fit_settings
@@ -254,7 +255,9 @@ def test_a_model_that_predicts_nothing_stops_the_run_and_is_kept(small_run, plan
     assert output.exists()
 
 
-def test_the_best_epoch_of_the_validation_rollouts_is_kept(small_run, planted, monkeypatch):
+def test_the_best_epoch_of_the_validation_rollouts_is_kept(
+    small_run, planted, tmp_path, monkeypatch
+):
     """Validation correlations 0.1, 0.9, 0.3: the weights after the second of three epochs."""
     pool = read_table(small_run.probe_pool, "probe_pool")
     wanted = settings()
@@ -272,7 +275,9 @@ def test_the_best_epoch_of_the_validation_rollouts_is_kept(small_run, planted, m
         return next(answers)
 
     monkeypatch.setattr(fit, "spearman", told)
-    fit.train(wanted, model, prepared, training, validation, scale, "initial")
+    optimizer = fit.make_optimizer(model, wanted.fit.training)
+    with Training(tmp_path / "initial", "fit", Provenance("fit", {}), model, optimizer, 0) as steps:
+        fit.train(wanted, steps, model, optimizer, prepared, training, validation, scale, "initial")
     kept = model.state_dict()
     assert all(torch.equal(kept[n], after_epoch[1][n]) for n in kept)
     assert not torch.equal(kept["head.weight"], after_epoch[2]["head.weight"])

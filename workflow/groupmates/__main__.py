@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from groupmates import jobs, resume
+from groupmates import launch as driver
+from groupmates.clusters import Launch
 from groupmates.config import from_param
 from groupmates.errors import UserError
 from groupmates.headline import headline
@@ -52,6 +54,7 @@ STAGES = {
     "summarise": ("summarise", "run"),
     "report": ("report", "run"),
 }
+TRAINING = ("base", "fit", "evaluate")  # may do so in several processes
 
 
 def stage_function(stage: str) -> Callable[..., None]:
@@ -74,6 +77,11 @@ def stage_arguments(function: Callable[..., None], arguments: list[str]) -> dict
         type=float,
         default=float(os.environ.get("GROUPMATES_SAVE_SECONDS", 60)),
         help="seconds of work between two saves of unfinished progress (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--launch",
+        type=Launch.parse,
+        help="JSON of cluster, nodes, processes_per_node, resources: train in several processes",
     )
     kinds = {name: _required(hints[name]) for name in inspect.signature(function).parameters}
     for name, parameter in inspect.signature(function).parameters.items():
@@ -137,10 +145,45 @@ def main(argv: list[str]) -> int:
         return told(argv[0], error)
     log: Path | None = arguments.pop("log")
     resume.seconds_between_saves = arguments.pop("save_seconds")
+    launch: Launch | None = arguments.pop("launch")
+    if launch is not None:
+        return launched(launch, argv, arguments, log)
     if log is None:
         return run(argv[0], function, arguments)
     with jobs.alone(log) as file, redirect_stderr(Tee(sys.stderr, file)):
         return run(argv[0], function, arguments, jobs.Record(log.with_suffix(".json"), argv[0]))
+
+
+def launched(launch: Launch, argv: list[str], arguments: dict[str, Any], log: Path | None) -> int:
+    """Train in several processes, with this one as their driver; its words go to the log, too."""
+    if log is None or argv[0] not in TRAINING:
+        message = UserError(
+            expected=f"--log, and one of the stages that train: {', '.join(TRAINING)}",
+            found=f"{argv[0]}, --log {log}",
+            where="--launch",
+            todo="run it without --launch",
+        )
+        return told(argv[0], message)
+    command = without(argv, "--launch", "--log")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a", buffering=1) as file:
+        tail = driver.Tail(log, sys.stderr)
+        with redirect_stderr(file):
+            try:
+                return driver.run(launch, command, arguments, log, arguments["threads"], tail)
+            except UserError as error:
+                return told(argv[0], error)
+            finally:
+                tail.show()
+
+
+def without(argv: list[str], *options: str) -> list[str]:
+    """A command line without some options, each with one value."""
+    found = list(argv)
+    for option in options:
+        at = found.index(option)
+        del found[at : at + 2]
+    return found
 
 
 def show(command: str, text: Callable[[], str]) -> int:

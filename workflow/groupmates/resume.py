@@ -48,7 +48,7 @@ class Kept:
     """
 
     def __init__(self, output: Path, artefact: str, provenance: Provenance) -> None:
-        self.folder = output.with_name(f".{output.name}.kept")
+        self.folder = folder_of(output)
         self._key = _key(provenance.record(artefact))
         self._label = output.name
         self._terminated = False
@@ -145,12 +145,26 @@ class Kept:
     def clear(self) -> None:
         """Drop everything, when the artefact is complete."""
         self.state, self._digests = {}, {}
-        # First out of sight, so that a kill halfway leaves nothing that looks like progress.
-        doomed = self.folder.with_name(self.folder.name + ".old")
-        shutil.rmtree(doomed, ignore_errors=True)
-        if self.folder.exists():
-            self.folder.rename(doomed)
-            shutil.rmtree(doomed)
+        _remove(self.folder)
+
+
+def folder_of(output: Path) -> Path:
+    """Where progress of an artefact is kept."""
+    return output.with_name(f".{output.name}.kept")
+
+
+def forget(output: Path) -> None:
+    """Drop the progress of an artefact that is complete, whoever kept it."""
+    _remove(folder_of(output))
+
+
+def _remove(folder: Path) -> None:
+    # First out of sight, so that a kill halfway leaves nothing that looks like progress.
+    doomed = folder.with_name(folder.name + ".old")
+    shutil.rmtree(doomed, ignore_errors=True)
+    if folder.exists():
+        folder.rename(doomed)
+        shutil.rmtree(doomed)
 
 
 def _key(record: dict[str, Any]) -> str:

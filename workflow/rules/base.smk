@@ -13,6 +13,7 @@ rule base:
         logged("base"),
     benchmark:
         timed("base")
+    localrule: several("base")
     conda:
         "../../envs/cpu.yaml"
     threads: 2
@@ -20,9 +21,13 @@ rule base:
         mem_mb=memory(16000),
         runtime=minutes(240),
         gpu=1,
+        nodes=1,
+        processes_per_node=1,
     params:
         settings=settings("BaseSettings", "base"),
+        launch=launch,
     shell:
-        "workflow/run base --log {log:q} --threads {threads} --settings {params.settings:q}"
+        "workflow/run base {params.launch} --log {log:q} --threads {threads}"
+        " --settings {params.settings:q}"
         " --tokenizer {input.tokenizer:q} --training-pool {input.training_pool:q}"
         " --output {output:q}"

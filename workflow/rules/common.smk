@@ -15,6 +15,7 @@ from groupmates import (
     requests,
 )
 from groupmates.errors import UserError
+from groupmates import clusters
 
 # For workflow/run, here and in every job.
 os.environ["GROUPMATES_PYTHON"] = sys.executable
@@ -47,6 +48,21 @@ def settings(kind, name):
 def given(values):
     """Params that are text as it stands: braces in it are no wildcards."""
     return lambda wildcards: values
+
+
+def several(rule):
+    """Whether a rule trains in several processes: its driver then runs beside snakemake."""
+    try:
+        return clusters.several(workflow.resource_settings.overwrite_resources, rule)
+    except UserError as error:
+        raise WorkflowError(str(error)) from None
+
+
+def launch(wildcards, threads, resources):
+    """The command line's part about them. Not recorded: machines make nothing stale."""
+    place = "local" if workflow.local_exec else "slurm"
+    first = workflow.remote_execution_settings.precommand
+    return clusters.option(place, dict(resources.items()), first)
 
 
 def listed(name):

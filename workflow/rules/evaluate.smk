@@ -16,6 +16,7 @@ rule evaluate:
         logged("evaluate_{method}_{seed}"),
     benchmark:
         timed("evaluate/{method}_{seed}")
+    localrule: several("evaluate")
     conda:
         "../../envs/cpu.yaml"
     threads: 1
@@ -23,13 +24,17 @@ rule evaluate:
         mem_mb=memory(16000),
         runtime=minutes(240),
         gpu=1,
+        nodes=1,
+        processes_per_node=1,
     params:
         settings=settings("EvaluateSettings", "curve"),
         select=listed("select"),
         dataset=listed("dataset"),
         root=dataset_folder,
+        launch=launch,
     shell:
-        "workflow/run evaluate --log {log:q} --threads {threads} --settings {params.settings:q}"
+        "workflow/run evaluate {params.launch} --log {log:q} --threads {threads}"
+        " --settings {params.settings:q}"
         " --base {input.base:q} --tokenizer {input.tokenizer:q} --reference {input.reference:q}"
         " --select {params.select:q} --dataset {params.dataset:q} --root {params.root:q}"
         " --number {wildcards.seed} --curve {output.curve:q} --examples {output.examples:q}"

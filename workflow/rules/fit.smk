@@ -17,6 +17,7 @@ rule fit:
         logged("fit_{model}"),
     benchmark:
         timed("fit/{model}")
+    localrule: several("fit")
     conda:
         "../../envs/cpu.yaml"
     threads: 1
@@ -24,10 +25,14 @@ rule fit:
         mem_mb=memory(16000),
         runtime=minutes(240),
         gpu=1,
+        nodes=1,
+        processes_per_node=1,
     params:
         settings=settings("FitSettings", "fit"),
+        launch=launch,
     shell:
-        "workflow/run fit --log {log:q} --threads {threads} --settings {params.settings:q}"
+        "workflow/run fit {params.launch} --log {log:q} --threads {threads}"
+        " --settings {params.settings:q}"
         " --base {input.base:q} --tokenizer {input.tokenizer:q} --probe-pool {input.probe_pool:q}"
         " --random {input.random:q} --bootstrap {input.bootstrap:q} --output {output:q}"
 

@@ -27,10 +27,14 @@ from transformers import (
 from groupmates.config import Architecture, Optimizer
 from groupmates.errors import UserError
 from groupmates.maths.packing import length_batches, pad_right
+from groupmates.models.processes import averaging, processes
 from groupmates.models.text import check_folder
 
 # Of one backward pass: at a vocabulary of 50,000 the float32 logits of as many take 3 GB.
 MICRO_TOKENS = 16_384
+# Tokens x layers x hidden size of one pass, about 34 bytes each are kept for its gradient: 14 GB. A
+# model of 2.8B parameters then needs about 65 GB with its AdamW state (DECISIONS.md).
+PASS_SIZE = MICRO_TOKENS * 24 * 1024
 
 
 def device() -> torch.device:
@@ -186,7 +190,7 @@ class Snapshot:
 
 
 def train_step(
-    model: PreTrainedModel,
+    model: nn.Module,
     optimizer: torch.optim.AdamW,
     input_ids: torch.Tensor,
     clip_norm: float,
@@ -194,22 +198,34 @@ def train_step(
 ) -> None:
     """One AdamW step on next-token loss, A(M, x): input_ids int64 [B, L + 1], every token real.
 
-    Gradients add up over parts of at most MICRO_TOKENS tokens, a row at least. Rows are equally
-    long, so parts weighted by their rows have the mean of the whole.
+    Gradients add up over parts of at most `pass_tokens`, a row at least. Rows are equally
+    long, so parts weighted by their rows have the mean of the whole. Several processes have their
+    rows each: `model` is then what `Processes.joined` returned.
     """
     optimizer.zero_grad(set_to_none=True)
-    for ids in input_ids.split(max(1, MICRO_TOKENS // input_ids.shape[1])):
-        with autocast():
-            logits = model(input_ids=ids[:, :-1], use_cache=False).logits
-        # Cross-entropy and z-loss from one log-partition: the logits are the largest tensor by far.
-        logits = logits.float()
-        log_partition = logits.logsumexp(-1)
-        target = logits.gather(-1, ids[:, 1:, None]).squeeze(-1)
-        loss = (log_partition - target).mean() + z_loss * log_partition.square().mean()
-        # The share in brackets is exactly 1 for one part: its gradient is then not rounded again.
-        (loss * (len(ids) / len(input_ids))).backward()
+    rows, weight = processes().share(len(input_ids))
+    own_ids = input_ids[rows]
+    parts = own_ids.split(max(1, pass_tokens(model) // input_ids.shape[1]))
+    for number, ids in enumerate(parts):
+        with averaging(model, last=number == len(parts) - 1):
+            with autocast():
+                logits = model(input_ids=ids[:, :-1], use_cache=False).logits
+            # Cross-entropy and z-loss from one log-partition: logits are by far the largest tensor.
+            logits = logits.float()
+            log_partition = logits.logsumexp(-1)
+            target = logits.gather(-1, ids[:, 1:, None]).squeeze(-1)
+            loss = (log_partition - target).mean() + z_loss * log_partition.square().mean()
+            # The factor is exactly 1 for one part: its gradient is then not rounded again.
+            (loss * (weight * len(ids) / len(own_ids))).backward()
     nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
     optimizer.step()
+
+
+def pass_tokens(model: nn.Module) -> int:
+    """Tokens of one backward pass that fit the memory, for a model as wide and deep as this."""
+    config = getattr(model, "module", model).config  # several processes share a wrapped model
+    width = getattr(config, "num_hidden_layers", 1) * getattr(config, "hidden_size", 1)
+    return min(MICRO_TOKENS, PASS_SIZE // width)
 
 
 class Reference:

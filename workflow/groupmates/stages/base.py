@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,8 @@ from groupmates.maths.packing import windows
 from groupmates.maths.randomness import generator, hash64
 from groupmates.models import lm
 from groupmates.models.text import load_tokenizer, token_lists
-from groupmates.progress import Progress, note
+from groupmates.models.training import Training, set_learning_rate
+from groupmates.progress import note
 from groupmates.store import Provenance, digests, read_table, replacing, write_folder_provenance
 
 
@@ -36,35 +38,40 @@ def run(
             end_of_text=tokens.eos_token_id,
             seed=hash64(settings.seed, "base", "weights") % 2**63,
         )
-        hyper = base.optimizer
+        hyper, steps = base.optimizer, base.training_steps
         optimizer = lm.make_optimizer(model, hyper)
-        train(settings, model, optimizer, training_pool, base.training_steps)
     else:
         folder = Path(base.checkpoint)
         model = lm.load_lm(folder)
         inputs |= digests(checkpoint=folder)
-        hyper = checkpoint_optimizer(folder, base.optimizer)
+        hyper, steps = checkpoint_optimizer(folder, base.optimizer), 0
         optimizer = lm.make_optimizer(model, hyper)
         lm.check_fits(model, len(tokens), settings.sequence_length, str(folder))
         state = folder / "optimizer.safetensors"
         if state.exists():
             lm.load_optimizer(optimizer, model, state)
         else:
+            steps = base.optimizer_warmup_steps
             note(
                 "base",
                 f"WARNING: no {state}: influences are measured with AdamW state that is built "
-                f"here in {base.optimizer_warmup_steps} steps, not with that of the training run",
+                f"here in {steps} steps, not with that of the training run",
             )
-            build_moments(settings, model, optimizer, hyper, training_pool)
     provenance = Provenance("base", settings.model_dump(mode="json"), inputs)
-    with replacing(output) as folder:
-        model.save_pretrained(folder)
-        tokens.save_pretrained(folder)
-        lm.save_optimizer(optimizer, model, folder / "optimizer.safetensors")
-        (folder / "training.json").write_text(
-            json.dumps({"optimizer": hyper.model_dump()}, indent=2, sort_keys=True) + "\n"
-        )
-        write_folder_provenance(folder, "base", provenance)
+    seed = hash64(settings.seed, "base", "steps")
+    with Training(output, "base", provenance, model, optimizer, seed) as training:
+        train(settings, training, model, optimizer, hyper, training_pool, steps)
+        if not training.processes.first:
+            return
+        with replacing(output) as folder:
+            model.save_pretrained(folder)
+            tokens.save_pretrained(folder)
+            lm.save_optimizer(optimizer, model, folder / "optimizer.safetensors")
+            (folder / "training.json").write_text(
+                json.dumps({"optimizer": hyper.model_dump()}, indent=2, sort_keys=True) + "\n"
+            )
+            write_folder_provenance(folder, "base", provenance)
+        training.clear()
 
 
 def checkpoint_optimizer(folder: Path, fallback: Optimizer) -> Optimizer:
@@ -109,39 +116,24 @@ def batches(settings: BaseSettings, training_pool: Path) -> Iterator[torch.Tenso
 
 def train(
     settings: BaseSettings,
-    model: PreTrainedModel,
-    optimizer: torch.optim.AdamW,
-    training_pool: Path,
-    steps: int,
-) -> None:
-    """Constant learning rate after a linear warm-up: the state of a run that is under way."""
-    base = settings.base
-    model.train()
-    progress = Progress("base", steps, "steps")
-    for step, batch in zip(range(steps), batches(settings, training_pool), strict=False):
-        share = min(1.0, (step + 1) / max(1, base.learning_rate_warmup_steps))
-        for group in optimizer.param_groups:
-            group["lr"] = share * base.optimizer.learning_rate
-        lm.train_step(model, optimizer, batch, base.optimizer.clip_norm, base.optimizer.z_loss)
-        progress.advance()
-    progress.finish()
-
-
-def build_moments(
-    settings: BaseSettings,
+    training: Training,
     model: PreTrainedModel,
     optimizer: torch.optim.AdamW,
     hyper: Optimizer,
     pool: Path,
+    steps: int,
 ) -> None:
-    """Fill AdamW's moments and step counters at learning rate 0: the weights stay as they are."""
+    """From scratch: constant learning rate after a linear warm-up, as of a run that is under way.
+
+    From a checkpoint: learning rate 0, so that moments and step counters fill while the weights
+    stay as they are.
+    """
     base = settings.base
     model.train()
-    torch.manual_seed(hash64(settings.seed, "base", "moments") % 2**63)  # of a model with dropout
-    for group in optimizer.param_groups:
-        group["lr"] = 0.0
-    progress = Progress("base", base.optimizer_warmup_steps, "steps")
-    for _, batch in zip(range(base.optimizer_warmup_steps), batches(settings, pool), strict=False):
-        lm.train_step(model, optimizer, batch, hyper.clip_norm, hyper.z_loss)
-        progress.advance()
-    progress.finish()
+    joined = training.processes.joined(model)
+    left = islice(batches(settings, pool), training.done, None)
+    for step, batch in zip(training.steps(steps, "base"), left, strict=False):
+        share = min(1.0, (step + 1) / max(1, base.learning_rate_warmup_steps))
+        peak = hyper.learning_rate if base.checkpoint is None else 0.0
+        set_learning_rate(optimizer, share * peak)
+        lm.train_step(joined, optimizer, batch, hyper.clip_norm, hyper.z_loss)

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
-from transformers import get_linear_schedule_with_warmup
+from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from groupmates.config import EvaluateSettings, PoolColumns
+from groupmates.config import EvaluateSettings, Optimizer, PoolColumns
 from groupmates.errors import UserError
 from groupmates.maths.packing import windows
 from groupmates.maths.randomness import generator, hash64
 from groupmates.models import lm
 from groupmates.models.checkpoint import open_base
+from groupmates.models.processes import processes
 from groupmates.models.reference import reference_part
 from groupmates.models.text import document_tokens, load_tokenizer
-from groupmates.pool import named
-from groupmates.progress import Progress
+from groupmates.models.training import Training, set_learning_rate, warm_up_then_decay
+from groupmates.pool import PoolFile, named
 from groupmates.readers import read_documents
+from groupmates.resume import Kept
 from groupmates.store import (
     Provenance,
     concatenate,
@@ -59,52 +64,80 @@ def run(
     chosen = draw_documents(
         concatenate(select, "select", ["source_file", "n_tokens"]), training.tokens, random
     )
-    documents = list(
-        read_drawn(chosen, [named(p, root) for p in dataset], settings.text_columns, tokens)
-    )
-    batches = training_batches(documents, settings, random)
-    steps = steps_of(settings)
-    for group in optimizer.param_groups:
-        group["lr"] = training.learning_rate
-    schedule = get_linear_schedule_with_warmup(
-        optimizer, training.learning_rate_warmup_steps, steps
-    )
-    torch.manual_seed(hash64(settings.seed, "evaluate", str(number)) % 2**63)  # dropout, if any
-    at = set(np.linspace(0, steps, training.points).round().astype(int).tolist())
-    progress = Progress(f"evaluate {method} seed {number}", steps, "steps")
-    seen, losses = [], []
-    for step in range(steps + 1):
-        if step in at:
-            seen.append(step * training.batch_sequences * settings.sequence_length)
-            losses.append(heldout.loss(model))
-        if step < steps:
-            lm.train_step(model, optimizer, next(batches), hyper.clip_norm, hyper.z_loss)
-            schedule.step()
-            progress.advance()
-    progress.finish()
-    if not np.isfinite(losses).all():
-        raise UserError(
-            expected="a finite held-out loss throughout the training",
-            found=f"{losses}",
-            where=f"method {method}, seed {number}",
-            todo="lower evaluate.training.learning_rate",
-        )
     provenance = Provenance(
         "evaluate",
         settings.model_dump(mode="json") | {"number": number},
         digests(base=base, reference=reference, select=select),
     )
-    write_table(curve, "curve", provenance, {"tokens": seen, "loss_nats": losses})
-    write_table(
-        examples,
-        "example_losses",
-        provenance,
-        {
-            "example_id": example_ids,
-            "loss_sum_nats": heldout.example_losses(model),
-            "label_tokens": heldout.labels_N,
-        },
-    )
+    ours = processes()
+    reading = Kept(examples, "example_losses", provenance) if ours.first else None
+    drawn = {}
+    if reading is not None:
+        files = [named(path, root) for path in dataset]
+        drawn = read_on(reading, chosen, files, settings.text_columns, tokens)
+    drawn = ours.tensors_of_first(drawn)
+    ends = drawn["lengths"].cumsum(0)[:-1].numpy()
+    documents = np.split(drawn["tokens"].numpy(), ends)
+    seed = hash64(settings.seed, "evaluate", f"steps of {number}")
+    with Training(curve, "curve", provenance, model, optimizer, seed) as under_way:
+        batches = training_batches(documents, settings, random)
+        label = f"evaluate {method} seed {number}"
+        seen, losses = train(settings, under_way, model, optimizer, hyper, batches, heldout, label)
+        if reading is None:
+            return
+        if not np.isfinite(losses).all():
+            raise UserError(
+                expected="a finite held-out loss throughout the training",
+                found=f"{losses}",
+                where=f"method {method}, seed {number}",
+                todo="lower evaluate.training.learning_rate",
+            )
+        write_table(curve, "curve", provenance, {"tokens": seen, "loss_nats": losses})
+        write_table(
+            examples,
+            "example_losses",
+            provenance,
+            {
+                "example_id": example_ids,
+                "loss_sum_nats": heldout.example_losses(model),
+                "label_tokens": heldout.labels_N,
+            },
+        )
+        under_way.clear()
+        if ours.count == 1:  # else the driver's part, as in Training.clear
+            reading.clear()
+
+
+def train(
+    settings: EvaluateSettings,
+    under_way: Training,
+    model: PreTrainedModel,
+    optimizer: torch.optim.AdamW,
+    hyper: Optimizer,
+    batches: Iterator[torch.Tensor],
+    heldout: lm.Reference,
+    label: str,
+) -> tuple[list[int], list[float]]:
+    """Tokens and held-out loss at the points of the curve; the first process alone has the losses."""
+    schedule, steps = settings.training, steps_of(settings)
+    at = np.linspace(0, steps, schedule.points).round().astype(int).tolist()
+    losses: list[float] = under_way.state.setdefault("losses", [])
+    joined = under_way.processes.joined(model)
+
+    def look(step: int) -> None:
+        if step in at and under_way.processes.first:
+            losses.append(heldout.loss(model))
+
+    for step, ids in zip(
+        under_way.steps(steps, label), islice(batches, under_way.done, None), strict=False
+    ):
+        look(step)
+        share = warm_up_then_decay(step, schedule.learning_rate_warmup_steps, steps)
+        set_learning_rate(optimizer, share * schedule.learning_rate)
+        lm.train_step(joined, optimizer, ids, hyper.clip_norm, hyper.z_loss)
+    look(steps)
+    seen = [s * schedule.batch_sequences * settings.sequence_length for s in sorted(set(at))]
+    return seen, losses
 
 
 def steps_of(settings: EvaluateSettings) -> int:
@@ -143,6 +176,42 @@ def read_drawn(
             continue
         texts = [d.text for d in read_documents(file, columns) if d.row in rows]
         yield from document_tokens(tokenizer, texts)
+
+
+def read_on(
+    kept: Kept,
+    chosen: dict[str, np.ndarray],
+    files: list[PoolFile],
+    columns: PoolColumns,
+    tokenizer: PreTrainedTokenizerBase,
+) -> dict[str, torch.Tensor]:
+    """`tokens` of the drawn documents below each other and their `lengths`.
+
+    What an earlier attempt had read of them is taken from where it was kept.
+    """
+    pieces = [load_file(kept.file(name)) for name in kept.files]
+    fresh: list[np.ndarray] = []
+    first = kept.state.get("files", 0)
+    with kept:
+        for number, file in enumerate(files[first:], first + 1):
+            fresh += read_drawn(chosen, [file], columns, tokenizer)
+            if kept.due():
+                piece = joined_documents(fresh)
+                kept.save(
+                    {"files": number},
+                    {f"tokens-{number:09d}.safetensors": partial(save_file, piece)},
+                )
+                pieces, fresh = [*pieces, piece], []
+    pieces.append(joined_documents(fresh))
+    return {name: torch.cat([piece[name] for piece in pieces]) for name in ("tokens", "lengths")}
+
+
+def joined_documents(documents: list[np.ndarray]) -> dict[str, torch.Tensor]:
+    tokens = np.concatenate(documents) if documents else np.empty(0, np.int32)
+    return {
+        "tokens": torch.from_numpy(tokens),
+        "lengths": torch.tensor([len(d) for d in documents], dtype=torch.int64),
+    }
 
 
 def training_batches(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections import Counter
 from dataclasses import dataclass
@@ -12,9 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch.nn.functional import mse_loss
-from transformers import get_linear_schedule_with_warmup
 
-from groupmates.config import FitSettings
+from groupmates.config import FitSettings, FitTraining
 from groupmates.errors import UserError
 from groupmates.maths.labels import (
     LabelScale,
@@ -27,7 +25,8 @@ from groupmates.maths.randomness import generator, hash64
 from groupmates.models.encoders import BATCH_TOKENS
 from groupmates.models.influence import InfluenceModel, make_encoder
 from groupmates.models.text import load_tokenizer, token_lists
-from groupmates.progress import Progress, note
+from groupmates.models.training import Training, set_learning_rate, warm_up_then_decay
+from groupmates.progress import note
 from groupmates.store import (
     Provenance,
     concatenate,
@@ -78,34 +77,57 @@ def run(
     model = InfluenceModel(fit, make_encoder(fit, base))
     prepared = model.encoder.prepare(pool["text"].to_pylist(), token_lists(pool), BATCH_TOKENS)
     model.encoder.calibrate(prepared)
-    train(settings, model, prepared, training, validation, scale, output.name)
-    check_beta(model, output)
-    metrics, predicted = evaluate(settings, model, prepared, training, heldout, scale)
-    metrics |= {"coverage": {r.round: coverage(r) for r in rounds}}
     inputs = digests(base=base, probe_pool=probe_pool, random=random, bootstrap=bootstrap or [])
     provenance = Provenance("fit", settings.model_dump(mode="json"), inputs)
-    report(output.name, metrics)
-    with replacing(output) as folder:
-        model.save(folder)
-        load_tokenizer(tokenizer).save_pretrained(folder / "tokenizer")
-        for name, body in (("relation", model.relation_record(scale)), ("metrics", metrics)):
-            (folder / f"{name}.json").write_text(json.dumps(body, indent=2, sort_keys=True) + "\n")
-        rollouts, steps = heldout.influence.shape
-        ids = pool["doc_id"].to_numpy()
-        write_table(
-            folder / "heldout.parquet",
-            "heldout",
-            provenance,
-            {
-                "round": ["random"] * (rollouts * steps),
-                "rollout": np.repeat(heldout.number, steps),
-                "step": np.tile(np.arange(1, steps + 1), rollouts),
-                "doc_id": ids[heldout.document.ravel()],
-                "influence_nats": heldout.influence.ravel(),
-                "predicted_nats": predicted.ravel(),
-            },
+    optimizer = make_optimizer(model, fit.training)
+    seed = hash64(settings.seed, "fit steps", output.name)
+    with Training(output, "fit", provenance, model, optimizer, seed) as under_way:
+        train(
+            settings,
+            under_way,
+            model,
+            optimizer,
+            prepared,
+            training,
+            validation,
+            scale,
+            output.name,
         )
-        write_folder_provenance(folder, "fit", provenance)
+        if not under_way.processes.first:
+            return
+        check_beta(model, output)
+        metrics, predicted = evaluate(settings, model, prepared, training, heldout, scale)
+        metrics |= {"coverage": {r.round: coverage(r) for r in rounds}}
+        report(output.name, metrics)
+        with replacing(output) as folder:
+            model.save(folder)
+            load_tokenizer(tokenizer).save_pretrained(folder / "tokenizer")
+            for name, body in (("relation", model.relation_record(scale)), ("metrics", metrics)):
+                text = json.dumps(body, indent=2, sort_keys=True)
+                (folder / f"{name}.json").write_text(text + "\n")
+            ids = pool["doc_id"].to_numpy()
+            write_heldout(folder / "heldout.parquet", provenance, ids, heldout, predicted)
+            write_folder_provenance(folder, "fit", provenance)
+        under_way.clear()
+
+
+def write_heldout(
+    path: Path, provenance: Provenance, ids: np.ndarray, heldout: Rollouts, predicted: np.ndarray
+) -> None:
+    rollouts, steps = heldout.influence.shape
+    write_table(
+        path,
+        "heldout",
+        provenance,
+        {
+            "round": ["random"] * (rollouts * steps),
+            "rollout": np.repeat(heldout.number, steps),
+            "step": np.tile(np.arange(1, steps + 1), rollouts),
+            "doc_id": ids[heldout.document.ravel()],
+            "influence_nats": heldout.influence.ravel(),
+            "predicted_nats": predicted.ravel(),
+        },
+    )
 
 
 def read_rollouts(round_name: str, paths: list[Path], doc_ids: list[str]) -> Rollouts:
@@ -138,61 +160,87 @@ def split(
     return [drawn.take(np.sort(training)), *rounds[1:]], drawn.take(validation), drawn.take(heldout)
 
 
-def train(
-    settings: FitSettings,
-    model: InfluenceModel,
-    prepared: Any,
-    training: list[Rollouts],
-    validation: Rollouts,
-    scale: LabelScale,
-    name: str,
-) -> None:
-    """Minimise the squared error of standardised labels; keep the epoch of best validation Spearman."""
-    hyper = settings.fit.training
-    documents = np.concatenate([r.document for r in training])
-    labels = torch.from_numpy(
-        scale.standardise(np.concatenate([r.influence for r in training]))
-    ).to(next(model.parameters()))
-    steps = hyper.epochs * -(-len(documents) // hyper.batch_rollouts)
+def make_optimizer(model: InfluenceModel, hyper: FitTraining) -> torch.optim.AdamW:
     scalars = [model.alpha, model.beta]  # decay would pull them to 0, and they begin at 1
     weights = [p for p in model.parameters() if all(p is not s for s in scalars)]
-    optimizer = torch.optim.AdamW(
+    return torch.optim.AdamW(
         [
             {"params": weights, "weight_decay": hyper.weight_decay},
             {"params": scalars, "weight_decay": 0.0},
         ],
         lr=hyper.learning_rate,
     )
-    schedule = get_linear_schedule_with_warmup(optimizer, hyper.warmup_steps, steps)
-    best, best_state = -np.inf, copy.deepcopy(model.state_dict())
-    progress = Progress(f"fit {name}", steps, "steps")
-    for epoch in range(hyper.epochs):
+
+
+def train(
+    settings: FitSettings,
+    under_way: Training,
+    model: InfluenceModel,
+    optimizer: torch.optim.AdamW,
+    prepared: Any,
+    training: list[Rollouts],
+    validation: Rollouts,
+    scale: LabelScale,
+    name: str,
+) -> None:
+    """Minimise the squared error of standardised labels; keep the epoch of best validation Spearman.
+
+    Only the first process looks at the validation rollouts and has the best epoch's weights.
+    """
+    hyper, processes = settings.fit.training, under_way.processes
+    documents = np.concatenate([r.document for r in training])
+    labels = torch.from_numpy(
+        scale.standardise(np.concatenate([r.influence for r in training]))
+    ).to(next(model.parameters()))
+    per_epoch = -(-len(documents) // hyper.batch_rollouts)
+    steps = hyper.epochs * per_epoch
+    joined = processes.joined(model)
+    if not under_way.done:
+        keep_best(under_way, model, -np.inf)
+    for step in under_way.steps(steps, f"fit {name}"):
+        epoch, place = divmod(step, per_epoch)
+        if place == 0:
+            under_way.tensors["loss"] = torch.zeros((), device=labels.device)
         model.train()
+        set_learning_rate(
+            optimizer, hyper.learning_rate * warm_up_then_decay(step, hyper.warmup_steps, steps)
+        )
         order = generator(settings.seed, "fit epoch", epoch).permutation(len(documents))
-        total = torch.zeros((), device=labels.device)
-        for start in range(0, len(order), hyper.batch_rollouts):
-            rows = order[start : start + hyper.batch_rollouts]
-            loss = mse_loss(model(prepared, documents[rows]), labels[torch.from_numpy(rows)])
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            progress.advance()
-            total += loss.detach()
+        batch = order[place * hyper.batch_rollouts :][: hyper.batch_rollouts]
+        own, weight = processes.share(len(batch))
+        rows = batch[own]
+        loss = weight * mse_loss(joined(prepared, documents[rows]), labels[torch.from_numpy(rows)])
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        under_way.tensors["loss"] += loss.detach()
+        if place < per_epoch - 1:
+            continue
         # Once an epoch, because a look at the loss waits for the GPU; no sum mends nan or inf.
-        if not torch.isfinite(total):
+        mean = float(processes.mean(under_way.tensors["loss"])) / per_epoch
+        if not np.isfinite(mean):
             raise UserError(
                 expected="a finite loss throughout the fit",
-                found=f"{float(total / -(-len(order) // hyper.batch_rollouts))}, the epoch's mean",
+                found=f"{mean}, the epoch's mean",
                 where=f"the {name} model, epoch {epoch + 1} of {hyper.epochs}",
                 todo="lower fit.training.learning_rate",
             )
-        truth = scale.standardise(validation.influence)
-        correlation = spearman(predict(model, prepared, validation.document), truth)
-        if correlation > best:
-            best, best_state = correlation, copy.deepcopy(model.state_dict())
-    progress.finish()
-    model.load_state_dict(best_state)
+        if processes.first:
+            truth = scale.standardise(validation.influence)
+            correlation = spearman(predict(model, prepared, validation.document), truth)
+            if correlation > under_way.state["best"]:
+                keep_best(under_way, model, correlation)
+    kept = under_way.tensors.items()
+    model.load_state_dict({n.removeprefix(BEST): t for n, t in kept if n.startswith(BEST)})
+
+
+BEST = "best."
+
+
+def keep_best(under_way: Training, model: InfluenceModel, correlation: float) -> None:
+    """Remember the weights as the best so far."""
+    under_way.state["best"] = correlation
+    under_way.tensors |= {BEST + n: t.clone() for n, t in model.state_dict().items()}
 
 
 @torch.no_grad()

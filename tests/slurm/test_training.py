@@ -1,0 +1,162 @@
+"""Training in two processes on each of two nodes, on a real SLURM: faults change no byte of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from cluster import Cluster
+
+import trainings
+from groupmates import resume
+
+pytestmark = pytest.mark.slow
+
+PACKAGE = Path(resume.__file__).parent.parent
+STEPS = 2500  # about a minute
+
+
+class Trained:
+    """One training below `folder`; several drivers of it, one after the other."""
+
+    def __init__(self, slurm: Cluster | None, inputs: trainings.Inputs, folder: Path) -> None:
+        self._slurm, self._inputs, self.folder = slurm, inputs, folder
+        self.log = folder / "logs/base.log"
+
+    def driver(self, cluster: str, nodes: int, per_node: int, **resources: object) -> Driver:
+        asked = {"runtime": 30, "mem_mb": 500, "cpus_per_task": 1} | resources
+        launch = {
+            "cluster": cluster,
+            "nodes": nodes,
+            "processes_per_node": per_node,
+            "resources": asked,
+        }
+        command = trainings.command("base", self._inputs, self.folder, training_steps=STEPS)
+        command += ["--save-seconds", "1", "--log", str(self.log), "--launch", json.dumps(launch)]
+        paths = {"PYTHONPATH": str(PACKAGE), "OMP_NUM_THREADS": "1"}
+        environment = self._slurm.environment(**paths) if self._slurm else {**os.environ, **paths}
+        return Driver(command, environment, self)
+
+    def told(self) -> str:
+        return self.log.read_text() if self.log.exists() else ""
+
+    def redone(self) -> list[int]:
+        """Steps of every attempt but the last that the next one took again."""
+        starts = [
+            int(n.replace(",", "")) for n in re.findall(r"goes on after ([\d,]+)", self.told())
+        ]
+        attempts = json.loads(self.log.with_suffix(".json").read_text())["attempts"]
+        ends = [a["phases"][0]["done"] for a in attempts if a["phases"]]
+        return [end - start for end, start in zip(ends, starts, strict=False)]
+
+
+class Driver:
+    def __init__(self, command: list[str], environment: dict[str, str], trained: Trained) -> None:
+        self._trained = trained
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "groupmates", *command],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def until(self, happened: Callable[[], bool], seconds: float = 240) -> None:
+        end = time.monotonic() + seconds
+        while not happened():
+            assert time.monotonic() < end, self._trained.told()
+            assert self.process.poll() is None, self._trained.told()
+            time.sleep(0.1)
+
+    def ended(self, status: int, seconds: float = 500) -> None:
+        assert self.process.wait(seconds) == status, self._trained.told()
+
+
+@pytest.fixture(scope="module")
+def inputs(small_run, tmp_path_factory) -> trainings.Inputs:
+    return trainings.make_inputs(small_run, tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(inputs, tmp_path_factory) -> dict[str, bytes]:
+    """What four processes of one machine make in one go."""
+    alone = Trained(None, inputs, tmp_path_factory.mktemp("undisturbed"))
+    alone.driver("local", 1, 4).ended(0)
+    return trainings.artefacts(alone.folder / "base")
+
+
+@pytest.fixture
+def trained(slurm, inputs, tmp_path) -> Iterator[Trained]:
+    slurm.name_nodes()
+    yield Trained(slurm, inputs, tmp_path)
+
+
+def launches(slurm: Cluster, states: str = "all") -> list[str]:
+    found = [job for job in slurm.squeue(states) if job.name.startswith("gm-launch-")]
+    return [job.id for job in found]
+
+
+def test_a_reached_time_limit_and_a_preemption_requeue_the_job(slurm, trained, undisturbed):
+    driver = trained.driver("slurm", 2, 2, slurm_partition="scavenge", runtime=2)
+    driver.until(lambda: "steps ·" in trained.told())
+    (job,) = launches(slurm)
+    slurm.submit("sleep 2", "-p", "cpu", "-N2", "--exclusive")  # of a higher priority
+    driver.until(lambda: "goes on after" in trained.told())
+    # From here on time limits alone: a minute before two are over the job is warned.
+    driver.ended(0)
+    assert launches(slurm) == [job]
+    text = trained.told()
+    assert text.count("told to stop, progress is kept") >= 2
+    assert text.count("submitted slurm job") == 1
+    assert max(trained.redone()) == 0  # they were told in time
+    assert trainings.artefacts(trained.folder / "base") == undisturbed
+    assert not (trained.folder / ".base.kept").exists()
+
+
+def test_a_killed_driver_a_cancelled_job_and_a_dead_node(slurm, trained, undisturbed):
+    first = trained.driver("slurm", 2, 2)
+    first.until(lambda: "steps ·" in trained.told())
+    first.process.send_signal(signal.SIGKILL)
+    first.process.wait()
+    second = trained.driver("slurm", 2, 2)
+    second.until(lambda: "which is there already" in trained.told())
+    (job,) = launches(slurm)
+    slurm.command("scancel", job)
+    second.ended(1)
+    assert "ended without a result (CANCELLED)" in trained.told()
+    third = trained.driver("slurm", 2, 2)
+    third.until(lambda: "goes on after" in trained.told())
+    node = slurm.nodes[1]
+    slurm.kill_node(node)
+    # SLURM requeues the job, unless the processes of the other node have seen it first.
+    slurm.wait_for(
+        lambda: third.process.poll() is not None or not launches(slurm, "r"), 120, "the job's end"
+    )
+    slurm.start_slurmd(node)
+    slurm.wait_for(slurm.ready, 60, "all nodes idle")
+    while third.process.wait(500):  # as snakemake would
+        third = trained.driver("slurm", 2, 2)
+    assert trainings.artefacts(trained.folder / "base") == undisturbed
+
+
+def test_sigterm_of_the_driver_cancels_its_job(slurm, trained):
+    driver = trained.driver("slurm", 2, 2)
+    driver.until(lambda: "steps ·" in trained.told())
+    driver.process.send_signal(signal.SIGTERM)
+    driver.ended(128 + signal.SIGTERM)
+    assert launches(slurm, "pd,r") == []
+    assert (trained.folder / ".base.kept").exists()
+
+
+def test_a_partition_that_slurm_does_not_have_is_named(trained):
+    driver = trained.driver("slurm", 2, 2, slurm_partition="nowhere")
+    driver.ended(2)
+    assert "nowhere" in trained.told()
+    assert "correct the resources of this rule" in trained.told()

@@ -1,0 +1,109 @@
+"""Every training of the pipeline as a command line on the tiny run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+import small
+from groupmates import config
+from groupmates.models.text import document_tokens, load_tokenizer
+from groupmates.store import Provenance, read_table, write_table
+
+NAMES = ("base", "moments", "fit", "evaluate")
+DOCUMENTS = 30
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the trainings read beside the artefacts of the tiny run."""
+
+    run: small.Run
+    folder: Path
+
+
+def make_inputs(run: small.Run, folder: Path) -> Inputs:
+    rng = np.random.default_rng(0)
+    ids = read_table(run.probe_pool, "probe_pool", ["doc_id"])["doc_id"].to_numpy()
+    rows = np.stack([rng.choice(len(ids), 3, replace=False) for _ in range(DOCUMENTS)])
+    influence = rng.normal(size=rows.shape)
+    columns = {
+        "rollout": np.repeat(np.arange(len(rows)), 3),
+        "step": np.tile(np.arange(1, 4), len(rows)),
+        "doc_id": ids[rows].ravel(),
+        "loss_before_nats": np.zeros(rows.size),
+        "loss_after_nats": influence.ravel(),
+        "influence_nats": influence.ravel(),
+    }
+    write_table(folder / "probe.parquet", "probe", Provenance("probe", {}), columns)
+    tokenizer = load_tokenizer(run.tokenizer)
+    checkpoint = small.tiny_lm(small.NEOX, len(tokenizer), seed=3)
+    checkpoint.save_pretrained(folder / "checkpoint")
+    documents = small.documents(DOCUMENTS)
+    for name, part in (("a", documents[:12]), ("b", documents[12:])):
+        small.write_lines(folder / f"dataset/{name}.jsonl", part)
+    columns = {
+        "doc_id": [d["id"] for d in documents],
+        "source_file": ["a.jsonl"] * 12 + ["b.jsonl"] * (DOCUMENTS - 12),
+        "source_row": np.arange(DOCUMENTS),
+        "n_tokens": [len(t) for t in document_tokens(tokenizer, [d["text"] for d in documents])],
+        "cluster": np.zeros(DOCUMENTS, int),
+        "rank": np.arange(DOCUMENTS),
+        "individual_influence": np.zeros(DOCUMENTS, np.float32),
+        "group_influence": np.zeros(DOCUMENTS),
+    }
+    write_table(folder / "select.parquet", "select", Provenance("select", {}), columns)
+    return Inputs(run, folder)
+
+
+def evaluate_settings(**changed: object) -> config.EvaluateSettings:
+    training = {
+        "tokens": 480,
+        "batch_sequences": 2,
+        "learning_rate": 1e-2,
+        "learning_rate_warmup_steps": 2,
+        "points": 4,
+    } | changed
+    return config.EvaluateSettings(
+        seed=0,
+        text_columns=small.COLUMNS,
+        evaluation_examples=6,
+        sequence_length=small.SEQUENCE,
+        training=config.EvaluateTraining(**training),
+    )
+
+
+def fit_settings(**changed: object) -> config.FitSettings:
+    training = small.fit_settings("lm").training.model_dump() | {"epochs": 3} | changed
+    return config.FitSettings(seed=0, fit=small.fit_settings("lm", training=training))
+
+
+def command(name: str, inputs: Inputs, results: Path, **changed: object) -> list[str]:
+    """`python -m groupmates` arguments that write below `results`; `changed` settings."""
+    run, folder = inputs.run, inputs.folder
+    if name in ("base", "moments"):
+        if name == "moments":
+            changed |= {"checkpoint": str(folder / "checkpoint"), "optimizer_warmup_steps": 7}
+        settings = small.base_settings(**({"training_steps": 7} | changed))
+        rest = ["--tokenizer", run.tokenizer, "--training-pool", run.training_pool]
+        rest += ["--output", results / "base"]
+    elif name == "fit":
+        settings = fit_settings(**changed)
+        rest = ["--base", run.base, "--tokenizer", run.tokenizer, "--probe-pool", run.probe_pool]
+        rest += ["--random", folder / "probe.parquet", "--output", results / "fit"]
+    else:
+        settings = evaluate_settings(**changed)
+        rest = ["--base", run.base, "--tokenizer", run.tokenizer, "--reference", run.reference]
+        rest += ["--select", folder / "select.parquet", "--root", folder / "dataset"]
+        rest += ["--dataset", *sorted((folder / "dataset").iterdir()), "--number", 0]
+        rest += ["--curve", results / "curve.parquet", "--examples", results / "examples.parquet"]
+    stage = "base" if name == "moments" else name
+    return [stage, "--settings", settings.model_dump_json(), *map(str, rest)]
+
+
+def artefacts(results: Path) -> dict[str, bytes]:
+    """Every file below `results`, hidden ones included."""
+    files = [path for path in results.rglob("*") if path.is_file()]
+    return {str(path.relative_to(results)): path.read_bytes() for path in sorted(files)}
