@@ -32,3 +32,16 @@ rule all:
         DATASETS,
         artefact("summary"),
         artefact("report"),
+
+
+# For `make status`: the plan as it is at the start, and how it ended.
+onstart:
+    campaign.begin(workflow, CONFIG.run)
+
+
+onsuccess:
+    campaign.end(CONFIG.run, "done")
+
+
+onerror:
+    campaign.fail(CONFIG.run)

@@ -1,8 +1,11 @@
 """Progress lines: count, rate and time left."""
 
+import io
+
 import pytest
 
 from groupmates import progress
+from groupmates.__main__ import Tee
 
 
 @pytest.fixture
@@ -32,3 +35,50 @@ def test_an_unknown_total_is_not_shown(clock, capsys):
     clock[0] += 10
     work.advance(50)
     assert "50 documents · 5.0/s" in capsys.readouterr().err
+
+
+@pytest.fixture
+def tee(monkeypatch):
+    """Standard error of a job, its terminal and its log."""
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    found = Tee(io.StringIO(), io.StringIO())
+    monkeypatch.setattr("sys.stderr", found)
+    return found
+
+
+def two_and_a_half_minutes(clock):
+    work = progress.Progress("score", 150, "documents")
+    for _ in range(150):
+        clock[0] += 1
+        work.advance()
+    work.finish()
+    return work
+
+
+def counts(stream):
+    return [int(line.split()[1].split("/")[0]) for line in stream.getvalue().splitlines()]
+
+
+def test_a_log_gets_a_line_a_minute_and_the_first_and_last_while_the_terminal_gets_all(clock, tee):
+    two_and_a_half_minutes(clock)
+    terminal, log = tee._streams
+    assert counts(terminal) == [*range(5, 151, 5), 150]
+    assert counts(log) == [5, 65, 125, 150]
+
+
+def test_under_slurm_what_would_be_the_terminal_is_a_log_too(clock, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    tee = Tee(io.StringIO(), io.StringIO())
+    monkeypatch.setattr("sys.stderr", tee)
+    two_and_a_half_minutes(clock)
+    assert [counts(stream) for stream in tee._streams] == [[5, 65, 125, 150]] * 2
+
+
+def test_remarks_of_a_stage_always_reach_the_log(clock, tee):
+    progress.note("base", "AdamW settings are those of base.optimizer")
+    terminal, log = tee._streams
+    assert (
+        log.getvalue()
+        == terminal.getvalue()
+        == ("[base] AdamW settings are those of base.optimizer\n")
+    )

@@ -14,6 +14,7 @@ import inspect
 import os
 import signal
 import sys
+import time
 import traceback
 import types
 import typing
@@ -101,10 +102,14 @@ def _required(kind: Any) -> Any:
 
 
 class Tee:
-    """Standard error that also goes to the job's log file."""
+    """Standard error that also goes to the job's log file; `terminal` is where it alone goes.
+
+    Under SLURM there is no terminal, only one more file.
+    """
 
     def __init__(self, terminal: TextIO, log: TextIO) -> None:
         self._streams = (terminal, log)
+        self.terminal = None if "SLURM_JOB_ID" in os.environ else terminal
 
     def write(self, text: str) -> int:
         for stream in self._streams:
@@ -120,36 +125,63 @@ class Tee:
 
 
 def main(argv: list[str]) -> int:
-    if not argv or argv[0] not in (*STAGES, "headline"):
+    if not argv or argv[0] not in (*STAGES, "headline", "status"):
         print(
             "usage: python -m groupmates STAGE --help\n"
             "       python -m groupmates headline results/RUN\n"
+            "       python -m groupmates status results/RUN [--watch [SECONDS]]\n"
             f"stages: {', '.join(STAGES)}",
             file=sys.stderr,
         )
         return 2
     if argv[0] == "headline":
-        return show(argv[0], lambda: headline(Path(*argv[1:])))
+        return show(argv[0], lambda: print(headline(Path(*argv[1:]))))
+    if argv[0] == "status":
+        return show(argv[0], lambda: status(argv[1:]))
+    begun = time.monotonic()
     try:
         function = stage_function(argv[0])
         arguments = stage_arguments(function, argv[1:])
     except UserError as error:
         return told(argv[0], error)
     log: Path | None = arguments.pop("log")
+    imported = time.monotonic() - begun
     resume.seconds_between_saves = arguments.pop("save_seconds")
     if log is None:
         return run(argv[0], function, arguments)
     with jobs.alone(log) as file, redirect_stderr(Tee(sys.stderr, file)):
-        return run(argv[0], function, arguments, jobs.Record(log.with_suffix(".json"), argv[0]))
+        record = jobs.Record(log.with_suffix(".json"), argv[0], imported)
+        return run(argv[0], function, arguments, record)
 
 
-def show(command: str, text: Callable[[], str]) -> int:
-    """Print what a command tells about a run."""
+def show(command: str, tell: Callable[[], None]) -> int:
+    """Let a command tell about a run."""
     try:
-        print(text())
+        tell()
     except UserError as error:
         return told(command, error)
     return 0
+
+
+def status(arguments: list[str]) -> None:
+    """How far a run is; the modules that show it are of no use to a stage."""
+    from groupmates.status.view import show
+
+    parser = argparse.ArgumentParser(
+        prog="python -m groupmates status",
+        description="What is done, runs, has failed and is next.",
+    )
+    parser.add_argument("run", type=Path, help="the run's folder, results/RUN")
+    parser.add_argument(
+        "--watch",
+        type=float,
+        nargs="?",
+        const=5.0,
+        metavar="SECONDS",
+        help="again every so many seconds (5 where none are given) until nothing happens any more",
+    )
+    values = parser.parse_args(arguments)
+    show(values.run, values.watch)
 
 
 def run(

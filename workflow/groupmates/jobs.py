@@ -12,6 +12,7 @@ import fcntl
 import json
 import os
 import platform
+import re
 import resource
 import socket
 import sys
@@ -30,9 +31,12 @@ MOST_ATTEMPTS = 20  # that a record keeps
 
 
 class Record:
-    """The attempts at one job; the last one is under way. `beat` runs in a thread of its own."""
+    """The attempts at one job; the last one is under way. `beat` runs in a thread of its own.
 
-    def __init__(self, path: Path, stage: str) -> None:
+    `spent` are seconds that the process has worked before: imports may take longer than a stage.
+    """
+
+    def __init__(self, path: Path, stage: str, spent: float = 0.0) -> None:
         self.path = path
         self.attempts = read_record(path)
         for earlier in self.attempts:
@@ -44,7 +48,7 @@ class Record:
                 "stage": stage,
                 "job": path.stem,
                 "state": "running",
-                "started": now,
+                "started": now - spent,
                 "heard": now,
                 "ended": None,
                 "host": socket.gethostname(),
@@ -161,8 +165,22 @@ def read_record(path: Path) -> list[dict[str, Any]]:
 
 def read_records(folder: Path) -> list[list[dict[str, Any]]]:
     """The attempts at every job below a folder of logs, by name of the job."""
-    found = [read_record(path) for path in sorted(folder.rglob("*.json"))]
-    return [attempts for attempts in found if attempts]
+    return list(named_records(folder).values())
+
+
+def named_records(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """The attempts at every job below a folder of logs; a job's name is its log's path there."""
+    found = {path: read_record(path) for path in sorted(folder.rglob("*.json"))}
+    return {
+        path.relative_to(folder).with_suffix("").as_posix(): attempts
+        for path, attempts in found.items()
+        if attempts
+    }
+
+
+def stage_of(name: str) -> str:
+    """Jobs that differ in number or file alone are one stage: probe_random_00003, probe_random."""
+    return re.sub(r"(_\d+)+$", "", name.split("/")[0])
 
 
 def is_silent(attempt: dict[str, Any], now: float) -> bool:

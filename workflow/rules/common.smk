@@ -8,7 +8,12 @@ from pathlib import Path
 # The package beside the rules: what is parsed here is what runs in every job.
 PACKAGE = f"{workflow.basedir}/workflow"
 sys.path.insert(0, PACKAGE)
-from groupmates import artefacts, config as settings_module, pool as pool_module
+from groupmates import (
+    artefacts,
+    campaign,
+    config as settings_module,
+    pool as pool_module,
+)
 from groupmates.errors import UserError
 
 # For workflow/run, here and in every job.
