@@ -14,7 +14,6 @@ import inspect
 import os
 import signal
 import sys
-import time
 import traceback
 import types
 import typing
@@ -138,20 +137,36 @@ def main(argv: list[str]) -> int:
         return show(argv[0], lambda: print(headline(Path(*argv[1:]))))
     if argv[0] == "status":
         return show(argv[0], lambda: status(argv[1:]))
-    begun = time.monotonic()
+    log = log_argument(argv[1:])
+    if log is None:
+        return prepare_and_run(argv)
+    # The record begins before the stage's imports, which can take longer than its work.
+    with jobs.alone(log) as file, redirect_stderr(Tee(sys.stderr, file)):
+        return prepare_and_run(argv, jobs.Record(log.with_suffix(".json"), argv[0]))
+
+
+def log_argument(arguments: list[str]) -> Path | None:
+    """The value of --log, before anything is known about the stage."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--log", type=Path)
+    found: Path | None = parser.parse_known_args(arguments)[0].log
+    return found
+
+
+def prepare_and_run(argv: list[str], record: jobs.Record | None = None) -> int:
+    """Import the stage, understand its arguments and call it; the exit status."""
     try:
         function = stage_function(argv[0])
         arguments = stage_arguments(function, argv[1:])
-    except UserError as error:
-        return told(argv[0], error)
-    log: Path | None = arguments.pop("log")
-    imported = time.monotonic() - begun
+    except BaseException as error:
+        if record is not None:
+            record.end("failed", str(error))
+        if isinstance(error, UserError):
+            return told(argv[0], error)
+        raise
+    del arguments["log"]
     resume.seconds_between_saves = arguments.pop("save_seconds")
-    if log is None:
-        return run(argv[0], function, arguments)
-    with jobs.alone(log) as file, redirect_stderr(Tee(sys.stderr, file)):
-        record = jobs.Record(log.with_suffix(".json"), argv[0], imported)
-        return run(argv[0], function, arguments, record)
+    return run(argv[0], function, arguments, record)
 
 
 def show(command: str, tell: Callable[[], None]) -> int:

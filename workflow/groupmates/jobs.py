@@ -31,12 +31,9 @@ MOST_ATTEMPTS = 20  # that a record keeps
 
 
 class Record:
-    """The attempts at one job; the last one is under way. `beat` runs in a thread of its own.
+    """The attempts at one job; the last one is under way. `beat` runs in a thread of its own."""
 
-    `spent` are seconds that the process has worked before: imports may take longer than a stage.
-    """
-
-    def __init__(self, path: Path, stage: str, spent: float = 0.0) -> None:
+    def __init__(self, path: Path, stage: str) -> None:
         self.path = path
         self.attempts = read_record(path)
         for earlier in self.attempts:
@@ -48,7 +45,7 @@ class Record:
                 "stage": stage,
                 "job": path.stem,
                 "state": "running",
-                "started": now - spent,
+                "started": now,
                 "heard": now,
                 "ended": None,
                 "host": socket.gethostname(),

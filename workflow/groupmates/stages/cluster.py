@@ -47,7 +47,7 @@ def run_centroids(settings: CentroidSettings, *, score: list[Path], output: Path
     threshold = np.partition(np.concatenate(list(priority_of.values())), sampled - 1)[sampled - 1]
     note("cluster", f"{clusters:,} clusters of {documents:,} documents, fitted on {sampled:,}")
     sample_ND = read_sample({path: p <= threshold for path, p in priority_of.items()})
-    progress = Progress("k-means", settings.cluster.iterations, "iterations")
+    progress = Progress("cluster fit", settings.cluster.iterations, "iterations")
     fitted = spherical_kmeans(
         sample_ND,
         clusters,

@@ -59,9 +59,9 @@ def run(
     chosen = draw_documents(
         concatenate(select, "select", ["source_file", "n_tokens"]), training.tokens, random
     )
-    drawn = read_drawn(chosen, [named(p, root) for p in dataset], settings.text_columns, tokens)
-    wanted = sum(map(len, chosen.values()))
-    documents = list(Progress("read the dataset", wanted, "documents").over(drawn))
+    documents = list(
+        read_drawn(chosen, [named(p, root) for p in dataset], settings.text_columns, tokens)
+    )
     batches = training_batches(documents, settings, random)
     steps = steps_of(settings)
     for group in optimizer.param_groups:

@@ -76,11 +76,7 @@ def run(
     )
     torch.manual_seed(hash64(settings.seed, "fit", output.name) % 2**63)
     model = InfluenceModel(fit, make_encoder(fit, base))
-    progress = Progress("embed the probe pool", len(pool), "documents")
-    prepared = model.encoder.prepare(
-        pool["text"].to_pylist(), token_lists(pool), BATCH_TOKENS, progress.advance
-    )
-    progress.finish()
+    prepared = model.encoder.prepare(pool["text"].to_pylist(), token_lists(pool), BATCH_TOKENS)
     model.encoder.calibrate(prepared)
     train(settings, model, prepared, training, validation, scale, output.name)
     check_beta(model, output)

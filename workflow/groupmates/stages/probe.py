@@ -50,13 +50,13 @@ def run_plan_bootstrap(
     torch.set_num_threads(threads)
     pool = read_table(probe_pool, "probe_pool", ["doc_id", "text", "input_ids"])
     influence = InfluenceModel.load(model)
-    progress = Progress("embed the probe pool", len(pool), "documents")
+    progress = Progress("plan bootstrap embeddings", len(pool), "documents")
     individual, embeddings = influence.score(
         pool["text"].to_pylist(), token_lists(pool), BATCH_TOKENS, progress.advance
     )
     progress.finish()
     bootstrap, steps = settings.bootstrap, settings.rollout_length - 1
-    search = Progress("beam search", 2 * steps, "steps")
+    search = Progress("plan bootstrap search", 2 * steps, "steps")
 
     def stepped() -> None:
         if search.done == search.total:  # under a low cap a direction is searched again

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, Literal
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -118,57 +119,53 @@ def _last_heard(found: Status) -> float:
 
 def stage_table(found: Status) -> Table:
     """One row per stage, in the order of the data flow; states that no job is in have no column."""
-    everything = [stage.counts for stage in found.stages]
+    counts = [stage.counts for stage in found.stages]
     always = ("done", "running", "failed", "waiting")
-    states = [s for s in state.STATES if s in always or any(c[s] for c in everything)]
-    table = _table("stage", (*states, "jobs", "a job takes", "time left", "GPU"))
-    for stage in found.stages:
-        counts = stage.counts
+    states = [s for s in state.STATES if s in always or any(c[s] for c in counts)]
+    rows = []
+    for stage, of_stage in zip(found.stages, counts, strict=True):
         took = [s for job in stage.jobs if (s := state.job_seconds(job)) is not None]
-        cells = [
-            Text(str(counts[s] or "·"), COLOURS.get(s, "") if counts[s] else "dim") for s in states
-        ]
-        table.add_row(
-            Text(stage.name, "dim" if counts["done"] == len(stage.jobs) else ""),
-            *cells,
-            str(len(stage.jobs)),
-            duration(sum(took) / len(took)) if took else "",
-            duration(state.seconds_left(stage, found.now), ""),
-            gpu([job.last for job in stage.jobs if job.attempts]),
-        )
-    return _without_empty(table)
+        row = {"stage": Text(stage.name, "dim" if of_stage["done"] == len(stage.jobs) else "")}
+        for name in states:
+            number = of_stage[name]
+            row[name] = Text(f"{number:,}", COLOURS.get(name, "")) if number else Text("·", "dim")
+        row["jobs"] = Text(f"{len(stage.jobs):,}")
+        row["a job takes"] = Text(duration(sum(took) / len(took) if took else None))
+        row["time left"] = Text(duration(state.seconds_left(stage, found.now)))
+        row["GPU"] = Text(gpu([job.last for job in stage.jobs if job.attempts]))
+        rows.append(row)
+    return _table(rows, left=("stage",))
 
 
 def job_table(found: Status, jobs: list[Job], most: int) -> Table:
     """What runs: where, how far, how fast; the lost first, then those that have run longest."""
     jobs = sorted(jobs, key=lambda job: (job.state != "lost", job.last["started"]))
-    names = ("host", "slurm job", "for", "at", "rate", "time left", "memory", "GPU", "remark")
-    table = _table("running", names, left=("host", "slurm job", "at", "remark"))
+    rows = []
     for job in jobs[:most]:
         last, work = job.last, state.phase(job.last)
         pace = state.rate(work) if work else None
-        table.add_row(
-            Text(job.name, COLOURS[job.state]),
-            last["host"],
-            last["slurm_job_id"] or "",
-            duration(found.now - last["started"]),
-            at(work),
-            f"{pace:,.3g}/s" if pace else "",
-            duration(state.phase_left(last), ""),
-            memory(last.get("peak_rss_bytes")),
-            gpu([last]),
-            Text(
-                "; ".join(remarks_on(job, found.now)),
-                COLOURS["lost"] if job.state == "lost" else "",
-            ),
+        lost = COLOURS["lost"] if job.state == "lost" else ""
+        rows.append(
+            {
+                "running": Text(job.name, COLOURS[job.state]),
+                "host": Text(last["host"]),
+                "slurm job": Text(last["slurm_job_id"] or ""),
+                "for": Text(duration(found.now - last["started"])),
+                "at": Text(at(work)),
+                "rate": Text(f"{pace:,.3g}/s" if pace else ""),
+                "time left": Text(duration(state.phase_left(last))),
+                "memory": Text(memory(last.get("peak_rss_bytes"))),
+                "GPU": Text(gpu([last])),
+                "remark": Text("; ".join(remarks_on(job, found.now)), lost),
+            }
         )
-    table = _without_empty(table)
+    table = _table(rows, left=("running", "host", "slurm job", "at", "remark"))
     if len(jobs) > most:
         table.caption = f"and {len(jobs) - most:,} more"
     return table
 
 
-def at(work: dict | None) -> str:
+def at(work: dict[str, Any] | None) -> str:
     if work is None:
         return ""
     of = f"/{work['total']:,}" if work["total"] else ""
@@ -218,7 +215,8 @@ def failures(run: Path, failed: list[Job]) -> list[str]:
             f", slurm job {last['slurm_job_id']}" if last["slurm_job_id"] else ""
         )
         lines += [f"{job.name} {how}{again} on {place}; the end of {log}:"]
-        lines += [f"{MARGIN}{line}" for line in state.tail(log, TAIL_LINES)] + [""]
+        told = state.tail(log, TAIL_LINES) or ["(it has written nothing)"]
+        lines += [f"{MARGIN}{line}" for line in told] + [""]
     rest = failed[MOST_FAILED:]
     if rest:
         lines.append(f"{len(rest):,} more failed; their logs:")
@@ -242,9 +240,9 @@ def gpu(attempts: list[state.Attempt]) -> str:
     return ", ".join(parts)
 
 
-def duration(seconds: float | None, nothing: str = words.NOTHING) -> str:
+def duration(seconds: float | None) -> str:
     if seconds is None:
-        return nothing
+        return ""
     return words.duration(max(seconds, 0.0)).replace(words.SPACE, " ")
 
 
@@ -256,19 +254,13 @@ def _jobs(number: int) -> str:
     return f"{number:,} job" + ("s" if number != 1 else "")
 
 
-def _table(first: str, names: tuple[str, ...], left: tuple[str, ...] = ()) -> Table:
-    table = Table(
-        box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold", caption_justify="left"
-    )
-    table.add_column(first, no_wrap=True)
+def _table(rows: list[dict[str, Text]], left: tuple[str, ...]) -> Table:
+    """Rows below their names, without columns in which nothing stands."""
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), caption_justify="left")
+    names = [name for name in rows[0] if any(row[name].plain for row in rows)]
     for name in names:
-        table.add_column(
-            name, justify="left" if name in left else "right", no_wrap=name != "remark"
-        )
-    return table
-
-
-def _without_empty(table: Table) -> Table:
-    """The table without columns in which nothing stands."""
-    table.columns = [c for c in table.columns if any(str(cell) for cell in c.cells)]
+        justify: Literal["left", "right"] = "left" if name in left else "right"
+        table.add_column(name, justify=justify, no_wrap=name != "remark")
+    for row in rows:
+        table.add_row(*(row[name] for name in names))
     return table
