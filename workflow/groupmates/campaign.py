@@ -44,8 +44,9 @@ def begin(workflow: Any, run: str) -> None:
             "ended": None,
             "host": socket.gethostname(),
             "pid": os.getpid(),
-            "folder": os.getcwd(),
             "executor": workflow.executor_plugin.name,
+            # SLURM knows all jobs of this main process by one name.
+            "slurm_name": getattr(workflow.scheduler._executor, "run_uuid", None),
             "stages": {stage: sorted(before) for stage, before in needs.items()},
             "jobs": jobs,
         },

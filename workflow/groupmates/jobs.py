@@ -116,7 +116,9 @@ class GpuMeter:
             return
         try:
             self._samples.append(torch.cuda.utilization())
-        except (ImportError, RuntimeError):  # no NVML library, or one that may not be asked
+        except Exception:
+            # No NVML library, or one that may not be asked: its errors are plain Exceptions, and
+            # none of them may end the beats.
             self._silent = True
 
     def utilisation(self) -> float | None:

@@ -160,6 +160,7 @@ class GpuUse:
 
 # The stages that a stage of the cost table is made of have the folder of their benchmarks in common.
 PART_OF = {
+    "check-pool": "check",
     "reference": "sample",
     "plan-random": "probe",
     "plan-bootstrap": "probe",

@@ -15,7 +15,7 @@ from typing import Any
 
 from groupmates import campaign, jobs
 from groupmates.errors import UserError
-from groupmates.status.slurm import STARTING, Queue
+from groupmates.status.queue import STARTING, Queue
 
 Attempt = dict[str, Any]
 STATES = ("done", "running", "lost", "failed", "queued", "stopped", "waiting")

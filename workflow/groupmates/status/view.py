@@ -18,7 +18,7 @@ from groupmates.report import words
 from groupmates.status import state
 from groupmates.status.state import Job, Reader, Status
 
-PIPE_WIDTH = 160
+PIPE_WIDTH = 240
 MOST_ROWS = 20  # of running jobs on a terminal; a pipe gets them all
 MOST_FAILED = 5  # whose last lines are shown; of the others the log is named
 TAIL_LINES = 8

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from dataclasses import dataclass, field
 from typing import Any
 
 SECONDS_TO_ANSWER = 5.0
-# Job id, state, reason, working directory, comment: the last may hold anything.
-FORMAT = "%i|%T|%r|%Z|%k"
+FORMAT = "%j|%T|%r|%k"  # name, state, reason, and the comment, which may hold anything
 UNDER_WAY = {"RUNNING", "CONFIGURING", "COMPLETING"}
 STARTING = "starting"
 
@@ -23,8 +21,8 @@ class Queue:
 
     @classmethod
     def ask(cls, plan: dict[str, Any] | None) -> Queue:
-        """The jobs of this campaign's folder; empty where it does not run on SLURM."""
-        if plan is None or not plan["executor"].startswith("slurm"):
+        """The jobs of this campaign; empty where it does not run on SLURM, or is through."""
+        if plan is None or plan["slurm_name"] is None or plan["state"] == "done":
             return cls()
         command = ["squeue", "--me", "--noheader", "--format", FORMAT]
         try:
@@ -37,19 +35,17 @@ class Queue:
             return cls(problem=f"squeue did not answer within {SECONDS_TO_ANSWER:.0f} s")
         except subprocess.CalledProcessError as error:
             return cls(problem=f"squeue failed: {error.stderr.strip()}")
-        return cls(parse(answer.stdout, plan["folder"]))
+        return cls(parse(answer.stdout, plan["slurm_name"]))
 
 
-def parse(text: str, folder: str) -> dict[str, str]:
-    """Comment -> reason of the jobs that were submitted from `folder`.
+def parse(text: str, name: str) -> dict[str, str]:
+    """Comment -> why it does not run yet, of the jobs of that name.
 
     A job that SLURM runs already has a record of its own soon; until then it is starting.
     """
     reasons = {}
     for line in text.splitlines():
-        fields = line.split("|", 4)
-        if len(fields) < 5 or os.path.realpath(fields[3]) != os.path.realpath(folder):
-            continue
-        _, state, reason, _, comment = fields
-        reasons[comment] = STARTING if state in UNDER_WAY else f"{state.lower()}: {reason}"
+        its_name, state, reason, comment = line.split("|", 3)
+        if its_name == name:
+            reasons[comment] = STARTING if state in UNDER_WAY else f"{state.lower()}: {reason}"
     return reasons
