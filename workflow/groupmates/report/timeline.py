@@ -93,8 +93,8 @@ def finding(bars: Sequence[Bar]) -> str:
     wall = max(bar.end for bar in bars)
     paused = sum(end - start for start, end in pauses(bars))
     text = (
-        f"{count(len(jobs))} jobs ran in {count(len(bars))} attempts within {duration(wall)}; their "
-        f"times add up to {duration(sum(bar.end - bar.start for bar in bars))}"
+        f"{_number(len(jobs), 'job')} ran in {_number(len(bars), 'attempt')} within "
+        f"{duration(wall)}; their times add up to {duration(sum(bar.end - bar.start for bar in bars))}"
     )
     text += f"; for {duration(paused)} nothing ran." if paused else "."
     lost = [f"{count(how[h])} {h}" for h in ("failed", "killed or stopped") if how[h]]
@@ -106,12 +106,17 @@ def finding(bars: Sequence[Bar]) -> str:
     return text
 
 
+def _number(number: int, thing: str) -> str:
+    return f"{count(number)} {thing}{'s' if number != 1 else ''}"
+
+
 def figure(bars: Sequence[Bar]) -> str:
     """Bars over the time since the start, coloured by how the attempt ended."""
     placed = lanes(bars)
     number = {stage: 1 + max(jobs.values()) for stage, jobs in placed.items()}
-    lane = min(LANE_INCHES, MOST_INCHES / sum(number.values()))
-    inches = {stage: max(LABEL_INCHES, lane * (n + 0.4)) for stage, n in number.items()}
+    thin = min(LANE_INCHES, MOST_INCHES / sum(number.values()))
+    lane = {stage: max(thin, LANE_INCHES / n) for stage, n in number.items()}
+    inches = {s: max(LABEL_INCHES, lane[s] * number[s] + LANE_INCHES / 2) for s in number}
     tops = dict(zip(inches, np.cumsum([0.0, *inches.values()]).tolist(), strict=False))
     cuts = pauses(bars)
     span = max(bar.end for bar in bars)
@@ -131,11 +136,11 @@ def figure(bars: Sequence[Bar]) -> str:
                 if bar.how != how:
                     continue
                 stage = stage_of(bar.job)
-                middle = (inches[stage] - lane * number[stage]) / 2
-                top = tops[stage] + middle + lane * (placed[stage][bar.job] + 0.08)
+                margin = (inches[stage] - lane[stage] * number[stage]) / 2
+                top = tops[stage] + margin + lane[stage] * (placed[stage][bar.job] + 0.08)
                 left = place(bar.start)
                 right = max(place(bar.end) - SEAM_SHARE * width, left + LEAST_SHARE * width)
-                bottom = top + 0.84 * lane
+                bottom = top + 0.84 * lane[stage]
                 corners += [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]
             if corners:
                 codes = [Outline.MOVETO, *[Outline.LINETO] * 3, Outline.CLOSEPOLY]
