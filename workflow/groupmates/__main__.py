@@ -128,7 +128,7 @@ def main(argv: list[str]) -> int:
         print(
             "usage: python -m groupmates STAGE --help\n"
             "       python -m groupmates headline results/RUN\n"
-            "       python -m groupmates status results/RUN [--watch [SECONDS]]\n"
+            "       python -m groupmates status results/RUN [--watch]\n"
             f"stages: {', '.join(STAGES)}",
             file=sys.stderr,
         )
@@ -188,15 +188,13 @@ def status(arguments: list[str]) -> None:
     )
     parser.add_argument("run", type=Path, help="the run's folder, results/RUN")
     parser.add_argument(
-        "--watch",
-        type=float,
-        nargs="?",
-        const=5.0,
-        metavar="SECONDS",
-        help="again every so many seconds (5 where none are given) until nothing happens any more",
+        "--watch", action="store_true", help="again and again, until nothing happens any more"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=5.0, help="between two looks (default: %(default)s)"
     )
     values = parser.parse_args(arguments)
-    show(values.run, values.watch)
+    show(values.run, values.seconds if values.watch else None)
 
 
 def run(
