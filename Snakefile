@@ -40,8 +40,8 @@ onstart:
 
 
 onsuccess:
-    campaign.end(CONFIG.run, "done")
+    campaign.end(workflow, CONFIG.run, "done")
 
 
 onerror:
-    campaign.fail(CONFIG.run)
+    campaign.fail(workflow, CONFIG.run)

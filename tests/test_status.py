@@ -150,9 +150,13 @@ def test_a_job_of_this_machine_whose_process_is_gone_is_lost_at_once(run):
     assert run.states() == {"score_00000": "lost", "score_00001": "running"}
 
 
-def test_after_a_campaign_that_is_through_every_job_is_done(run):
-    run.plan("score_00000", state="done", ended=NOW)
-    assert run.states() == {"score_00000": "done"}
+def test_after_a_campaign_what_snakemake_has_finished_is_done_and_nothing_else(run):
+    run.plan("score_00000", "centroids", state="done", ended=NOW)
+    plan = campaign.read(run.logs)
+    plan["jobs"]["score_00000"]["finished"] = True
+    (run.logs / campaign.NAME).write_text(json.dumps(plan))
+    assert run.states() == {"score_00000": "done", "centroids": "waiting"}
+    assert Reader(run.path).status(NOW).over
 
 
 def test_the_main_process_is_known_to_run_or_to_be_gone_on_its_own_machine_alone(run):
@@ -435,7 +439,7 @@ def test_the_main_process_ends_with_the_failed_jobs_and_the_end_of_their_logs(
 ):
     a_campaign(run)
     monkeypatch.chdir(run.path.parent.parent)
-    campaign.fail("small")
+    campaign.fail(SimpleNamespace(dag=SimpleNamespace(finished_jobs=[])), "small")
     shown = capsys.readouterr().err
     assert "score_00002 failed on node7; the end of results/small/logs/score_00002.log:" in shown
     assert "  error in score\n" in shown
@@ -450,7 +454,7 @@ def test_watching_goes_on_until_nothing_more_happens(run):
     def sleep(seconds):
         pages.append(seconds)
         if len(pages) == 2:
-            run.plan("base", state="done", ended=NOW)
+            run.plan(done=["base"], state="done", ended=NOW)
 
     file = io.StringIO()
     reader = Reader(run.path)
@@ -468,7 +472,7 @@ def test_watching_a_terminal_draws_in_place(run):
     over = SimpleNamespace(done=False)
 
     def sleep(seconds):
-        run.plan("base", state="done", ended=NOW)
+        run.plan(done=["base"], state="done", ended=NOW)
         over.done = True
 
     view.follow(console, reader, reader.status(NOW), 1.0, sleep)

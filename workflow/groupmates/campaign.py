@@ -53,18 +53,26 @@ def begin(workflow: Any, run: str) -> None:
     )
 
 
-def end(run: str, state: str) -> None:
-    """Write down that the main process is through: `done` or `failed`."""
-    found = read(logs(run))
-    if found is not None:
-        _write(logs(run) / NAME, found | {"state": state, "ended": time.time()})
+def end(workflow: Any, run: str, state: str) -> None:
+    """Write down that the main process is through, `done` or `failed`, and what it has finished.
+
+    With --until, snakemake may finish less than it said that it needs.
+    """
+    folder = logs(run)
+    found = read(folder)
+    if found is None:
+        return
+    for job in workflow.dag.finished_jobs:
+        if job.log:
+            found["jobs"][_name(job, folder)]["finished"] = True
+    _write(folder / NAME, found | {"state": state, "ended": time.time()})
 
 
-def fail(run: str) -> None:
+def fail(workflow: Any, run: str) -> None:
     """The end of a run in which jobs failed: their names and the last lines of their logs."""
     from groupmates.status.view import failed_jobs  # not at every parse: it draws tables
 
-    end(run, "failed")
+    end(workflow, run, "failed")
     print(failed_jobs(logs(run).parent), file=sys.stderr)
 
 

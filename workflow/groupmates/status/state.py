@@ -106,7 +106,7 @@ class Reader:
         for name, entry in listed.items():
             stamp, attempts = records.get(name, (0.0, []))
             heard = plan is None or stamp >= plan["begun"]
-            state = job_state(attempts, heard, entry, main, now, stamp)
+            state = job_state(attempts, heard, entry, now, stamp)
             reason = queue.reasons.get(entry["comment"]) if entry else None
             if reason and (state in ("waiting", "stopped", "failed") or _requeued(state, reason)):
                 state = "queued"
@@ -147,12 +147,11 @@ def job_state(
     attempts: list[Attempt],
     heard: bool,
     entry: dict[str, Any] | None,
-    main: str,
     now: float,
     stamp: float,
 ) -> str:
     """What a job is at; `heard` of in this campaign or not, `stamp` when its record was written."""
-    if entry and (not entry["needed"] or main == "done"):
+    if entry and (not entry["needed"] or entry.get("finished")):
         return "done"
     if not attempts or not heard:
         return "waiting"

@@ -193,7 +193,7 @@ def remarks(found: Status) -> Iterator[str]:
             why = ", ".join(f"{n:,} {reason}" for reason, n in stage.queued_for.most_common())
             yield f"{MARGIN}{stage.name}: {why}"
     following = state.next_stages(found.stages)
-    if following and found.main != "done":
+    if following:
         parts = [
             f"{s.name} ({_jobs(s.counts['waiting'] + s.counts['stopped'])})" for s in following
         ]
