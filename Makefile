@@ -1,6 +1,7 @@
 # Set-up and two calls; everything else is snakemake itself (see README.md).
 #
 #   make demo     the pipeline on the built-in corpus
+#   make status   how far a run is: RUN=demo, WATCH=1 to stay and look on
 #   make test     lint, types and tests
 #   make check    only lint, format and types
 #   make env      only the environment (.venv): CPU build of torch
@@ -15,11 +16,17 @@ BIN := $(VENV)/bin
 BUILD := $(if $(CUDA)$(wildcard $(VENV)/.installed-cuda),cuda,cpu)
 STAMP := $(VENV)/.installed-$(BUILD)
 
-.PHONY: demo test check env link-profiles slurm-up slurm-down clean
+.PHONY: demo status test check env link-profiles slurm-up slurm-down clean
+
+RUN ?= demo
 
 demo: env
 	$(BIN)/snakemake --profile profiles/local
 	@$(BIN)/python -m groupmates headline results/demo
+
+# Without `env`: looking on changes nothing, least of all packages under running jobs.
+status:
+	@workflow/run status results/$(RUN) $(if $(WATCH),--watch)
 
 test: env check
 	$(BIN)/python -m pytest -n 2

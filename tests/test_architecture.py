@@ -67,9 +67,11 @@ def test_models_take_their_settings_as_arguments(name):
 
 LIGHT = [
     "artefacts",
+    "campaign",
     "clusters",
     "config",
     "errors",
+    "jobs",
     "pool",
     "progress",
     "requests",

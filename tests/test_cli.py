@@ -185,3 +185,24 @@ def test_a_user_error_says_what_was_expected_found_where_and_what_to_do():
         ["   where", "c"],
         ["   to do", "d"],
     ]
+
+
+def test_a_record_tells_of_settings_that_a_stage_cannot_read(tmp_path):
+    log = tmp_path / "corpus.log"
+    done = called("corpus", "--log", str(log), "--settings", "{", folder=tmp_path)
+    assert done.returncode == 2
+    (attempt,) = json.loads(log.with_suffix(".json").read_text())["attempts"]
+    assert attempt["state"] == "failed"
+    assert done.stderr.strip().splitlines()[-1] in log.read_text()
+
+
+def test_a_record_begins_before_what_a_stage_imports(tmp_path, monkeypatch):
+    seen = []
+
+    def imports(stage):
+        seen.extend(json.loads((tmp_path / "x.json").read_text())["attempts"])
+        raise UserError(expected="a", found="b", where="c", todo="d")
+
+    monkeypatch.setattr(cli, "stage_function", imports)
+    assert cli.main(["corpus", "--log", str(tmp_path / "x.log")]) == 2
+    assert [a["state"] for a in seen] == ["running"]

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -67,6 +68,7 @@ def test_a_second_process_at_one_job_waits_for_the_first(tmp_path):
     log, told = tmp_path / "logs/a.log", tmp_path / "told"
     code = f"""
 from pathlib import Path
+from types import SimpleNamespace
 from groupmates import jobs
 with jobs.alone(Path({str(log)!r})):
     Path({str(told)!r}).write_text("in")
@@ -107,3 +109,81 @@ def test_other_errors_keep_their_traceback(tmp_path, capsys):
     (attempt,) = json.loads((tmp_path / "x.json").read_text())["attempts"]
     assert attempt["state"] == "failed"
     assert "Input/output" in attempt["error"]
+
+
+def test_jobs_that_differ_in_number_or_file_alone_are_of_one_stage():
+    names = ["probe_random_00003", "evaluate_group_mates_0", "fit_final", "materialise_random/a/3"]
+    stages = ["probe_random", "evaluate_group_mates", "fit_final", "materialise_random"]
+    assert [jobs.stage_of(name) for name in names] == stages
+
+
+def test_a_record_of_a_log_in_a_folder_is_named_by_its_path(tmp_path):
+    (tmp_path / "materialise_random").mkdir()
+    jobs.Record(tmp_path / "materialise_random/a.jsonl.zst.json", "materialise").end("done")
+    assert list(jobs.named_records(tmp_path)) == ["materialise_random/a.jsonl.zst"]
+
+
+class Cuda:
+    """torch.cuda of a process that has used a GPU; `samples` are read one after the other."""
+
+    def __init__(self, samples, begun=True):
+        self._samples, self._begun = iter(samples), begun
+
+    def is_available(self):
+        return True
+
+    def is_initialized(self):
+        return self._begun
+
+    def get_device_name(self):
+        return "Fake H100"
+
+    def max_memory_reserved(self):
+        return 41 * 10**9
+
+    def utilization(self):
+        sample = next(self._samples)
+        if isinstance(sample, Exception):
+            raise sample
+        return sample
+
+
+def metered(monkeypatch, cuda, samples=3):
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda, get_num_threads=lambda: 2))
+    meter = jobs.GpuMeter()
+    for _ in range(samples):
+        meter.sample()
+    return meter.name, meter.peak_bytes(), meter.utilisation()
+
+
+def test_a_gpu_that_is_used_is_named_with_its_peak_memory_and_mean_utilisation(monkeypatch):
+    assert metered(monkeypatch, Cuda([100, 80, 30])) == ("Fake H100", 41 * 10**9, 0.7)
+
+
+def test_a_gpu_that_is_not_used_is_not_touched(monkeypatch):
+    cuda = Cuda([50], begun=False)
+    assert metered(monkeypatch, cuda) == (None, None, None)
+    assert cuda.utilization() == 50  # not asked before
+
+
+class NVMLError(Exception):
+    """As pynvml's: of no common kind."""
+
+
+@pytest.mark.parametrize("error", [ModuleNotFoundError("pynvml"), NVMLError("not supported")])
+def test_without_nvml_the_peak_memory_alone_is_known(monkeypatch, error):
+    cuda = Cuda([error, 50])
+    assert metered(monkeypatch, cuda) == ("Fake H100", 41 * 10**9, None)
+    assert cuda.utilization() == 50  # not asked again
+
+
+def test_a_record_tells_what_the_gpu_did(tmp_path, monkeypatch):
+    monkeypatch.setitem(
+        sys.modules, "torch", SimpleNamespace(cuda=Cuda([50]), get_num_threads=lambda: 2)
+    )
+    record = jobs.Record(tmp_path / "x.json", "score")
+    record._gpu.sample()
+    record.end("done")
+    (attempt,) = jobs.read_record(tmp_path / "x.json")
+    assert (attempt["device"], attempt["gpu_peak_bytes"]) == ("Fake H100", 41 * 10**9)
+    assert attempt["gpu_utilisation"] == 0.5

@@ -19,7 +19,9 @@ import yaml
 import zstandard
 
 import checkout
+from groupmates import campaign, jobs
 from groupmates.config import keys
+from groupmates.report import reading
 
 pytestmark = pytest.mark.slow
 
@@ -73,6 +75,59 @@ def test_summary_and_report_tell_the_same_difference(finished: Path) -> None:
     mean = sum(final["group_mates"]) / 2 - sum(final["random"]) / 2
     assert summary["comparisons"]["group_mates"]["difference_nats"] == pytest.approx(mean)
     assert f"{abs(mean):.3f}"[:5] in (root / "report.html").read_text()
+
+
+def test_the_plan_and_the_records_of_a_finished_run_tell_of_every_job(finished: Path) -> None:
+    logs = finished / "results/tiny/logs"
+    plan, records = campaign.read(logs), jobs.named_records(logs)
+    assert plan is not None
+    assert plan["state"] == "done"
+    assert plan["jobs"].keys() == records.keys()
+    flow = list(plan["stages"])
+    assert flow == list(dict.fromkeys(map(jobs.stage_of, plan["jobs"])))
+    assert all(
+        flow.index(before) < flow.index(stage)
+        for stage, needs in plan["stages"].items()
+        for before in needs
+    )
+    assert plan["stages"]["fit_initial"].count("probe_random") == 1
+    phases = {name: attempts[-1]["phases"] for name, attempts in records.items()}
+    for name in ("centroids", "plan_bootstrap", "probe_random_00000", "score_00000", "base"):
+        assert phases[name], name
+    assert all(p["done"] == p["total"] > 0 for of_job in phases.values() for p in of_job)
+    parts = {reading.PART_OF.get(a["stage"], a["stage"]) for [a, *_] in records.values()}
+    times = reading.stage_times(finished / "results/tiny/benchmarks")
+    assert parts - {"report"} == {time.stage for time in times}
+
+
+def test_failed_jobs_are_named_at_the_end_and_by_status_with_the_end_of_their_logs(
+    finished: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(finished, tmp_path / "copy")
+    settings = checkout.merged(checkout.TINY, {"accept": {"minimum_spearman": 0.9999}})
+    (folder / "settings.yaml").write_text(yaml.safe_dump(settings))
+    run = checkout.snakemake(folder)
+    assert run.returncode != 0
+    shown = subprocess.run(
+        ["workflow/run", "status", "results/tiny"],
+        cwd=folder,
+        env={**os.environ, "GROUPMATES_PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert "snakemake has ended with failed or cancelled jobs" in shown
+    table = shown.partition("held up by")[0]
+    stages = {line.split()[0]: line.split()[1:] for line in table.splitlines() if line.split()}
+    assert stages["probe_random"][:5] == ["2", "·", "·", "·", "2"]
+    assert stages["accept_initial"][:5] == ["·", "·", "1", "·", "1"]
+    assert stages["probe_bootstrap"][:5] == ["·", "·", "·", "2", "2"]
+    for text in (run.stdout, shown):
+        end = text[text.index("accept_initial failed") :]
+        assert "(attempt 2)" in end.splitlines()[0]
+        assert "logs/accept_initial.log:" in end.splitlines()[0]
+        assert "to do:" in end
+        assert end.count("expected:") == end.count("error in accept")
 
 
 def test_a_finished_run_has_nothing_left_to_do(finished: Path) -> None:

@@ -251,3 +251,13 @@ def test_relation_decides_between_a_copy_and_another_direction():
     emb = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]], np.float32)
     for kernel in KERNELS:
         assert sets(beams(influence, emb, kernel, rollouts=1, length=2)) == [(0, 2)]
+
+
+def test_every_step_of_every_search_is_told():
+    influence, emb = pool(12)
+    steps = []
+    capacity = np.full(12, 1)
+    beam_rollouts(
+        influence, emb, relation("mean"), 2, 4, 1, 3, capacity, lambda: steps.append(len(steps))
+    )
+    assert len(steps) == 2 * 3  # a beam of one finds one set in a search

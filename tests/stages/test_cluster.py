@@ -186,3 +186,10 @@ def test_scores_of_another_model_and_damaged_centroids_are_errors(tmp_path):
     (tmp_path / "centroids.npy").write_bytes(b"")
     with pytest.raises(UserError, match=r"centroids\.npy"):
         run_assign(ClusterSettings(), score=other, **arguments)
+
+
+def test_every_iteration_is_told_and_none_after_nothing_changes_any_more():
+    emb = np.eye(4, dtype=np.float32)[np.arange(40) % 4]
+    told = []
+    fitted = spherical_kmeans(emb, 1, iterations=9, seed=0, after_each=lambda: told.append(1))
+    assert len(told) == len(fitted.inertia) < 9

@@ -40,6 +40,7 @@ def synthetic_run(
     shards: int = 2,
     bootstrap: bool = True,
     benchmarks: bool = True,
+    records: bool = True,
     difference_nats: float = -0.123,
 ) -> dict[str, Any]:
     """Write every input of the report below `folder`; returns the arguments of `run`."""
@@ -62,7 +63,17 @@ def synthetic_run(
     arguments["benchmarks"].mkdir()
     if benchmarks:
         _benchmarks(random, folder / "benchmarks")
+    arguments["logs"] = folder / "logs"
+    arguments["logs"].mkdir()
+    if records:
+        record(arguments["logs"] / "score_00000.json", stage="score")
+        record(arguments["logs"] / "report.json", stage="report", state="running")
     return arguments
+
+
+def record(path: Path, **more: Any) -> None:
+    attempt = {"state": "done", "started": 50.0, "heard": 90.0, "ended": 90.0, "phases": []}
+    path.write_text(json.dumps({"attempts": [attempt | more]}))
 
 
 def _probe(random: np.random.Generator, rollouts: int, part: int, width: float) -> dict[str, Any]:
@@ -273,7 +284,7 @@ def report(arguments: dict[str, Any]) -> Page:
 
 def test_page_is_whole_and_loads_nothing(tmp_path):
     page = report(synthetic_run(tmp_path))
-    assert page.figures == 11
+    assert page.figures == 12
     assert len(page.ids) == len(set(page.ids))
     assert {a for a in page.addresses if not a.startswith(("#", "data:image/png"))} == set()
     assert {a[1:] for a in page.addresses if a.startswith("#")} <= set(page.ids)
@@ -338,7 +349,7 @@ def test_shards_of_which_nothing_is_kept_count_into_the_pool_alone(tmp_path):
 
 def test_without_bootstrap_round_and_without_sources_the_page_says_so(tmp_path):
     page = report(synthetic_run(tmp_path, bootstrap=False, sources=0))
-    assert page.figures == 9
+    assert page.figures == 10
     assert "names no sources" in page.text
     assert "bootstrap rollouts" not in page.text
 
@@ -352,6 +363,38 @@ def test_names_are_shown_as_they_are():
 
 def test_without_benchmarks_the_page_says_so(tmp_path):
     assert "No benchmark files" in report(synthetic_run(tmp_path, benchmarks=False)).text
+
+
+def test_without_records_the_page_says_so(tmp_path):
+    page = report(synthetic_run(tmp_path, records=False))
+    assert page.figures == 11
+    assert "No records of jobs were found" in page.text
+
+
+def test_the_time_line_is_of_every_job_but_the_report_itself(tmp_path):
+    text = report(synthetic_run(tmp_path)).text.replace(words.SPACE, " ")
+    assert "1 job ran in 1 attempt within 40.0 s; their times add up to 40.0 s." in text
+
+
+def test_what_gpus_did_has_columns_only_where_one_was_used(tmp_path):
+    arguments = synthetic_run(tmp_path)
+    assert "GPU" not in report(arguments).text
+    used = {"stage": "score", "gpu_peak_bytes": 41e9, "gpu_utilisation": None}
+    record(arguments["logs"] / "score_00000.json", **used)
+    text = report(arguments).text.replace(words.SPACE, " ")
+    assert "GPU memory" in text and "GPU busy" not in text
+    record(arguments["logs"] / "score_00000.json", **used | {"gpu_utilisation": 0.66})
+    text = report(arguments).text.replace(words.SPACE, " ")
+    cells = re.search(r'<th scope="row">score</th>(.*?)</tr>', text, re.DOTALL)
+    assert cells is not None
+    assert re.findall(r"<td>(.*?)</td>", cells[1])[-2:] == ["41.0 GB", "66.0 %"]
+    widths = {row.count("<th") + row.count("<td") for row in rows_of_costs(text)}
+    assert len(widths) == 1
+
+
+def rows_of_costs(text: str) -> list[str]:
+    table = text[text.index('id="cost"') : text.index("</table>", text.index('id="cost"'))]
+    return re.findall(r"<tr.*?</tr>", table, re.DOTALL)
 
 
 def test_benchmarks_are_summed_per_stage_and_unknown_values_skipped(tmp_path):

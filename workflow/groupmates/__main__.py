@@ -109,10 +109,14 @@ def _required(kind: Any) -> Any:
 
 
 class Tee:
-    """Standard error that also goes to the job's log file."""
+    """Standard error that also goes to the job's log file; `terminal` is where it alone goes.
+
+    Under SLURM there is no terminal, only one more file.
+    """
 
     def __init__(self, terminal: TextIO, log: TextIO) -> None:
         self._streams = (terminal, log)
+        self.terminal = None if "SLURM_JOB_ID" in os.environ else terminal
 
     def write(self, text: str) -> int:
         for stream in self._streams:
@@ -128,30 +132,52 @@ class Tee:
 
 
 def main(argv: list[str]) -> int:
-    if not argv or argv[0] not in (*STAGES, "headline"):
+    if not argv or argv[0] not in (*STAGES, "headline", "status"):
         print(
             "usage: python -m groupmates STAGE --help\n"
             "       python -m groupmates headline results/RUN\n"
+            "       python -m groupmates status results/RUN [--watch]\n"
             f"stages: {', '.join(STAGES)}",
             file=sys.stderr,
         )
         return 2
     if argv[0] == "headline":
-        return show(argv[0], lambda: headline(Path(*argv[1:])))
+        return show(argv[0], lambda: print(headline(Path(*argv[1:]))))
+    if argv[0] == "status":
+        return show(argv[0], lambda: status(argv[1:]))
+    early = early_arguments(argv[1:])
+    if early.log is None or early.launch is not None:  # a launched job has a record of its own
+        return prepare_and_run(argv)
+    # The record begins before the stage's imports, which can take longer than its work.
+    with jobs.alone(early.log) as file, redirect_stderr(Tee(sys.stderr, file)):
+        return prepare_and_run(argv, jobs.Record(early.log.with_suffix(".json"), argv[0]))
+
+
+def early_arguments(arguments: list[str]) -> argparse.Namespace:
+    """The values of --log and --launch, before anything is known about the stage."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--log", type=Path)
+    parser.add_argument("--launch")
+    return parser.parse_known_args(arguments)[0]
+
+
+def prepare_and_run(argv: list[str], record: jobs.Record | None = None) -> int:
+    """Import the stage, understand its arguments and call it; the exit status."""
     try:
         function = stage_function(argv[0])
         arguments = stage_arguments(function, argv[1:])
-    except UserError as error:
-        return told(argv[0], error)
+    except BaseException as error:
+        if record is not None:
+            record.end("failed", str(error))
+        if isinstance(error, UserError):
+            return told(argv[0], error)
+        raise
     log: Path | None = arguments.pop("log")
     resume.seconds_between_saves = arguments.pop("save_seconds")
     launch: Launch | None = arguments.pop("launch")
     if launch is not None:
         return launched(launch, argv, arguments, log)
-    if log is None:
-        return run(argv[0], function, arguments)
-    with jobs.alone(log) as file, redirect_stderr(Tee(sys.stderr, file)):
-        return run(argv[0], function, arguments, jobs.Record(log.with_suffix(".json"), argv[0]))
+    return run(argv[0], function, arguments, record)
 
 
 def launched(launch: Launch, argv: list[str], arguments: dict[str, Any], log: Path | None) -> int:
@@ -186,13 +212,32 @@ def without(argv: list[str], *options: str) -> list[str]:
     return found
 
 
-def show(command: str, text: Callable[[], str]) -> int:
-    """Print what a command tells about a run."""
+def show(command: str, tell: Callable[[], None]) -> int:
+    """Let a command tell about a run."""
     try:
-        print(text())
+        tell()
     except UserError as error:
         return told(command, error)
     return 0
+
+
+def status(arguments: list[str]) -> None:
+    """How far a run is; the modules that show it are of no use to a stage."""
+    from groupmates.status.view import show
+
+    parser = argparse.ArgumentParser(
+        prog="python -m groupmates status",
+        description="What is done, runs, has failed and is next.",
+    )
+    parser.add_argument("run", type=Path, help="the run's folder, results/RUN")
+    parser.add_argument(
+        "--watch", action="store_true", help="again and again, until nothing happens any more"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=5.0, help="between two looks (default: %(default)s)"
+    )
+    values = parser.parse_args(arguments)
+    show(values.run, values.seconds if values.watch else None)
 
 
 def run(

@@ -12,6 +12,7 @@ import fcntl
 import json
 import os
 import platform
+import re
 import resource
 import socket
 import sys
@@ -115,7 +116,9 @@ class GpuMeter:
             return
         try:
             self._samples.append(torch.cuda.utilization())
-        except (ImportError, RuntimeError):  # no NVML library, or one that may not be asked
+        except Exception:
+            # No NVML library, or one that may not be asked: its errors are plain Exceptions, and
+            # none of them may end the beats.
             self._silent = True
 
     def utilisation(self) -> float | None:
@@ -161,8 +164,22 @@ def read_record(path: Path) -> list[dict[str, Any]]:
 
 def read_records(folder: Path) -> list[list[dict[str, Any]]]:
     """The attempts at every job below a folder of logs, by name of the job."""
-    found = [read_record(path) for path in sorted(folder.rglob("*.json"))]
-    return [attempts for attempts in found if attempts]
+    return list(named_records(folder).values())
+
+
+def named_records(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """The attempts at every job below a folder of logs; a job's name is its log's path there."""
+    found = {path: read_record(path) for path in sorted(folder.rglob("*.json"))}
+    return {
+        path.relative_to(folder).with_suffix("").as_posix(): attempts
+        for path, attempts in found.items()
+        if attempts
+    }
+
+
+def stage_of(name: str) -> str:
+    """Jobs that differ in number or file alone are one stage: probe_random_00003, probe_random."""
+    return re.sub(r"(_\d+)+$", "", name.split("/")[0])
 
 
 def is_silent(attempt: dict[str, Any], now: float) -> bool:

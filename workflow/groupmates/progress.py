@@ -1,4 +1,7 @@
-"""Progress of a stage: one line every few seconds with count, rate and time left."""
+"""Progress of a stage: one line every few seconds with count, rate and time left.
+
+Of a job that takes hours the log gets a line a minute; the terminal, where there is one, gets all.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 SECONDS_BETWEEN_LINES = 5.0
+SECONDS_BETWEEN_LOGGED = 60.0
 STARTED: list[Progress] = []  # of this process, in order: the phases of its job
 
 
@@ -23,6 +27,7 @@ class Progress:
         self.label, self.total, self.unit = label, total, unit
         self.done = self.resumed = resumed
         self._start = self._last = self._moved = time.monotonic()
+        self._logged = self._start - SECONDS_BETWEEN_LOGGED  # the first line is
         STARTED.append(self)
         if resumed:
             note(label, f"goes on after {resumed:,} of {total:,} {unit}")
@@ -32,10 +37,12 @@ class Progress:
         now = self._moved = time.monotonic()
         if now - self._last >= SECONDS_BETWEEN_LINES:
             self._last = now
-            self._print(now)
+            passing = now - self._logged < SECONDS_BETWEEN_LOGGED
+            self._logged = self._logged if passing else now
+            self._print(now, passing)
 
     def finish(self) -> None:
-        self._print(time.monotonic())
+        self._print(time.monotonic(), passing=False)
 
     def over(self, items: Iterable[T]) -> Iterator[T]:
         """Yield `items`, advancing by one after each; prints the last line at the end."""
@@ -55,15 +62,17 @@ class Progress:
             "seconds": self._moved - self._start,
         }
 
-    def _print(self, now: float) -> None:
+    def _print(self, now: float, passing: bool) -> None:
         seconds = max(now - self._start, 1e-9)
         rate = (self.done - self.resumed) / seconds
         left = (self.total - self.done) / rate if rate and self.done <= self.total else 0.0
         of = f"/{self.total:,}" if self.total else ""
         tail = f"{left:,.0f} s left" if self.done < self.total else f"{seconds:,.1f} s"
-        note(self.label, f"{self.done:,}{of} {self.unit} · {rate:,.1f}/s · {tail}")
+        note(self.label, f"{self.done:,}{of} {self.unit} · {rate:,.1f}/s · {tail}", passing)
 
 
-def note(label: str, message: str) -> None:
-    """One line of a stage's log, to standard error."""
-    print(f"[{label}] {message}", file=sys.stderr, flush=True)
+def note(label: str, message: str, passing: bool = False) -> None:
+    """One line of a stage's log, to standard error; a passing one is for the terminal alone."""
+    stream = getattr(sys.stderr, "terminal", sys.stderr) if passing else sys.stderr
+    if stream is not None:
+        print(f"[{label}] {message}", file=stream, flush=True)

@@ -10,12 +10,13 @@ PACKAGE = f"{workflow.basedir}/workflow"
 sys.path.insert(0, PACKAGE)
 from groupmates import (
     artefacts,
+    campaign,
+    clusters,
     config as settings_module,
     pool as pool_module,
     requests,
 )
 from groupmates.errors import UserError
-from groupmates import clusters
 
 # For workflow/run, here and in every job.
 os.environ["GROUPMATES_PYTHON"] = sys.executable

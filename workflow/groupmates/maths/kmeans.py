@@ -9,6 +9,7 @@ number of threads.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,11 +60,18 @@ def gpus() -> int:
     return int(getattr(faiss, "get_num_gpus", lambda: 0)())
 
 
-def spherical_kmeans(emb_ND: np.ndarray, clusters: int, iterations: int, seed: int) -> KMeans:
+def spherical_kmeans(
+    emb_ND: np.ndarray,
+    clusters: int,
+    iterations: int,
+    seed: int,
+    after_each: Callable[[], object] = lambda: None,
+) -> KMeans:
     """Fit unit-length centroids, starting from `clusters` of the documents drawn by `seed`.
 
     Ends early when nothing changes any more. A cluster without documents, or whose documents cancel
-    out, starts anew from the document that its own centroid describes worst.
+    out, starts anew from the document that its own centroid describes worst. `after_each` is called
+    after each iteration.
     """
     assert 0 < clusters <= len(emb_ND)
     drawn = np.random.default_rng(seed).choice(len(emb_ND), clusters, replace=False)
@@ -74,6 +82,7 @@ def spherical_kmeans(emb_ND: np.ndarray, clusters: int, iterations: int, seed: i
         sum_KD, similarity_N = exact_sums(emb_ND, centroids_KD, cluster_N)
         inertia.append(float(2 - 2 * similarity_N.mean()))
         before_KD, centroids_KD = centroids_KD, directions(sum_KD, emb_ND, similarity_N)
+        after_each()
         if np.array_equal(before_KD, centroids_KD):
             break
     sizes = np.bincount(Assignment(centroids_KD)(emb_ND), minlength=clusters)

@@ -5,6 +5,8 @@ Legend: N documents, R rollouts, T rollout length, W beam width, E expansion, D 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from groupmates.maths.randomness import generator
@@ -32,6 +34,7 @@ def beam_rollouts(
     beam_width: int,
     expansion: int,
     capacity_N: np.ndarray,
+    after_step: Callable[[], object] = lambda: None,
 ) -> np.ndarray:
     """Distinct sets of low predicted group influence, int64 [R, T] (method.md section 4).
 
@@ -45,7 +48,7 @@ def beam_rollouts(
     `capacity_N` int [N] is lowered in place by the documents used. Under a low cap beams block each
     other and few are finished: the search is repeated with the capacity that is left until there
     are R sets. Fewer come back only where what is left gives no new set. One matrix product
-    [W, D] x [D, N] per kernel update and step.
+    [W, D] x [D, N] per kernel update and step. `after_step` is called after each step of a search.
     """
     found = np.empty((0, length), np.int64)
     done: set[bytes] = set()
@@ -67,6 +70,7 @@ def beam_rollouts(
                 seen,
             )
             beams = np.concatenate([beams[parents], documents[:, None]], axis=1)
+            after_step()
         if not len(beams):
             break
         beams = beams[np.argsort(scores, kind="stable")[: rollouts - len(found)]]

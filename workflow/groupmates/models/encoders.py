@@ -9,6 +9,7 @@ change; `forward` is differentiable. Both batch by length: padding is a few perc
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +52,13 @@ class LmEncoder(nn.Module):
 
     @torch.no_grad()
     def prepare(
-        self, texts: list[str], sequences: list[np.ndarray], batch_tokens: int
+        self,
+        texts: list[str],
+        sequences: list[np.ndarray],
+        batch_tokens: int,
+        advance: Callable[[int], object] = lambda n: None,
     ) -> torch.Tensor:
-        """Mean hidden states float32 [N, F] of the token sequences."""
+        """Mean hidden states float32 [N, F] of the token sequences; `advance` counts documents."""
         lm = self._lm[0]
         # A probed window is one token longer than what the model sees of it in training.
         positions = getattr(lm.config, "max_position_embeddings", None)
@@ -69,6 +74,7 @@ class LmEncoder(nn.Module):
             real = torch.arange(ids.shape[1], device=device())[None, :] < length
             mean = (hidden.float() * real[..., None]).sum(1) / length
             found[torch.from_numpy(rows).to(device())] = mean
+            advance(len(rows))
         return found
 
     @torch.no_grad()
@@ -123,19 +129,24 @@ class ChunkEncoder(nn.Module):
         self.to(device())
 
     def prepare(
-        self, texts: list[str], sequences: list[np.ndarray], batch_tokens: int
+        self,
+        texts: list[str],
+        sequences: list[np.ndarray],
+        batch_tokens: int,
+        advance: Callable[[int], object] = lambda n: None,
     ) -> list[list[np.ndarray]]:
-        """The token ids of each document's chunks."""
+        """The token ids of each document's chunks; `advance` counts documents."""
         self.batch_tokens = batch_tokens
         first, last = self.tokenizer.cls_token_id, self.tokenizer.sep_token_id
         room = self.chunk_tokens - 2
-        return [
-            [
-                np.array([first, *tokens[start : start + room], last], np.int64)
-                for start in range(0, max(1, len(tokens)), room)
-            ]
-            for tokens in text_tokens(self.tokenizer, texts, room * self.chunks)
-        ]
+        pieces = []
+        for tokens in text_tokens(self.tokenizer, texts, room * self.chunks):
+            starts = range(0, max(1, len(tokens)), room)
+            pieces.append(
+                [np.array([first, *tokens[s : s + room], last], np.int64) for s in starts]
+            )
+            advance(1)
+        return pieces
 
     def calibrate(self, prepared: Any) -> None:
         """Nothing: a pretrained encoder starts as it is."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -63,11 +64,15 @@ class InfluenceModel(nn.Module):
 
     @torch.no_grad()
     def score(
-        self, texts: list[str], sequences: list[np.ndarray], batch_tokens: int
+        self,
+        texts: list[str],
+        sequences: list[np.ndarray],
+        batch_tokens: int,
+        advance: Callable[[int], object] = lambda n: None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Individual influence float32 [N] (standardised) and embeddings float32 [N, D]."""
         self.eval()
-        prepared = self.encoder.prepare(texts, sequences, batch_tokens)
+        prepared = self.encoder.prepare(texts, sequences, batch_tokens, advance)
         embeddings = self.encoder(prepared, np.arange(len(texts)))
         individual = self.individual(embeddings)
         return individual.cpu().numpy(), embeddings.cpu().numpy()

@@ -14,10 +14,12 @@ import pyarrow.compute as pc
 
 from groupmates.artefacts import ARTEFACTS
 from groupmates.errors import UserError
+from groupmates.jobs import named_records
 from groupmates.progress import Progress
 from groupmates.report.tally import Tally
 from groupmates.store import KEY, concatenate, open_table, read_table
 
+Records = dict[str, list[dict[str, Any]]]  # name of a job -> its attempts
 Curve = tuple[np.ndarray, np.ndarray]  # training tokens, held-out loss in nats
 
 
@@ -146,6 +148,59 @@ def _codes(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
     """A dictionary column as int64 codes and their values."""
     whole = column.unify_dictionaries().combine_chunks()
     return whole.indices.to_numpy(zero_copy_only=False).astype(np.int64), whole.dictionary
+
+
+@dataclass(frozen=True)
+class GpuUse:
+    """Over a stage's attempts; None where no attempt could tell."""
+
+    peak_megabytes: float | None
+    utilisation: float | None
+
+
+# The stages that a stage of the cost table is made of have the folder of their benchmarks in common.
+PART_OF = {
+    "check-pool": "check",
+    "reference": "sample",
+    "plan-random": "probe",
+    "plan-bootstrap": "probe",
+    "accept": "fit",
+    "centroids": "cluster",
+    "order-group-mates": "select",
+    "order-random": "select",
+    "take": "select",
+    "summarise": "evaluate",
+}
+
+
+def records(logs: Path) -> Records:
+    """The attempts at every job, without the report's own, which is being written."""
+    found = named_records(logs)
+    return {n: a for n, a in found.items() if all(attempt["stage"] != "report" for attempt in a)}
+
+
+def gpu_use(found: Records) -> dict[str, GpuUse]:
+    """Highest memory, and utilisation averaged over time, of the stages that used a GPU."""
+    of_stages: dict[str, list[dict[str, Any]]] = {}
+    for attempts in found.values():
+        for attempt in attempts:
+            if attempt.get("gpu_peak_bytes") is not None:
+                stage: str = attempt["stage"]
+                of_stages.setdefault(PART_OF.get(stage, stage), []).append(attempt)
+    return {stage: _gpu_use(attempts) for stage, attempts in of_stages.items()}
+
+
+def _gpu_use(attempts: list[dict[str, Any]]) -> GpuUse:
+    measured = [
+        (a["gpu_utilisation"], (a["ended"] or a["heard"]) - a["started"])
+        for a in attempts
+        if a.get("gpu_utilisation") is not None
+    ]
+    seconds = sum(s for _, s in measured)
+    return GpuUse(
+        max(a["gpu_peak_bytes"] for a in attempts) / 1e6,
+        sum(share * s for share, s in measured) / seconds if seconds else None,
+    )
 
 
 def stage_times(benchmarks: Path) -> list[StageTime]:

@@ -50,10 +50,19 @@ def run_plan_bootstrap(
     torch.set_num_threads(threads)
     pool = read_table(probe_pool, "probe_pool", ["doc_id", "text", "input_ids"])
     influence = InfluenceModel.load(model)
+    progress = Progress("plan bootstrap embeddings", len(pool), "documents")
     individual, embeddings = influence.score(
-        pool["text"].to_pylist(), token_lists(pool), BATCH_TOKENS
+        pool["text"].to_pylist(), token_lists(pool), BATCH_TOKENS, progress.advance
     )
-    bootstrap = settings.bootstrap
+    progress.finish()
+    bootstrap, steps = settings.bootstrap, settings.rollout_length - 1
+    search = Progress("plan bootstrap search", 2 * steps, "steps")
+
+    def stepped() -> None:
+        if search.done == search.total:  # under a low cap a direction is searched again
+            search.total += steps
+        search.advance()
+
     capacity = np.full(len(pool), bootstrap.max_appearances)
     rounds = []
     for sign, rollouts in ((1, -(-bootstrap.rollouts // 2)), (-1, bootstrap.rollouts // 2)):
@@ -67,6 +76,7 @@ def run_plan_bootstrap(
                 bootstrap.beam_width,
                 bootstrap.expansion,
                 capacity,
+                stepped,
             )
             if len(sets) < rollouts:
                 raise UserError(
@@ -76,6 +86,7 @@ def run_plan_bootstrap(
                     todo="raise max_appearances or sample.probe_documents, or lower the rollouts",
                 )
             rounds.append(sets)
+    search.finish()
     chosen = np.concatenate(rounds)
     note("probe", f"{len(chosen):,} sets over {len(np.unique(chosen)):,} documents")
     provenance = Provenance(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from itertools import groupby
 from pathlib import Path
@@ -14,7 +15,7 @@ from markupsafe import Markup
 from groupmates.artefacts import ARTEFACTS
 from groupmates.config import ReportSettings
 from groupmates.progress import note
-from groupmates.report import canvas, figures, reading, words
+from groupmates.report import canvas, figures, reading, timeline, words
 from groupmates.report.tally import LENGTH_EDGES, Tally
 from groupmates.store import (
     Provenance,
@@ -42,6 +43,7 @@ def run(
     curves: list[Path],
     summary: Path,
     benchmarks: Path,
+    logs: Path,
     output: Path,
 ) -> None:
     """Write the page; `bootstrap` may be empty, `initial` and `final` may be the same folder."""
@@ -50,6 +52,7 @@ def run(
     colours = canvas.palette(sorted(found["methods"] | selected), found["baseline"])
     fits = {"initial": initial, "final": final} if initial != final else {"final": final}
     rounds = {"random": random, "bootstrap": bootstrap} if bootstrap else {"random": random}
+    records = reading.records(logs)
     tally, sources = reading.count_pool(score, cluster, selected)
     page = {
         "run": settings.run,
@@ -58,7 +61,8 @@ def run(
         **evaluation(found, reading.curves(curves), colours),
         **influence({name: reading.labels(parts) for name, parts in rounds.items()}, fits),
         **selection(tally, sources, list(selected), colours),
-        **cost(reading.stage_times(benchmarks)),
+        **cost(reading.stage_times(benchmarks), reading.gpu_use(records)),
+        **when(records),
         **origins(random + bootstrap, fits, score, cluster, selected, curves, summary),
     }
     provenance = Provenance(
@@ -75,7 +79,9 @@ def run(
             curves=curves,
             summary=summary,
             benchmarks=[benchmarks] if benchmarks.is_dir() else [],
-        ),
+        )
+        # As they were read: the records of a run that goes on change from second to second.
+        | {"logs": hashlib.sha256(json.dumps(records, sort_keys=True).encode()).hexdigest()},
     )
     record = json.dumps(provenance.record("report"), sort_keys=True).replace("<", "\\u003c")
     page["provenance"] = Markup(record)
@@ -243,10 +249,12 @@ def largest_sources(tally: Tally, sources: list[str]) -> tuple[list[str], np.nda
     return named, tokens, documents
 
 
-def cost(times: list[reading.StageTime]) -> dict[str, Any]:
-    """Time and memory per stage."""
+def cost(times: list[reading.StageTime], gpu: dict[str, reading.GpuUse]) -> dict[str, Any]:
+    """Time and memory per stage; `gpu` is empty where none was used."""
     return {
         "times": times,
+        "gpu": gpu,
+        "gpu_utilisation_known": any(use.utilisation is not None for use in gpu.values()),
         "times_svg": Markup(
             figures.stage_seconds([t.stage for t in times], [t.seconds for t in times])
         )
@@ -255,6 +263,15 @@ def cost(times: list[reading.StageTime]) -> dict[str, Any]:
         "total_seconds": sum(t.seconds for t in times),
         "total_jobs": sum(t.jobs for t in times),
         "peak_megabytes": max((t.peak_megabytes or 0.0 for t in times), default=0.0) or None,
+    }
+
+
+def when(records: reading.Records) -> dict[str, Any]:
+    """The time line of all attempts."""
+    bars = timeline.bars_of(records)
+    return {
+        "timeline_finding": timeline.finding(bars) if bars else None,
+        "timeline_svg": Markup(timeline.figure(bars)) if bars else None,
     }
 
 

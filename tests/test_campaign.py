@@ -1,0 +1,128 @@
+"""What the main process writes down for those who look on."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from groupmates import campaign
+
+
+class Job(SimpleNamespace):
+    __hash__ = object.__hash__
+    __eq__ = object.__eq__
+
+
+class Dag:
+    """Jobs by log, each with those it depends on: as much of snakemake's graph as is asked for."""
+
+    def __init__(self, needs: dict[str, list[str]], needed: set[str]) -> None:
+        self.of = {name: self._job(name) for name in needs}
+        self.all = Job(log=[])
+        self.dependencies = {self.of[n]: [self.of[d] for d in d_s] for n, d_s in needs.items()}
+        self.dependencies[self.all] = list(self.of.values())
+        self.finished_jobs: list[Job] = []
+        self._needed = {self.of[n] for n in needed}
+
+    def _job(self, name: str):
+        return Job(
+            log=[f"results/small/logs/{name}.log"],
+            wildcards=name.split("_")[1:],
+            rule=SimpleNamespace(name=name.split("_")[0]),
+        )
+
+    def needrun(self, job) -> bool:
+        return job in self._needed
+
+    def toposorted(self):
+        levels, left = [], dict(self.dependencies)
+        while left:
+            level = [j for j, needs in left.items() if not any(n in left for n in needs)]
+            levels.append(level)
+            left = {j: needs for j, needs in left.items() if j not in level}
+        return levels
+
+
+@pytest.fixture
+def workflow(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    needs = {
+        "fit_final": ["probe_bootstrap_00001", "probe_bootstrap_00000"],
+        "probe_bootstrap_00001": ["fit_initial"],
+        "probe_bootstrap_00000": ["fit_initial"],
+        "fit_initial": [],
+        "materialise_random/a/b.jsonl": ["fit_final"],
+    }
+    dag = Dag(needs, {"fit_final", "materialise_random/a/b.jsonl"})
+    return SimpleNamespace(
+        dag=dag,
+        executor_plugin=SimpleNamespace(name="slurm"),
+        scheduler=SimpleNamespace(_executor=SimpleNamespace(run_uuid="groupmates-small-1")),
+    )
+
+
+def test_the_plan_has_every_job_in_the_order_of_the_data_flow_and_whether_it_is_needed(workflow):
+    campaign.begin(workflow, "small")
+    plan = campaign.read(campaign.logs("small"))
+    assert {name: job["needed"] for name, job in plan["jobs"].items()} == {
+        "fit_initial": False,
+        "probe_bootstrap_00000": False,
+        "probe_bootstrap_00001": False,
+        "fit_final": True,
+        "materialise_random/a/b.jsonl": True,
+    }
+    assert plan["stages"] == {
+        "fit_initial": [],
+        "probe_bootstrap": ["fit_initial"],
+        "fit_final": ["probe_bootstrap"],
+        "materialise_random": ["fit_final"],
+    }
+    assert list(plan["stages"]) == [
+        "fit_initial",
+        "probe_bootstrap",
+        "fit_final",
+        "materialise_random",
+    ]
+
+
+def test_jobs_have_the_comment_that_the_slurm_plugin_gives_them(workflow):
+    campaign.begin(workflow, "small")
+    plan = campaign.read(campaign.logs("small"))
+    assert plan["slurm_name"] == "groupmates-small-1"
+    assert plan["jobs"]["fit_final"]["comment"] == "rule_fit_wildcards_final"
+    assert plan["jobs"]["probe_bootstrap_00001"]["comment"] == (
+        "rule_probe_wildcards_bootstrap_00001"
+    )
+
+
+def test_the_end_keeps_the_plan_and_when_it_began(workflow):
+    campaign.begin(workflow, "small")
+    before = campaign.read(campaign.logs("small"))
+    campaign.end(workflow, "small", "done")
+    after = campaign.read(campaign.logs("small"))
+    assert (before["state"], before["ended"]) == ("running", None)
+    assert after["state"] == "done"
+    assert after["ended"] >= before["started"]
+    assert after["begun"] == before["begun"]
+    assert after["stages"] == before["stages"]
+
+
+def test_the_end_tells_what_snakemake_has_finished_which_may_be_less_than_it_needed(workflow):
+    campaign.begin(workflow, "small")
+    workflow.dag.finished_jobs = [workflow.dag.of["fit_final"], workflow.dag.all]
+    campaign.end(workflow, "small", "done")
+    plan = campaign.read(campaign.logs("small"))
+    assert {n for n, job in plan["jobs"].items() if job.get("finished")} == {"fit_final"}
+
+
+def test_a_plan_that_cannot_be_written_stops_nothing(workflow, tmp_path, capsys):
+    (tmp_path / "results").write_text("no folder")
+    campaign.begin(workflow, "small")
+    campaign.end(workflow, "small", "done")
+    assert "WARNING: results/small/logs/campaign.json cannot be written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["{", json.dumps({"attempts": []})])
+def test_a_damaged_plan_is_none(tmp_path, text):
+    (tmp_path / campaign.NAME).write_text(text)
+    assert campaign.read(tmp_path) is None

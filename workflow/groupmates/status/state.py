@@ -1,0 +1,266 @@
+"""What every job of a run is at, from the campaign's plan, the jobs' records and SLURM's queue.
+
+Only reads, so that it may be asked at any moment, from any node that sees the run's folder, whether
+snakemake's main process lives or not.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from groupmates import campaign, jobs
+from groupmates.errors import UserError
+from groupmates.status.queue import STARTING, Queue
+
+Attempt = dict[str, Any]
+STATES = ("done", "running", "lost", "failed", "queued", "stopped", "waiting")
+OVER = {"done": "done", "failed": "failed", "stopped": "stopped", "killed": "stopped"}
+TAIL_BYTES = 2**16
+
+
+@dataclass(frozen=True)
+class Job:
+    """`state` is one of STATES: a lost one should be running and is not heard of any more; a stopped
+    one goes on where it was when it is started again; a queued one is in SLURM's queue for `reason`.
+    """
+
+    name: str
+    state: str
+    attempts: list[Attempt]
+    reason: str | None = None
+
+    @property
+    def stage(self) -> str:
+        return jobs.stage_of(self.name)
+
+    @property
+    def last(self) -> Attempt:
+        return self.attempts[-1]
+
+
+@dataclass(frozen=True)
+class Stage:
+    name: str
+    jobs: list[Job]
+    needs: list[str]
+
+    @property
+    def counts(self) -> Counter[str]:
+        return Counter(job.state for job in self.jobs)
+
+    @property
+    def queued_for(self) -> Counter[str]:
+        return Counter(job.reason for job in self.jobs if job.reason)
+
+
+@dataclass(frozen=True)
+class Status:
+    """`main` is what the main process is at: running, gone, elsewhere (on another host), done,
+    failed; unknown where snakemake has left no plan. `now` is when this was read."""
+
+    run: Path
+    main: str
+    plan: dict[str, Any] | None
+    stages: list[Stage]
+    queue: Queue
+    now: float
+
+    @property
+    def jobs(self) -> list[Job]:
+        return [job for stage in self.stages for job in stage.jobs]
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will happen by itself."""
+        moving = any(job.state in ("running", "queued") for job in self.jobs)
+        return self.main in ("done", "failed", "gone", "unknown") and not moving
+
+
+@dataclass
+class Reader:
+    """Reads a run again and again: a record that has not changed is not read twice."""
+
+    run: Path
+    _known: dict[Path, tuple[int, list[Attempt]]] = field(default_factory=dict)
+
+    def status(self, now: float) -> Status:
+        folder = self.run / "logs"
+        plan = campaign.read(folder)
+        records = self._records(folder)
+        if plan is None and not records:
+            raise UserError(
+                expected="a run that snakemake has begun",
+                found=f"neither {campaign.NAME} nor a job's record",
+                where=str(folder),
+                todo=_other_runs(self.run),
+            )
+        main = main_process(plan)
+        queue = Queue.ask(plan)
+        listed = plan["jobs"] if plan else dict.fromkeys(records)
+        found: dict[str, list[Job]] = {}
+        for name, entry in listed.items():
+            stamp, attempts = records.get(name, (0.0, []))
+            heard = plan is None or stamp >= plan["begun"]
+            state = job_state(attempts, heard, entry, now, stamp)
+            reason = queue.reasons.get(entry["comment"]) if entry else None
+            if reason and (state in ("waiting", "stopped", "failed") or _requeued(state, reason)):
+                state = "queued"
+            reason = reason if state == "queued" else None
+            found.setdefault(jobs.stage_of(name), []).append(Job(name, state, attempts, reason))
+        needs = plan["stages"] if plan else {}
+        stages = [Stage(name, of_stage, needs.get(name, [])) for name, of_stage in found.items()]
+        return Status(self.run, main, plan, stages, queue, now)
+
+    def _records(self, folder: Path) -> dict[str, tuple[float, list[Attempt]]]:
+        """When each record was written, by the file system's clock, and the attempts in it."""
+        found = {}
+        for path in sorted(folder.rglob("*.json")):
+            try:
+                written = path.stat().st_mtime_ns
+            except OSError:
+                continue  # just replaced, or another run's clean-up
+            if self._known.get(path, (None,))[0] != written:
+                self._known[path] = (written, jobs.read_record(path))
+            attempts = self._known[path][1]
+            if attempts:
+                name = path.relative_to(folder).with_suffix("").as_posix()
+                found[name] = (written / 1e9, attempts)
+        return found
+
+
+def main_process(plan: dict[str, Any] | None) -> str:
+    if plan is None:
+        return "unknown"
+    if plan["state"] != "running":
+        return str(plan["state"])
+    if plan["host"] != socket.gethostname():
+        return "elsewhere"
+    return "running" if _lives(plan["pid"]) else "gone"
+
+
+def job_state(
+    attempts: list[Attempt],
+    heard: bool,
+    entry: dict[str, Any] | None,
+    now: float,
+    stamp: float,
+) -> str:
+    """What a job is at; `heard` of in this campaign or not, `stamp` when its record was written."""
+    if entry and (not entry["needed"] or entry.get("finished")):
+        return "done"
+    if not attempts or not heard:
+        return "waiting"
+    last = attempts[-1]
+    if last["state"] != "running":
+        return OVER[last["state"]]
+    here = last["host"] == socket.gethostname()
+    silent = jobs.is_silent(last | {"heard": max(last["heard"], stamp)}, now)
+    return "lost" if silent or (here and not _lives(last["pid"])) else "running"
+
+
+def _requeued(state: str, reason: str) -> bool:
+    """Whether a job that is not heard of any more waits for another node already."""
+    return state == "lost" and reason != STARTING
+
+
+def next_stages(stages: list[Stage]) -> list[Stage]:
+    """Those with jobs that wait for nothing but what is done, runs or is queued already."""
+    held = {s.name for s in stages if _waits(s) or s.counts["failed"] or s.counts["lost"]}
+    return [s for s in stages if _waits(s) and not held & set(s.needs)]
+
+
+def _waits(stage: Stage) -> int:
+    return stage.counts["waiting"] + stage.counts["stopped"]
+
+
+def seconds_left(stage: Stage, now: float) -> float | None:
+    """Of a stage whose jobs go on as those before them, as many at once as now; None: no telling."""
+    running = [job for job in stage.jobs if job.state == "running"]
+    if not running:
+        return None
+    took = [seconds for job in stage.jobs if (seconds := job_seconds(job)) is not None]
+    spent = [now - job.last["started"] for job in running]
+    own = [phase_left(job.last) for job in running]
+    if not took:
+        took = [s + left for s, left in zip(spent, own, strict=True) if left is not None]
+    if not took:
+        return None
+    mean = sum(took) / len(took)
+    left = [
+        max(mean - s, 0.0) if mine is None else mine for s, mine in zip(spent, own, strict=True)
+    ]
+    rest = stage.counts["queued"] + stage.counts["waiting"] + stage.counts["stopped"]
+    return max((sum(left) + rest * mean) / len(running), *left)
+
+
+def job_seconds(job: Job) -> float | None:
+    """Of a job that is done: its last attempt, with those before where it went on from them."""
+    if job.state != "done" or not job.attempts or job.last["ended"] is None:
+        return None
+    attempts = job.attempts if resumed(job.last) else job.attempts[-1:]
+    return sum((a["ended"] or a["heard"]) - a["started"] for a in attempts)
+
+
+def phase(attempt: Attempt) -> dict[str, Any] | None:
+    """The piece of work that an attempt is at, or ended with."""
+    phases = attempt.get("phases") or [None]
+    last: dict[str, Any] | None = phases[-1]
+    return last
+
+
+def rate(work: dict[str, Any]) -> float | None:
+    done = work["done"] - work["resumed"]
+    return done / work["seconds"] if done and work["seconds"] else None
+
+
+def phase_left(attempt: Attempt) -> float | None:
+    """Seconds left of the phase that an attempt is at."""
+    work = phase(attempt)
+    pace = rate(work) if work else None
+    if work is None or pace is None or work["total"] < work["done"]:
+        return None
+    return float(work["total"] - work["done"]) / pace
+
+
+def resumed(attempt: Attempt) -> bool:
+    """Whether an attempt went on from what one before had kept."""
+    return any(work["resumed"] for work in attempt.get("phases") or [])
+
+
+def log_of(run: Path, job: Job) -> Path:
+    return run / "logs" / f"{job.name}.log"
+
+
+def tail(log: Path, lines: int) -> list[str]:
+    """The last lines of the last attempt's part of a log."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - TAIL_BYTES))
+            text = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return []
+    starts = [i for i, line in enumerate(text) if line.startswith("--- ")]
+    text = text[starts[-1] + 1 :] if starts else text
+    return [line for line in text if line.strip()][-lines:]
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _other_runs(run: Path) -> str:
+    others = sorted(folder.parent.name for folder in run.parent.glob("*/logs"))
+    if others:
+        return f"make status RUN=…; runs in {run.parent}: {', '.join(others)}"
+    return "start snakemake first; give results/RUN of the folder that it runs in"

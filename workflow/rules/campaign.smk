@@ -1,0 +1,20 @@
+# What a main process does before its first job and after its last; never in a dry run, nor in a job.
+from groupmates import slurm
+
+
+onstart:
+    # That it is the only one at this run, and what SLURM would refuse.
+    try:
+        slurm.begin(workflow, CONFIG.run, logger.info)
+    except UserError as error:
+        raise WorkflowError(str(error)) from None
+    # For `make status`: the plan as it is at the start, and how it ended.
+    campaign.begin(workflow, CONFIG.run)
+
+
+onsuccess:
+    campaign.end(workflow, CONFIG.run, "done")
+
+
+onerror:
+    campaign.fail(workflow, CONFIG.run)
