@@ -18,7 +18,7 @@ class Dag:
 
     def __init__(self, needs: dict[str, list[str]], needed: set[str]) -> None:
         self.of = {name: self._job(name) for name in needs}
-        self.all = Job(log=[])
+        self.all = Job(log=[], output=[])
         self.dependencies = {self.of[n]: [self.of[d] for d in d_s] for n, d_s in needs.items()}
         self.dependencies[self.all] = list(self.of.values())
         self.finished_jobs: list[Job] = []
@@ -27,6 +27,7 @@ class Dag:
     def _job(self, name: str):
         return Job(
             log=[f"results/small/logs/{name}.log"],
+            output=[f"results/small/{name}"],
             wildcards=name.split("_")[1:],
             rule=SimpleNamespace(name=name.split("_")[0]),
         )
@@ -122,7 +123,27 @@ def test_a_plan_that_cannot_be_written_stops_nothing(workflow, tmp_path, capsys)
     assert "WARNING: results/small/logs/campaign.json cannot be written" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("text", ["{", json.dumps({"attempts": []})])
-def test_a_damaged_plan_is_none(tmp_path, text):
+@pytest.mark.parametrize(
+    "text", ["{", json.dumps({"attempts": []}), json.dumps({"version": 0, "jobs": {}})]
+)
+def test_a_damaged_or_old_plan_is_none(tmp_path, text):
     (tmp_path / campaign.NAME).write_text(text)
     assert campaign.read(tmp_path) is None
+
+
+def test_jobs_that_make_nothing_begin_and_end_no_campaign(workflow):
+    campaign.begin(workflow, "small")
+    before = campaign.read(campaign.logs("small"))
+    look = Dag({"plan": []}, {"plan"})
+    look.of["plan"].output = []
+    look.finished_jobs = [look.of["plan"]]
+    campaign.begin(SimpleNamespace(dag=look), "small")
+    assert campaign.read(campaign.logs("small")) == before
+
+
+def test_a_process_ends_no_campaign_but_its_own(workflow):
+    campaign.begin(workflow, "small")
+    path = campaign.logs("small") / campaign.NAME
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"pid": 1}))
+    campaign.end(workflow, "small", "failed")
+    assert campaign.read(campaign.logs("small"))["state"] == "running"

@@ -63,6 +63,7 @@ class Run:
     def plan(self, *names, done=(), needs=None, **more):
         stages = dict.fromkeys(map(jobs.stage_of, [*done, *names]))
         body = {
+            "version": campaign.VERSION,
             "state": "running",
             "started": BEGUN,
             "begun": BEGUN,

@@ -19,26 +19,33 @@ from groupmates.jobs import stage_of
 from groupmates.progress import note
 
 NAME = "campaign.json"
+VERSION = 1
 
 
 def begin(workflow: Any, run: str) -> None:
-    """Write down every job of snakemake's graph, in the order of the data flow."""
+    """Write down every job of snakemake's graph that makes something, in the order of the data flow.
+
+    Nothing is written where there is none: what only looks at a run begins no campaign.
+    """
     folder = logs(run)
     jobs: dict[str, dict[str, Any]] = {}
     needs: dict[str, set[str]] = {}
     for level in workflow.dag.toposorted():
-        for job in sorted((job for job in level if job.log), key=lambda job: job.log[0]):
+        for job in sorted(filter(_counts, level), key=lambda job: job.log[0]):
             name = _name(job, folder)
             jobs[name] = {"needed": workflow.dag.needrun(job), "comment": _comment(job)}
             before = {
                 stage_of(_name(other, folder))
                 for other in workflow.dag.dependencies[job]
-                if other.log
+                if _counts(other)
             }
             needs.setdefault(stage_of(name), set()).update(before - {stage_of(name)})
+    if not jobs:
+        return
     _write(
         folder / NAME,
         {
+            "version": VERSION,
             "state": "running",
             "started": time.time(),
             "ended": None,
@@ -60,10 +67,10 @@ def end(workflow: Any, run: str, state: str) -> None:
     """
     folder = logs(run)
     found = read(folder)
-    if found is None:
+    if found is None or (found["host"], found["pid"]) != (socket.gethostname(), os.getpid()):
         return
     for job in workflow.dag.finished_jobs:
-        if job.log:
+        if _counts(job):
             found["jobs"][_name(job, folder)]["finished"] = True
     _write(folder / NAME, found | {"state": state, "ended": time.time()})
 
@@ -82,11 +89,15 @@ def read(folder: Path) -> dict[str, Any] | None:
         found: dict[str, Any] = json.loads((folder / NAME).read_text())
     except (OSError, ValueError):
         return None
-    return found if "jobs" in found else None
+    return found if found.get("version") == VERSION else None
 
 
 def logs(run: str) -> Path:
     return Path("results", run, "logs")
+
+
+def _counts(job: Any) -> bool:
+    return bool(job.log and job.output)
 
 
 def _name(job: Any, folder: Path) -> str:
