@@ -23,7 +23,7 @@ rule sample:
     params:
         settings=settings("SampleSettings", "probe_pool"),
         pool=given(pool_module.compact([file.path for file in SAMPLED])),
-        root=POOL_ROOT,
+        root=given(POOL_ROOT),
     shell:
         "workflow/run sample --log {log:q} --settings {params.settings:q}"
         " --pool {params.pool:q} --root {params.root:q}"
