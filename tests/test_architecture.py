@@ -65,7 +65,9 @@ def test_models_take_their_settings_as_arguments(name):
     assert not {"os", "yaml", "groupmates.__main__"} & imported(MODULES[name])
 
 
-@pytest.mark.parametrize("name", ["config", "artefacts", "pool", "errors", "progress", "requests", "slurm"])
+@pytest.mark.parametrize(
+    "name", ["config", "artefacts", "pool", "errors", "progress", "requests", "slurm"]
+)
 def test_what_every_parse_of_the_workflow_imports_is_light(name):
     code = f"import sys, groupmates.{name}; print(*sys.modules)"
     found = subprocess.run(
