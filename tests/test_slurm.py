@@ -242,6 +242,14 @@ def test_time_limits_are_read_as_sinfo_shows_them(shown, expected):
     assert slurm.minutes(shown) == expected
 
 
+@pytest.mark.parametrize(("seconds", "warned"), [(120, True), (300, False)])
+def test_a_slurmctld_with_a_short_memory_is_warned_of(seconds, warned, commands):
+    commands.say("scontrol", f"echo 'MinJobAge               = {seconds} sec'")
+    said: list[str] = []
+    slurm.warn_of_forgetting(said.append)
+    assert [f"after {seconds} s (MinJobAge)" in text for text in said] == [True] * warned
+
+
 # One main process per run
 
 

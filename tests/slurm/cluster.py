@@ -41,9 +41,11 @@ INSTALL = (
 # More than this machine has: SLURM counts what jobs ask for, the kernel what they use.
 CPUS, MEMORY_MB, GPUS = 4, 64_000, 2
 START_SECONDS = 60.0
+# The sockets of job steps lie in it, and the path of a socket has at most 108 characters.
+LONGEST_FOLDER = 60
 
 SLURM_CONF = """\
-ClusterName={name}
+ClusterName=groupmates
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={port}
 AuthType=auth/munge
@@ -110,6 +112,10 @@ class Cluster:
 
     def __init__(self, folder: Path, nodes: int = 2, port: int | None = None) -> None:
         self.folder = folder.absolute()
+        if len(str(self.folder)) > LONGEST_FOLDER:
+            raise ValueError(
+                f"{self.folder}: more than {LONGEST_FOLDER} characters, take a shorter one"
+            )
         self._known = self._read_layout()
         if self._known is not None:
             self.port, count = self._known
@@ -306,7 +312,6 @@ class Cluster:
             for i, node in enumerate(self.nodes)
         ]
         conf = SLURM_CONF.format(
-            name=f"gm{self.port}",
             host=host,
             port=self.port,
             folder=self.folder,

@@ -1,21 +1,31 @@
 """One SLURM for each test process."""
 
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from cluster import INSTALL, Cluster, missing
 
 
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """Sockets lie in a cluster's folder: pytest's own are too deep for them."""
+    with tempfile.TemporaryDirectory(prefix="groupmates-") as folder:
+        yield Path(folder)
+
+
 @pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def cluster() -> Iterator[Cluster]:
     if missing():
         pytest.skip(f"needs SLURM, and {', '.join(missing())} are missing. To install: {INSTALL}")
-    running = Cluster(tmp_path_factory.mktemp("slurm"))
-    try:
-        running.up()
-        yield running
-    finally:
-        running.down()
+    with tempfile.TemporaryDirectory(prefix="groupmates-") as folder:
+        running = Cluster(Path(folder))
+        try:
+            running.up()
+            yield running
+        finally:
+            running.down()
 
 
 @pytest.fixture

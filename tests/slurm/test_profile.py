@@ -405,6 +405,30 @@ def test_a_machine_without_slurm_plans_the_run_but_says_why_it_cannot_start_it(
     assert "Traceback" not in run.stdout
 
 
+def asked_for(plan: str) -> dict[str, str]:
+    """The line of resources of one job of every rule, from a dry run."""
+    blocks = re.split(r"^\[.*\]\n", plan, flags=re.MULTILINE)
+    shown = (
+        re.search(r"^(?:local)?rule (\w+):.*?^    resources: (.*?)$", b, re.M | re.S)
+        for b in blocks
+    )
+    return {match[1]: match[2] for match in shown if match}
+
+
+@pytest.mark.parametrize("profile", ["local", "slurm"])
+def test_every_rule_asks_for_memory_and_time_and_six_of_them_for_a_gpu(
+    profile: str, tmp_path: Path
+) -> None:
+    plan = checkout.snakemake(checkout.make(tmp_path / "checkout"), "-n", profile=profile)
+    asked = asked_for(plan.stdout)
+    assert len(asked) > 18, plan.stdout[-3000:]
+    del asked["all"]
+    assert all(re.search(r"mem_mb=\d+", line) for line in asked.values())
+    assert all(re.search(r"runtime=\d+", line) for line in asked.values())
+    with_gpu = {rule for rule, line in asked.items() if "gpu=1" in line}
+    assert with_gpu == {stage.replace("-", "_") for stage in GPU_STAGES}
+
+
 # The short name
 
 

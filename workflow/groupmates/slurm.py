@@ -31,7 +31,8 @@ SECONDS_BETWEEN_BEATS = 10.0
 PATIENCE_SECONDS = 300.0  # with a slurmctld that does not answer
 GONE_SECONDS = 600.0  # until cancelled jobs are gone: a node may first have to be given up
 NODES_SECONDS = 15.0  # in which nodes tell a new slurmctld what they have
-COMMANDS = ("sbatch", "squeue", "scancel", "sinfo")
+SECONDS_BETWEEN_LOOKS = 180  # of the plugin, at most
+COMMANDS = ("sbatch", "squeue", "scancel", "sinfo", "scontrol")
 
 Say = Callable[[str], None]
 
@@ -347,6 +348,17 @@ def minutes(limit: str) -> int | None:
     return int(days or 0) * 1440 + int(hours) * 60 + int(minute)
 
 
+def warn_of_forgetting(say: Say) -> None:
+    """Ended jobs that slurmctld forgets between two looks would be waited for, for ever."""
+    shown = re.search(r"MinJobAge\s*=\s*(\d+)", ask("scontrol", "show", "config", say=say))
+    if shown and int(shown[1]) < SECONDS_BETWEEN_LOOKS:
+        say(
+            f"WARNING: slurmctld forgets ended jobs after {shown[1]} s (MinJobAge); snakemake looks at "
+            f"least every {SECONDS_BETWEEN_LOOKS} s and would wait for a forgotten job for ever. Ask "
+            "your site for MinJobAge=300, which is SLURM's default"
+        )
+
+
 # What the workflow calls.
 
 
@@ -364,6 +376,7 @@ def begin(workflow: Any, run: str, say: Say) -> None:
         executor = workflow.scheduler._executor
         # The plugin takes a prefix from the command line only, before the run's name is known.
         executor.run_uuid = f"{name}_{executor.run_uuid}"
+        warn_of_forgetting(say)
         check(_requests(workflow, executor), say)
 
 

@@ -1,0 +1,120 @@
+"""The SLURM that the other tests run on: faults are real, and nothing stays behind."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import cluster as script
+import psutil
+import pytest
+from cluster import Cluster
+
+pytestmark = pytest.mark.slow
+
+
+def processes_of(folder: Path) -> list[psutil.Process]:
+    """Whatever names the folder in its command line or environment, this test apart."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            words = [*process.cmdline(), *process.environ().values()]
+        except psutil.Error:
+            continue
+        if process.pid != os.getpid() and any(str(folder) in word for word in words):
+            found.append(process)
+    return found
+
+
+@pytest.fixture
+def second(cluster: Cluster, short_folder: Path):
+    """A cluster of the test's own beside the shared one."""
+    made = Cluster(short_folder / "second", nodes=1)
+    yield made
+    made.down()
+
+
+def test_two_clusters_on_one_machine_have_jobs_of_their_own(slurm: Cluster, second: Cluster):
+    second.up()
+    job = second.submit("sleep 60")
+    second.wait_for(lambda: [j.state for j in second.squeue("r")] == ["RUNNING"], 30, "a job")
+    assert [j.id for j in second.squeue("r")] == [job]
+    assert slurm.squeue("r,pd") == []
+
+
+def test_down_leaves_no_process_behind_whatever_runs_or_was_killed(second: Cluster):
+    second.up()
+    second.submit("sleep 61 & sleep 62")
+    second.wait_for(lambda: bool(second.squeue("r")), 30, "a job")
+    second.kill_slurmd("gmnode1")
+    assert len(processes_of(second.folder)) > 3
+    second.down()
+    assert processes_of(second.folder) == []
+
+
+def test_a_stale_pid_file_is_no_reason_to_stop_somebody_else(second: Cluster):
+    other = subprocess.Popen(["sleep", "60"])
+    second.up()
+    second.kill_slurmctld()
+    (second.folder / "run/slurmctld.pid").write_text(f"{other.pid}\n")
+    second.up()
+    assert second.ready()
+    second.kill_slurmctld()
+    (second.folder / "run/slurmctld.pid").write_text(f"{other.pid}\n")
+    second.down()
+    assert other.poll() is None
+    other.kill()
+    other.wait()
+
+
+def test_ports_that_are_taken_are_left_alone(cluster: Cluster, short_folder: Path):
+    with socket.socket() as taken:
+        port = script.free_ports(1)
+        taken.bind(("0.0.0.0", port))
+        taken.listen()
+        made = Cluster(short_folder / "third", nodes=1, port=port)
+        try:
+            made.up()
+            assert made.ready()
+            assert made.port != port
+        finally:
+            made.down()
+
+
+def test_a_cluster_goes_on_after_each_of_its_daemons_was_killed(slurm: Cluster):
+    job = slurm.submit("sleep 300", "-w", "gmnode2")
+    slurm.wait_for(lambda: [j.id for j in slurm.squeue("r")] == [job], 30, "a job")
+    slurm.restart_slurmctld()
+    slurm.wait_for(lambda: [j.id for j in slurm.squeue("r")] == [job], 30, "the job, remembered")
+    slurm.kill_slurmd("gmnode1")
+    slurm.start_slurmd("gmnode1")
+    slurm.set_node("gmnode1", "drain")
+    slurm.wait_for(lambda: "drain" in slurm.node_state("gmnode1"), 30, "a drained node")
+    slurm.mend()
+    assert slurm.ready()
+    assert slurm.squeue("r,pd,cg") == []
+
+
+def test_a_folder_too_deep_for_sockets_is_refused():
+    with pytest.raises(ValueError, match="more than 60 characters"):
+        Cluster(Path("/tmp") / ("x" * 60))
+
+
+def test_the_script_starts_shows_and_stops_a_cluster(cluster: Cluster, short_folder: Path):
+    def call(action: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, script.__file__, action, "--folder", str(short_folder / "hand")]
+        return subprocess.run(command, text=True, capture_output=True, check=True, timeout=120)
+
+    try:
+        up = call("up").stdout
+        assert f'export PATH="{short_folder}/hand/bin:$PATH"' in up
+        assert "snakemake --profile profiles/slurm" in up
+        assert call("status").stdout.count(" up\n") == 4
+        assert "up" in call("up").stdout, "a second time changes nothing"
+    finally:
+        call("down")
+    assert not (short_folder / "hand").exists()
+    assert processes_of(short_folder / "hand") == []
