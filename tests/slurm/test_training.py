@@ -113,6 +113,7 @@ def test_a_reached_time_limit_and_a_preemption_requeue_the_job(slurm, trained, u
     driver.ended(0)
     text = trained.told()
     assert job in launches(slurm, "all")
+    assert re.search(rf"slurm job {job}: RUNNING\n.*slurm job {job}: PENDING \(", text, re.DOTALL)
     assert text.count("told to stop, progress is kept") >= 2
     assert text.count("submitted slurm job") == 1
     assert max(trained.redone()) == 0  # they were told in time
