@@ -278,7 +278,7 @@ def test_a_job_asks_for_the_resources_of_each_of_its_processes(tmp_path):
         "qos": "high",
         "constraint": "a100",
         "gres": "gpu:a100:4",
-        "srun_args": ["--kill-on-bad-exit=1"],
+        "srun_args": ["--cpus-per-task=3", "--kill-on-bad-exit=1"],
         "additional_parameters": {"requeue": True, "reservation": "night", "exclusive": True},
     }
 

@@ -155,7 +155,7 @@ class Slurm(Cluster):
     kind = "slurm"
     seconds_between_looks = 5.0
 
-    _ended = 0
+    _ended, _told = 0, ""
 
     def find(self) -> list[tuple[str, str]]:
         here, found = os.getcwd(), []
@@ -192,16 +192,17 @@ class Slurm(Cluster):
     def parameters(self, key: str) -> dict[str, Any]:
         """Those of submitit's executor, from the resources that snakemake's plugin reads too."""
         asked, per_node = self.launch.resources, self.launch.processes_per_node
-        minutes = int(asked.get("runtime", 60))
+        minutes, cores = int(asked.get("runtime", 60)), asked.get("cpus_per_task", self.threads)
         found: dict[str, Any] = {
             "job_name": f"{self.name}-{key}",
             "nodes": self.launch.nodes,
             "ntasks_per_node": per_node,
-            "cpus_per_task": int(asked.get("cpus_per_task", self.threads)),
+            "cpus_per_task": int(cores),
             "time": minutes,
             "signal_delay_s": min(SECONDS_TO_SAVE, 30 * minutes),
-            # A process that fails alone must not leave the others waiting for it.
-            "srun_args": ["--kill-on-bad-exit=1"],
+            # From SLURM 22.05 on srun has to be told the cores again; and a process that fails
+            # alone must not leave the others waiting for it.
+            "srun_args": [f"--cpus-per-task={int(cores)}", "--kill-on-bad-exit=1"],
             "setup": [*filter(None, [self.launch.first]), *WORKER],
         }
         if "mem_mb" in asked:
@@ -218,11 +219,15 @@ class Slurm(Cluster):
         return found
 
     def state(self, job: str) -> str:
-        return squeue("--states=all", "-j", job, "-o", "%T").strip() or "GONE"
+        state, _, reason = squeue("--states=all", "-j", job, "-o", "%T|%r").strip().partition("|")
+        return f"PENDING ({reason})" if state == "PENDING" else state or "GONE"
 
     def alive(self, job: str) -> bool:
         try:
-            ended = self.state(job) in {*OVER.split(), "GONE"}
+            state = self.state(job)
+            if state != self._told:
+                note("launch", f"slurm job {job}: {state}")
+            self._told, ended = state, state in {*OVER.split(), "GONE"}
         except UserError as error:
             note("launch", f"WARNING: SLURM does not answer ({error.found}): waiting")
             ended = False

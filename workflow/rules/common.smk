@@ -52,7 +52,7 @@ def given(values):
 
 
 def several(rule):
-    """Whether a rule trains in several processes: its driver then runs beside snakemake."""
+    """Whether it trains in several processes, with a driver that runs beside snakemake."""
     try:
         return clusters.several(workflow.resource_settings.overwrite_resources, rule)
     except UserError as error:
