@@ -14,6 +14,7 @@ import inspect
 import os
 import signal
 import sys
+import time
 import traceback
 import types
 import typing
@@ -120,6 +121,7 @@ class Tee:
 
 
 def main(argv: list[str]) -> int:
+    started = time.time()
     if not argv or argv[0] not in (*STAGES, "headline"):
         print(
             "usage: python -m groupmates STAGE --help\n"
@@ -140,7 +142,8 @@ def main(argv: list[str]) -> int:
     if log is None:
         return run(argv[0], function, arguments)
     with jobs.alone(log) as file, redirect_stderr(Tee(sys.stderr, file)):
-        return run(argv[0], function, arguments, jobs.Record(log.with_suffix(".json"), argv[0]))
+        record = jobs.Record(log.with_suffix(".json"), argv[0], started)
+        return run(argv[0], function, arguments, record)
 
 
 def show(command: str, text: Callable[[], str]) -> int:

@@ -30,9 +30,12 @@ MOST_ATTEMPTS = 20  # that a record keeps
 
 
 class Record:
-    """The attempts at one job; the last one is under way. `beat` runs in a thread of its own."""
+    """The attempts at one job; the last one is under way. `beat` runs in a thread of its own.
 
-    def __init__(self, path: Path, stage: str) -> None:
+    `started` is when the process began, before it imported what its stage needs: seconds, too.
+    """
+
+    def __init__(self, path: Path, stage: str, started: float | None = None) -> None:
         self.path = path
         self.attempts = read_record(path)
         for earlier in self.attempts:
@@ -44,7 +47,7 @@ class Record:
                 "stage": stage,
                 "job": path.stem,
                 "state": "running",
-                "started": now,
+                "started": started or now,
                 "heard": now,
                 "ended": None,
                 "host": socket.gethostname(),

@@ -46,12 +46,16 @@ def run_centroids(settings: CentroidSettings, *, score: list[Path], output: Path
     sampled = min(documents, settings.cluster.sample_per_cluster * clusters)
     threshold = np.partition(np.concatenate(list(priority_of.values())), sampled - 1)[sampled - 1]
     note("cluster", f"{clusters:,} clusters of {documents:,} documents, fitted on {sampled:,}")
+    sample_ND = read_sample({path: p <= threshold for path, p in priority_of.items()})
+    progress = Progress("cluster fit", settings.cluster.iterations, "iterations")
     fitted = spherical_kmeans(
-        read_sample({path: p <= threshold for path, p in priority_of.items()}),
+        sample_ND,
         clusters,
         settings.cluster.iterations,
         hash64(settings.seed, "cluster", "centroids"),
     )
+    progress.advance(len(fitted.inertia))
+    progress.finish()
     note(
         "cluster",
         f"mean squared distance {fitted.inertia[0]:.4f} -> {fitted.inertia[-1]:.4f} after "

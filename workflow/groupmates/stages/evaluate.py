@@ -59,8 +59,13 @@ def run(
     chosen = draw_documents(
         concatenate(select, "select", ["source_file", "n_tokens"]), training.tokens, random
     )
+    progress = Progress(
+        f"evaluate {method} seed {number} tokens", sum(map(len, chosen.values())), "documents"
+    )
     documents = list(
-        read_drawn(chosen, [named(p, root) for p in dataset], settings.text_columns, tokens)
+        progress.over(
+            read_drawn(chosen, [named(p, root) for p in dataset], settings.text_columns, tokens)
+        )
     )
     batches = training_batches(documents, settings, random)
     steps = steps_of(settings)

@@ -31,9 +31,12 @@ from groupmates.store import Provenance, digests, read_table, write_table
 def run_plan_random(settings: RandomPlanSettings, *, probe_pool: Path, output: Path) -> None:
     """Rollouts of documents drawn at random."""
     ids = read_table(probe_pool, "probe_pool", ["doc_id"])["doc_id"].to_numpy()
+    progress = Progress("plan random", settings.random.rollouts, "rollouts")
     chosen = random_rollouts(
         len(ids), settings.random.rollouts, settings.rollout_length, settings.seed
     )
+    progress.advance(len(chosen))
+    progress.finish()
     provenance = Provenance("probe", settings.model_dump(mode="json"), digests(pool=probe_pool))
     _write_plan(output, provenance, ids, chosen)
 
@@ -50,12 +53,16 @@ def run_plan_bootstrap(
     torch.set_num_threads(threads)
     pool = read_table(probe_pool, "probe_pool", ["doc_id", "text", "input_ids"])
     influence = InfluenceModel.load(model)
+    progress = Progress("plan bootstrap embeddings", len(pool), "documents")
     individual, embeddings = influence.score(
         pool["text"].to_pylist(), token_lists(pool), BATCH_TOKENS
     )
+    progress.advance(len(pool))
+    progress.finish()
     bootstrap = settings.bootstrap
     capacity = np.full(len(pool), bootstrap.max_appearances)
     rounds = []
+    progress = Progress("plan bootstrap", bootstrap.rollouts, "rollouts")
     for sign, rollouts in ((1, -(-bootstrap.rollouts // 2)), (-1, bootstrap.rollouts // 2)):
         if rollouts:
             sets = beam_rollouts(
@@ -76,6 +83,8 @@ def run_plan_bootstrap(
                     todo="raise max_appearances or sample.probe_documents, or lower the rollouts",
                 )
             rounds.append(sets)
+            progress.advance(len(sets))
+    progress.finish()
     chosen = np.concatenate(rounds)
     note("probe", f"{len(chosen):,} sets over {len(np.unique(chosen)):,} documents")
     provenance = Provenance(
