@@ -3,6 +3,8 @@
 #   make demo     the pipeline on the built-in corpus
 #   make test     lint, types and tests
 #   make check    only lint, format and types
+#   make calibrate   what snakemake plan needs to know of this machine, in a few minutes;
+#                    CONFIG=FILE and PROFILE=FOLDER as in the run
 #   make env      only the environment (.venv): CPU build of torch
 #   make env CUDA=1     on a GPU machine: CUDA build of torch, faiss-gpu
 
@@ -13,7 +15,9 @@ BIN := $(VENV)/bin
 BUILD := $(if $(CUDA)$(wildcard $(VENV)/.installed-cuda),cuda,cpu)
 STAMP := $(VENV)/.installed-$(BUILD)
 
-.PHONY: demo test check env clean
+PROFILE ?= profiles/local
+
+.PHONY: demo test check calibrate env clean
 
 demo: env
 	$(BIN)/snakemake --profile profiles/local
@@ -21,6 +25,9 @@ demo: env
 
 test: env check
 	$(BIN)/python -m pytest -n 2
+
+calibrate: env
+	$(BIN)/python -m groupmates calibrate --profile $(PROFILE) $(if $(CONFIG),--configfile $(CONFIG))
 
 check: env
 	$(BIN)/ruff check .

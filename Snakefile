@@ -23,6 +23,7 @@ include: "workflow/rules/select.smk"
 include: "workflow/rules/materialise.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/plan.smk"
 
 
 # The selected datasets, the proof that they help, and the page that shows both.

@@ -52,6 +52,7 @@ STAGES = {
     "evaluate": ("evaluate", "run"),
     "summarise": ("summarise", "run"),
     "report": ("report", "run"),
+    "plan": ("plan", "run"),
 }
 
 
@@ -122,10 +123,13 @@ class Tee:
 
 def main(argv: list[str]) -> int:
     started = time.time()
+    if argv and argv[0] == "calibrate":
+        return calibrate(argv[1:])
     if not argv or argv[0] not in (*STAGES, "headline"):
         print(
             "usage: python -m groupmates STAGE --help\n"
             "       python -m groupmates headline results/RUN\n"
+            "       python -m groupmates calibrate --help\n"
             f"stages: {', '.join(STAGES)}",
             file=sys.stderr,
         )
@@ -144,6 +148,16 @@ def main(argv: list[str]) -> int:
     with jobs.alone(log) as file, redirect_stderr(Tee(sys.stderr, file)):
         record = jobs.Record(log.with_suffix(".json"), argv[0], started)
         return run(argv[0], function, arguments, record)
+
+
+def calibrate(arguments: list[str]) -> int:
+    """The small run whose rates a plan takes; it runs snakemake itself."""
+    from groupmates.plan.calibration import main as run_small
+
+    try:
+        return run_small(arguments)
+    except UserError as error:
+        return told("calibrate", error)
 
 
 def show(command: str, text: Callable[[], str]) -> int:
