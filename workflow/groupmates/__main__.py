@@ -122,7 +122,7 @@ class Tee:
 
 
 def main(argv: list[str]) -> int:
-    started = time.time()
+    begun = jobs.Begun(time.time(), jobs.waited())
     if argv and argv[0] == "calibrate":
         return calibrate(argv[1:])
     if not argv or argv[0] not in (*STAGES, "headline"):
@@ -146,7 +146,7 @@ def main(argv: list[str]) -> int:
     if log is None:
         return run(argv[0], function, arguments)
     with jobs.alone(log) as file, redirect_stderr(Tee(sys.stderr, file)):
-        record = jobs.Record(log.with_suffix(".json"), argv[0], started)
+        record = jobs.Record(log.with_suffix(".json"), argv[0], begun)
         return run(argv[0], function, arguments, record)
 
 

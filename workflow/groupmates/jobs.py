@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 from groupmates import progress
 
@@ -29,13 +29,20 @@ SILENT_SECONDS = 60.0  # a running job that was not heard of for so long is dead
 MOST_ATTEMPTS = 20  # that a record keeps
 
 
+class Begun(NamedTuple):
+    """When a process began its job, and how long it had waited for a core until then."""
+
+    time: float
+    waited: float | None
+
+
 class Record:
     """The attempts at one job; the last one is under way. `beat` runs in a thread of its own.
 
     `started` is when the process began, before it imported what its stage needs: seconds, too.
     """
 
-    def __init__(self, path: Path, stage: str, started: float | None = None) -> None:
+    def __init__(self, path: Path, stage: str, begun: Begun | None = None) -> None:
         self.path = path
         self.attempts = read_record(path)
         for earlier in self.attempts:
@@ -47,7 +54,7 @@ class Record:
                 "stage": stage,
                 "job": path.stem,
                 "state": "running",
-                "started": started or now,
+                "started": begun.time if begun else now,
                 "heard": now,
                 "ended": None,
                 "host": socket.gethostname(),
@@ -57,6 +64,7 @@ class Record:
                 "error": None,
             }
         )
+        self._waited_before = (begun.waited if begun else waited()) or 0.0
         self._gpu = GpuMeter()
         self._lock = threading.Lock()
         self._over = threading.Event()
@@ -79,6 +87,7 @@ class Record:
                 "heard": time.time(),
                 "threads": _threads(),
                 "device": self._gpu.name or processor(),
+                "waited_seconds": None if (w := waited()) is None else w - self._waited_before,
                 "cpu_seconds": sum(u.ru_utime + u.ru_stime for u in usage),
                 "peak_rss_bytes": 1024 * max(u.ru_maxrss for u in usage),
                 "gpu_peak_bytes": self._gpu.peak_bytes(),
@@ -140,6 +149,20 @@ def _cuda() -> Any:
 def _threads() -> int | None:
     torch: Any = sys.modules.get("torch")
     return torch.get_num_threads() if hasattr(torch, "get_num_threads") else None
+
+
+def waited() -> float | None:
+    """Seconds in which this process was ready to run and had no core: others had it."""
+    try:
+        return int(Path("/proc/self/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, ValueError, IndexError):  # a kernel that does not count it
+        return None
+
+
+def undisturbed_seconds(attempt: dict[str, Any]) -> float:
+    """What an attempt took, less what it waited for a core on a machine that others use too."""
+    taken: float = attempt["ended"] - attempt["started"]
+    return max(0.0, taken - (attempt.get("waited_seconds") or 0.0))
 
 
 def processor() -> str:

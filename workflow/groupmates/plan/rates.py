@@ -39,9 +39,10 @@ class Source:
     gpu_bytes: dict[str, float] = field(default_factory=dict)
     on_gpu: dict[str, bool] = field(default_factory=dict)
     scheduling: float | None = None  # seconds from the end of a job to the start of the next
+    waited_share: float = 0.0  # of the jobs' time, for a core: rates are corrected for it
 
     def describe(self) -> dict[str, Any]:
-        keys = ("name", "date", "machine", "gpu", "basis")
+        keys = ("name", "date", "machine", "gpu", "basis", "waited_share")
         return {key: getattr(self, key) for key in keys}
 
     def seconds(self, stage: str, phase: Phase) -> float | None:
@@ -136,6 +137,9 @@ def of_run(folder: Path) -> Source | None:
     source = Source(
         str(folder), newest, f"{machine}, {cores} cores", bool(gpus), "measured", scheduling=gap(done)
     )
+    taken = sum(a["ended"] - a["started"] for a in done)
+    calm = sum(map(jobs.undisturbed_seconds, done))
+    source.waited_share = 1 - calm / taken if taken else 0.0
     for stage, found in by_stage.items():
         add_stage(source, stage, found, planned[stage])
     return source
@@ -147,21 +151,22 @@ def add_stage(
     """The rates of one stage, from its finished attempts and the sizes that were planned for it."""
     counted: dict[str, list[float]] = {}
     beside = []
-    for attempt in attempts:
+    took = [jobs.undisturbed_seconds(a) for a in attempts]
+    for attempt, seconds in zip(attempts, took, strict=True):
+        # Where it waited is not known: as much in one phase as in another.
+        calm = seconds / max(attempt["ended"] - attempt["started"], 1e-9)
         phases = [p for p in attempt["phases"] if p["unit"] in planned["work"]]
         for phase in phases:
             total = counted.setdefault(phase["unit"], [0.0, 0.0])
             total[0] += phase["done"] - phase["resumed"]
-            total[1] += phase["seconds"]
-        taken = attempt["ended"] - attempt["started"]
-        beside.append(max(0.0, taken - sum(p["seconds"] for p in phases)))
+            total[1] += phase["seconds"] * calm
+        beside.append(max(0.0, seconds - sum(p["seconds"] for p in phases) * calm))
     for unit, (units, seconds) in counted.items():
         known = planned["work"][unit]
         if units > 0 and seconds > 0 and known["units"] > 0:
             source.phases[stage, unit] = units / seconds * known["size"] / known["units"]
     source.starts[stage] = statistics.mean(beside)
-    seconds = sum(a["ended"] - a["started"] for a in attempts)
-    source.busy[stage] = sum(a["cpu_seconds"] for a in attempts) / max(seconds, 1e-9)
+    source.busy[stage] = sum(a["cpu_seconds"] for a in attempts) / max(sum(took), 1e-9)
     gpu = [a["gpu_peak_bytes"] or 0 for a in attempts]
     source.on_gpu[stage] = any(gpu)
     source.host_bytes[stage] = max(a["peak_rss_bytes"] for a in attempts) - planned["data_bytes"]

@@ -26,7 +26,8 @@ KERNELS = {
     "copy": "bytes of pool files, read and written",
     "rows": "documents, read from or written to tables",
     "embeddings": "bytes of embeddings, read",
-    "kmeans": "multiply-adds of similarities, centroids",
+    "kmeans": "multiply-adds of similarities to centroids",
+    "sums": "multiply-adds of float64 sums of clusters",
     "greedy": "multiply-adds of similarities, greedy selection",
     "beam": "multiply-adds of similarities, bootstrapped rollouts",
     "draw": "documents drawn for rollouts",
@@ -37,8 +38,12 @@ KERNELS = {
 ON_GPU = {"base", "probe", "fit", "plan-bootstrap", "score", "evaluate", "centroids", "cluster"}
 # Of bootstrap intervals, per draw: cost beside its values, measured as that of so many values.
 FIGURE_DRAWS, FIGURE_OVERHEAD = 1000, 1500
-# Beside its K similarities, a document costs k-means as much as so many: sums in float64.
-SUMS_OVERHEAD = 400
+# What the work of a phase is measured by, where it is of several kernels. Of the sums of a document
+# one multiply-add takes as long as so many of its similarities, which are one matrix product.
+WEIGHTS = {name: 1.0 for name, what in KERNELS.items() if what.startswith("FLOP")} | {
+    "kmeans": 1.0,
+    "sums": 400.0,
+}
 IMPORTS_BYTES = {True: 700_000_000, False: 200_000_000}  # of a job with torch, and without
 
 
@@ -53,8 +58,8 @@ class Phase:
     @property
     def size(self) -> float:
         """Work of the job by one number, to compare it with that of another configuration."""
-        flops = [amount for kernel, amount in self.parts.items() if "FLOP" in KERNELS[kernel]]
-        return sum(flops) or next(iter(self.parts.values()))
+        weighed = [WEIGHTS[k] * amount for k, amount in self.parts.items() if k in WEIGHTS]
+        return sum(weighed) or next(iter(self.parts.values()))
 
 
 @dataclass(frozen=True)
@@ -289,11 +294,11 @@ class Work:
     def centroids(self) -> list[Jobs]:
         cluster, size, count = self.config.cluster, self.embedding, self.clusters
         sampled = min(self.sizes.documents, cluster.sample_per_cluster * count)
-        pairs = float(sampled) * (count + SUMS_OVERHEAD) * size * cluster.iterations
+        passes = float(sampled) * size * cluster.iterations
         phases = [
             # Only the sample is kept, but every row of every shard is looked at.
             Phase("documents", sampled, {"embeddings": self.sizes.documents * 4.0 * size}),
-            Phase("iterations", cluster.iterations, {"kmeans": pairs}),
+            Phase("iterations", cluster.iterations, {"kmeans": passes * count, "sums": passes}),
         ]
         host = sampled * size * 8.0 + 40.0 * self.sizes.documents
         return [Jobs(1, phases, host, sampled * size * 4.0, count * size * 4.0)]
@@ -301,7 +306,7 @@ class Work:
     def cluster(self) -> list[Jobs]:
         documents, size = self.in_shard, self.embedding
         parts = {
-            "kmeans": documents * (self.clusters + SUMS_OVERHEAD) * size,
+            "kmeans": documents * self.clusters * size,
             "embeddings": documents * 4.0 * size,
             "rows": documents,
         }
