@@ -22,8 +22,8 @@ include: "workflow/rules/cluster.smk"
 include: "workflow/rules/select.smk"
 include: "workflow/rules/materialise.smk"
 include: "workflow/rules/evaluate.smk"
-include: "workflow/rules/report.smk"
 include: "workflow/rules/plan.smk"
+include: "workflow/rules/report.smk"
 
 
 # The selected datasets, the proof that they help, and the page that shows both.

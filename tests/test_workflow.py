@@ -370,6 +370,19 @@ AFFECTS: dict[str, tuple[object, set[str]]] = {
     "evaluate.training.learning_rate": (0.002, EVALUATE),
     "evaluate.training.learning_rate_warmup_steps": (2, EVALUATE),
     "evaluate.training.points": (4, EVALUATE),
+    # The plan is no part of a run.
+    "plan.gpus": (2, set()),
+    "plan.cores": (3, set()),
+    "plan.rates": (["some/file.json"], set()),
+    "plan.pool.documents": (7, set()),
+    "plan.pool.tokens_per_document": (7.0, set()),
+    "plan.pool.text_bytes_per_document": (7.0, set()),
+    "plan.pool.file_bytes_per_document": (7.0, set()),
+    "plan.reference_tokens": (7.0, set()),
+    "plan.checkpoint": ({"hidden_size": 8, "layers": 1, "vocabulary_size": 300}, set()),
+    "plan.encoder": ({"hidden_size": 8, "layers": 1, "vocabulary_size": 300}, set()),
+    "plan.pretraining.gpu_hours": (3.0, set()),
+    "plan.pretraining.tokens": (1000, set()),
 }
 # These name files or the run itself: a change is another set of inputs or another folder.
 OTHER_INPUTS = {

@@ -14,7 +14,6 @@ import inspect
 import os
 import signal
 import sys
-import time
 import traceback
 import types
 import typing
@@ -122,7 +121,6 @@ class Tee:
 
 
 def main(argv: list[str]) -> int:
-    begun = jobs.Begun(time.time(), jobs.waited())
     if argv and argv[0] == "calibrate":
         return calibrate(argv[1:])
     if not argv or argv[0] not in (*STAGES, "headline"):
@@ -146,8 +144,7 @@ def main(argv: list[str]) -> int:
     if log is None:
         return run(argv[0], function, arguments)
     with jobs.alone(log) as file, redirect_stderr(Tee(sys.stderr, file)):
-        record = jobs.Record(log.with_suffix(".json"), argv[0], begun)
-        return run(argv[0], function, arguments, record)
+        return run(argv[0], function, arguments, jobs.Record(log.with_suffix(".json"), argv[0]))
 
 
 def calibrate(arguments: list[str]) -> int:

@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, TextIO
 
 from groupmates import progress
 
@@ -29,20 +29,10 @@ SILENT_SECONDS = 60.0  # a running job that was not heard of for so long is dead
 MOST_ATTEMPTS = 20  # that a record keeps
 
 
-class Begun(NamedTuple):
-    """When a process began its job, and how long it had waited for a core until then."""
-
-    time: float
-    waited: float | None
-
-
 class Record:
-    """The attempts at one job; the last one is under way. `beat` runs in a thread of its own.
+    """The attempts at one job; the last one is under way. `beat` runs in a thread of its own."""
 
-    `started` is when the process began, before it imported what its stage needs: seconds, too.
-    """
-
-    def __init__(self, path: Path, stage: str, begun: Begun | None = None) -> None:
+    def __init__(self, path: Path, stage: str) -> None:
         self.path = path
         self.attempts = read_record(path)
         for earlier in self.attempts:
@@ -54,7 +44,7 @@ class Record:
                 "stage": stage,
                 "job": path.stem,
                 "state": "running",
-                "started": begun.time if begun else now,
+                "started": now,
                 "heard": now,
                 "ended": None,
                 "host": socket.gethostname(),
@@ -64,7 +54,7 @@ class Record:
                 "error": None,
             }
         )
-        self._waited_before = (begun.waited if begun else waited()) or 0.0
+        self._waited_before = waited() or 0.0
         self._gpu = GpuMeter()
         self._lock = threading.Lock()
         self._over = threading.Event()

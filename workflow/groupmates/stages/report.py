@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from groupmates.artefacts import ARTEFACTS
 from groupmates.config import ReportSettings
+from groupmates.plan.compare import compare, read_plan
 from groupmates.progress import note
 from groupmates.report import canvas, figures, reading, words
 from groupmates.report.tally import LENGTH_EDGES, Tally
@@ -42,6 +43,7 @@ def run(
     curves: list[Path],
     summary: Path,
     benchmarks: Path,
+    plan: Path | None = None,
     output: Path,
 ) -> None:
     """Write the page; `bootstrap` may be empty, `initial` and `final` may be the same folder."""
@@ -59,6 +61,7 @@ def run(
         **influence({name: reading.labels(parts) for name, parts in rounds.items()}, fits),
         **selection(tally, sources, list(selected), colours),
         **cost(reading.stage_times(benchmarks)),
+        **against_plan(plan),
         **origins(random + bootstrap, fits, score, cluster, selected, curves, summary),
     }
     provenance = Provenance(
@@ -75,6 +78,7 @@ def run(
             curves=curves,
             summary=summary,
             benchmarks=[benchmarks] if benchmarks.is_dir() else [],
+            plan=[plan] if plan and plan.exists() else [],
         ),
     )
     record = json.dumps(provenance.record("report"), sort_keys=True).replace("<", "\\u003c")
@@ -255,6 +259,17 @@ def cost(times: list[reading.StageTime]) -> dict[str, Any]:
         "total_seconds": sum(t.seconds for t in times),
         "total_jobs": sum(t.jobs for t in times),
         "peak_megabytes": max((t.peak_megabytes or 0.0 for t in times), default=0.0) or None,
+    }
+
+
+def against_plan(plan: Path | None) -> dict[str, Any]:
+    """What was planned beside what the jobs took, whose records lie in logs/ beside the plan."""
+    planned = read_plan(plan) if plan else None
+    if plan is None or planned is None:
+        return {"against": None, "planned_by": []}
+    return {
+        "against": compare(planned, plan.parent / "logs"),
+        "planned_by": [f"{s['name']} ({s['basis']}, {s['date']})" for s in planned["sources"]],
     }
 
 
