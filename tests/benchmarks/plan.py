@@ -17,7 +17,9 @@ run = Path(sys.argv[1])
 planned = read_plan(run / "plan.json")
 if planned is None:
     sys.exit(f"no plan in {run}: make calibrate plans it")
-print(f"{'stage':<18}{'jobs':>5}{'planned s':>11}{'taken s':>9}{'waited s':>10}{'factor':>8}", end="")
+print(
+    f"{'stage':<18}{'jobs':>5}{'planned s':>11}{'taken s':>9}{'waited s':>10}{'factor':>8}", end=""
+)
 print(f"{'planned MB':>12}{'peak MB':>9}")
 rows = compare(planned, run / "logs")
 for row in rows:

@@ -150,9 +150,14 @@ def waited() -> float | None:
 
 
 def undisturbed_seconds(attempt: dict[str, Any]) -> float:
-    """What an attempt took, less what it waited for a core on a machine that others use too."""
+    """What an attempt took, less what it waited for a core on a machine that others use too.
+
+    Its main thread's waiting is counted, which may fall into the waiting for another thread; but the
+    work that was done needs its time on all cores.
+    """
     taken: float = attempt["ended"] - attempt["started"]
-    return max(0.0, taken - (attempt.get("waited_seconds") or 0.0))
+    needed = attempt["cpu_seconds"] / attempt["cores"]
+    return min(taken, max(needed, taken - (attempt.get("waited_seconds") or 0.0)))
 
 
 def processor() -> str:

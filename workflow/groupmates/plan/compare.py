@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from groupmates import jobs
-from groupmates.plan.rates import PLAN
 
 
 @dataclass(frozen=True)

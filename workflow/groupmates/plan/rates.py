@@ -135,7 +135,12 @@ def of_run(folder: Path) -> Source | None:
     machine = ", ".join(sorted({f"GPU {g}" for g in gpus}) + [f"{p}" for p in processors])
     newest = time.strftime("%Y-%m-%d", time.localtime(max(a["ended"] for a in done)))
     source = Source(
-        str(folder), newest, f"{machine}, {cores} cores", bool(gpus), "measured", scheduling=gap(done)
+        str(folder),
+        newest,
+        f"{machine}, {cores} cores",
+        bool(gpus),
+        "measured",
+        scheduling=gap(done),
     )
     taken = sum(a["ended"] - a["started"] for a in done)
     calm = sum(map(jobs.undisturbed_seconds, done))

@@ -26,7 +26,9 @@ def text(plan: dict[str, Any]) -> str:
         lines.append("ASSUMED rates are among these figures: arithmetic, not measured.")
     lines += ["", header(), *(row(name, s, plan) for name, s in plan["stages"].items())]
     lines += [total(plan), ""]
-    lines += ["Stages are counted one after another, each with all its jobs at once where they fit."]
+    lines += [
+        "Stages are counted one after another, each with all its jobs at once where they fit."
+    ]
     lines += compared(plan)
     lines += ["", *what_is_missing(plan), *origins(plan)]
     return "\n".join(lines) + "\n"

@@ -126,9 +126,7 @@ def job_seconds(
     source, total = start
     used["start"] = {"seconds": total, "source": source.name}
     for phase in group.phases:
-        found = next(
-            ((s, x) for s in sources if (x := s.seconds(name, phase)) is not None), None
-        )
+        found = next(((s, x) for s in sources if (x := s.seconds(name, phase)) is not None), None)
         if found is None:
             return None
         source, seconds = found

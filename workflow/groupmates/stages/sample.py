@@ -133,7 +133,7 @@ def columns(
     """Columns of the probe and training pools; at most `limit` tokens per document."""
     texts = [d.document.text for d in drawn]
     progress = Progress("sample tokens", len(texts), "documents")
-    found = {
+    found: dict[str, list] = {
         "doc_id": [d.document.doc_id for d in drawn],
         "source_file": [d.file.name for d in drawn],
         "source_row": [d.document.row for d in drawn],
