@@ -16,7 +16,7 @@ from typing import Any
 
 from groupmates import jobs
 from groupmates.errors import UserError
-from groupmates.plan.work import KERNELS, Phase
+from groupmates.plan.work import KERNELS, ON_ALL_CORES, Phase
 
 PLAN = "plan.json"
 
@@ -45,13 +45,17 @@ class Source:
         keys = ("name", "date", "machine", "gpu", "basis", "waited_share")
         return {key: getattr(self, key) for key in keys}
 
-    def seconds(self, stage: str, phase: Phase) -> float | None:
+    def seconds(self, stage: str, phase: Phase, threads: int = 1) -> float | None:
+        """Seconds of a phase of a job with so many threads; None where a rate is not known."""
         rate = self.phases.get((stage, phase.unit))
         if rate is not None:
             return phase.size / rate
         if any(kernel not in self.kernels for kernel in phase.parts):
             return None
-        return sum(amount / self.kernels[kernel] for kernel, amount in phase.parts.items())
+        return sum(
+            amount / self.kernels[kernel] / (threads if kernel in ON_ALL_CORES else 1)
+            for kernel, amount in phase.parts.items()
+        )
 
     def start(self, stage: str) -> float | None:
         found = self.starts.get(stage)
@@ -174,7 +178,8 @@ def add_stage(
     source.busy[stage] = sum(a["cpu_seconds"] for a in attempts) / max(sum(took), 1e-9)
     gpu = [a["gpu_peak_bytes"] or 0 for a in attempts]
     source.on_gpu[stage] = any(gpu)
-    source.host_bytes[stage] = max(a["peak_rss_bytes"] for a in attempts) - planned["data_bytes"]
+    data = planned["host_data_bytes"] + (0 if any(gpu) else planned["gpu_data_bytes"])
+    source.host_bytes[stage] = max(a["peak_rss_bytes"] for a in attempts) - data
     if any(gpu):
         source.gpu_bytes[stage] = max(gpu) - planned["gpu_data_bytes"]
 

@@ -77,8 +77,8 @@ def stage(
     measured = next((s for s in sources if name in s.on_gpu), None)
     on_gpu = measured.on_gpu[name] if measured else gpu_machine and name in work.ON_GPU
     used: dict[str, dict[str, Any]] = {}
-    each = [(group.count, job_seconds(name, group, sources, used)) for group in jobs]
-    host, on_card = memory(name, jobs, config, measured, on_gpu)
+    each = [(group.count, job_seconds(name, group, sources, threads, used)) for group in jobs]
+    host, on_card = memory(name, jobs, measured, on_gpu)
     found: dict[str, Any] = {
         "jobs": sum(group.count for group in jobs),
         "gpu": on_gpu,
@@ -91,7 +91,7 @@ def stage(
         "cpu_seconds": None,
         "host_bytes": host,
         "gpu_bytes": on_card if on_gpu else None,
-        "data_bytes": max(group.host_bytes for group in jobs),
+        "host_data_bytes": max(group.host_bytes for group in jobs),
         "gpu_data_bytes": max(group.gpu_bytes for group in jobs),
         "memory": "measured beside the data" if measured else "arithmetic",
         "disk_bytes": sum(group.count * group.disk_bytes for group in jobs),
@@ -117,7 +117,11 @@ def stage(
 
 
 def job_seconds(
-    name: str, group: work.Jobs, sources: list[rates.Source], used: dict[str, dict[str, Any]]
+    name: str,
+    group: work.Jobs,
+    sources: list[rates.Source],
+    threads: int,
+    used: dict[str, dict[str, Any]],
 ) -> float | None:
     """Seconds of one job of a group; notes in `used` which source each rate came from."""
     start = next(((s, x) for s in sources if (x := s.start(name)) is not None), None)
@@ -126,7 +130,9 @@ def job_seconds(
     source, total = start
     used["start"] = {"seconds": total, "source": source.name}
     for phase in group.phases:
-        found = next(((s, x) for s in sources if (x := s.seconds(name, phase)) is not None), None)
+        found = next(
+            ((s, x) for s in sources if (x := s.seconds(name, phase, threads)) is not None), None
+        )
         if found is None:
             return None
         source, seconds = found
@@ -141,7 +147,7 @@ def job_seconds(
 
 
 def memory(
-    name: str, jobs: list[work.Jobs], config: Config, measured: rates.Source | None, on_gpu: bool
+    name: str, jobs: list[work.Jobs], measured: rates.Source | None, on_gpu: bool
 ) -> tuple[float, float]:
     """Peak bytes of a job, host and GPU: its data by arithmetic, and what was measured beside it."""
     host = max(group.host_bytes for group in jobs)
@@ -152,8 +158,8 @@ def memory(
     if measured is not None:
         beside = max(measured.host_bytes.get(name, beside), 0.0)
         beside_gpu = max(measured.gpu_bytes.get(name, 0.0), 0.0)
-    if on_gpu and measured is None:
-        host = min(host, on_card)  # what goes to the GPU passes through memory once
+    if not on_gpu:
+        host += on_card
     return host + beside, on_card + beside_gpu
 
 
