@@ -56,20 +56,21 @@ def main(arguments: list[str]) -> int:
 
 
 def read(paths: list[str]) -> Config:
-    """Configuration files, the later over the earlier, as snakemake merges them."""
-
-    def merged(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-        both = {
-            key: merged(one[key], value)
-            for key, value in other.items()
-            if isinstance(value, dict) and isinstance(one.get(key), dict)
-        }
-        return one | other | both
-
+    """Configuration files, the later over the earlier."""
     raw: dict[str, Any] = {}
     for path in paths:
         raw = merged(raw, yaml.safe_load(Path(path).read_text()) or {})
     return load(raw)
+
+
+def merged(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """Two configurations, section by section, as snakemake merges them."""
+    both = {
+        key: merged(one[key], value)
+        for key, value in other.items()
+        if isinstance(value, dict) and isinstance(one.get(key), dict)
+    }
+    return one | other | both
 
 
 def documents_wanted(config: Config) -> int:
