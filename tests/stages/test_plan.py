@@ -92,7 +92,7 @@ def test_a_pool_that_is_not_there_must_be_described(tmp_path):
 
 def test_a_checkpoint_that_is_not_there_must_be_described(tmp_path):
     raw = merged(with_pool(tmp_path), {"base": {"checkpoint": str(tmp_path / "gone")}})
-    with pytest.raises(UserError, match="plan.checkpoint"):
+    with pytest.raises(UserError, match=r"plan\.checkpoint"):
         plan(load(raw), tmp_path / "run", {})
     shape = {"hidden_size": 64, "layers": 3, "vocabulary_size": 500}
     known = merged(raw, {"plan": {"checkpoint": shape}})
