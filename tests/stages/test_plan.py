@@ -8,12 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import zstandard
 
 import checkout
 from groupmates.config import PlanSettings, load, settings
 from groupmates.errors import UserError
-from groupmates.plan.calibration import merged, reduced
+from groupmates.plan.calibration import merged, pool_sample, reduced
 from groupmates.plan.compare import compare, read_plan
+from groupmates.plan.sizes import measure
 from groupmates.plan.table import duration, size, text
 from groupmates.stages.plan import plan, run
 from planned import configuration
@@ -88,6 +90,35 @@ def test_a_pool_that_is_not_there_must_be_described(tmp_path):
         plan(config, tmp_path / "run", {})
     assert "plan.pool." in error.value.where
     assert "set plan.pool.documents" in error.value.todo
+
+
+def test_the_corpus_that_stood_in_for_a_pool_in_a_calibration_says_nothing_of_the_pool(tmp_path):
+    corpus = tmp_path / "run-calibration/corpus/shard-00000.jsonl.zst"
+    corpus.parent.mkdir(parents=True)
+    corpus.write_bytes(zstandard.compress(b'{"text": "short"}\n'))
+    assert measure(load(configuration()), tmp_path / "run").text_bytes == 5
+    planned = dict.fromkeys(("documents", "tokens_per_document", "file_bytes_per_document"), 7)
+    config = load(
+        configuration(pool={"paths": [str(tmp_path / "gone.jsonl")]}, plan={"pool": planned})
+    )
+    with pytest.raises(UserError) as error:
+        plan(config, tmp_path / "run", {})
+    assert error.value.where == "plan.pool.text_bytes_per_document"
+
+
+@pytest.mark.parametrize("files", [1, 2])
+def test_a_calibration_reads_the_first_documents_of_two_files(files, tmp_path, monkeypatch):
+    monkeypatch.setattr("groupmates.plan.calibration.DOCUMENTS", 6)
+    for number in range(files):
+        rows = [{"text": f"{number}-{i}"} for i in range(50)]
+        write_lines(tmp_path / f"pool/{number}.jsonl", rows)
+    config = load(
+        configuration(pool={"paths": [str(tmp_path / "pool/*.jsonl")]}, cluster={"target_size": 3})
+    )
+    copies = pool_sample(config, tmp_path)
+    texts = [[json.loads(x)["text"] for x in Path(c).read_text().splitlines()] for c in copies]
+    second = ["0-3", "0-4", "0-5"] if files == 1 else ["1-0", "1-1", "1-2"]
+    assert texts == [["0-0", "0-1", "0-2"], second]
 
 
 def test_a_checkpoint_that_is_not_there_must_be_described(tmp_path):

@@ -10,14 +10,18 @@ import argparse
 import shutil
 import subprocess
 import sys
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from groupmates.config import Config, load
+from groupmates.copying import copy_rows
 from groupmates.plan.sizes import count_documents
-from groupmates.pool import PoolFile, expand, list_files
+from groupmates.pool import expand, list_files
+from groupmates.readers import read_documents
 
 STEPS = 12  # of a training
 ROLLOUTS = 24
@@ -97,24 +101,17 @@ def pool_sample(config: Config, folder: Path) -> list[str] | None:
     there = [f for f in list_files(list(config.pool.paths)) if Path(f.path).exists()]
     if not there:
         return None
-    import numpy as np
-
-    from groupmates.copying import copy_rows
-    from groupmates.readers import read_documents
-
-    wanted, found = documents_wanted(config), []
+    wanted, found = -(-documents_wanted(config) // FILES), []
     for number in range(FILES):
         file = there[number % len(there)]
-        columns = config.pool.columns
         first = number // len(there) * wanted  # of a pool of one file: its next documents
-        rows = sum(1 for _, _ in zip(range(first + wanted), read_documents(file, columns)))  # noqa: B905
+        documents = islice(read_documents(file, config.pool.columns), first + wanted)
+        rows = sum(1 for _ in documents)
+        if rows <= first:
+            break
         copy = folder / "pool" / f"part-{number}{file.suffix}"
         copy.parent.mkdir(exist_ok=True)
-        copy_rows(
-            PoolFile(file.path, file.name),
-            np.arange(max(0, min(first, rows - wanted)), rows)[: wanted // FILES],
-            copy,
-        )
+        copy_rows(file, np.arange(first, rows), copy)
         found.append(str(copy))
     return found
 

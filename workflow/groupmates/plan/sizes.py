@@ -59,9 +59,8 @@ def measure(config: Config, root: Path) -> Sizes:
     )
     files = list_files(patterns)
     there = [f for f in files if Path(f.path).exists()]
-    sampled = there or [
-        f for i in range(1000) if Path((f := _calibration_file(root, i)).path).exists()
-    ]
+    # The corpus that a calibration made is the corpus; it only stood in for a pool of files.
+    sampled = there or (_calibration_files(root) if builtin else [])
     text = _texts(config, sampled) if sampled else []
     lengths = np.array([len(t.encode()) for t in text], float)
 
@@ -122,9 +121,15 @@ def measure(config: Config, root: Path) -> Sizes:
     )
 
 
-def _calibration_file(root: Path, number: int) -> PoolFile:
-    path = root.with_name(root.name + "-calibration") / f"corpus/shard-{number:05d}.jsonl.zst"
-    return PoolFile(str(path), path.name)
+def _calibration(root: Path) -> Path:
+    return root.with_name(root.name + "-calibration")
+
+
+def _calibration_files(root: Path) -> list[PoolFile]:
+    return [
+        PoolFile(str(path), path.name)
+        for path in sorted((_calibration(root) / "corpus").glob("shard-*.jsonl.zst"))
+    ]
 
 
 def _mean(lengths: np.ndarray, key: str, files: list[PoolFile]) -> float:
@@ -186,9 +191,14 @@ def lines_of(file: PoolFile) -> float:
 
 def _token_counts(config: Config, root: Path, texts: list[str]) -> tuple[np.ndarray, str]:
     """Tokens of each text by the language model's tokenizer, where it is there already."""
-    calibration = root.with_name(root.name + "-calibration")
-    folders = [config.sample.tokenizer, config.base.checkpoint, root / "sample/tokenizer"]
-    for folder in [*folders, calibration / "sample/tokenizer"]:
+    folders: list[str | Path | None] = [
+        config.sample.tokenizer,
+        config.base.checkpoint,
+        root / "sample/tokenizer",
+    ]
+    if config.sample.tokenizer is None and config.base.checkpoint is None:
+        folders.append(_calibration(root) / "sample/tokenizer")  # trained, as the run's will be
+    for folder in folders:
         path = Path(folder) / "tokenizer.json" if folder is not None else None
         if path is not None and path.exists() and texts:
             tokenizer = Tokenizer.from_file(str(path))
@@ -200,16 +210,18 @@ def _token_counts(config: Config, root: Path, texts: list[str]) -> tuple[np.ndar
 def _reference(config: Config, root: Path) -> tuple[float, float, str]:
     """Mean tokens of a reference example, share of them that are labels, and how they are known."""
     most = config.reference.split.max_tokens
-    made = root / "sample/reference.parquet"
-    calibrated = root.with_name(root.name + "-calibration") / "sample/reference.parquet"
-    for path in (made, calibrated):
+    planned, builtin = config.plan.reference_tokens, config.reference.paths == "builtin"
+    known = [root / "sample/reference.parquet"]
+    if builtin and planned is None:
+        known.append(_calibration(root) / "sample/reference.parquet")
+    for path in known:
         if path.exists():
             table = pq.read_table(path, columns=["input_ids", "label_start"])
             tokens = np.array([len(ids) for ids in table["input_ids"]])
             labels = tokens - table["label_start"].to_numpy()
             return float(tokens.mean()), float(labels.sum() / tokens.sum()), str(path)
-    if config.plan.reference_tokens is not None:
-        return min(config.plan.reference_tokens, most), 1.0, "plan.reference_tokens"
+    if planned is not None:
+        return min(planned, most), 1.0, "plan.reference_tokens"
     if config.reference.paths != "builtin":
         paths = expand(list(config.reference.paths), "reference.paths")
         if Path(paths[0]).exists():
