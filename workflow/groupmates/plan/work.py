@@ -267,7 +267,7 @@ class Work:
         beam = {"beam": pairs * (members * self.embedding + 30 * length)}
         phases = [
             Phase("documents", documents, self.embed(documents)),
-            Phase("rollouts", bootstrap.rollouts, beam),
+            Phase("steps", 2 * (length - 1), beam),
         ]
         memory = 3e8 + documents * (8.0 * self.embedding + 2 * self.sizes.text_bytes)
         return [Jobs(1, phases, memory, 4.0 * self.sizes.lm.parameters(2))]

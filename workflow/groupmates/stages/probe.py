@@ -62,7 +62,8 @@ def run_plan_bootstrap(
     bootstrap = settings.bootstrap
     capacity = np.full(len(pool), bootstrap.max_appearances)
     rounds = []
-    progress = Progress("plan bootstrap", bootstrap.rollouts, "rollouts")
+    steps = settings.rollout_length - 1
+    progress = Progress("plan bootstrap search", 2 * steps, "steps")
     for sign, rollouts in ((1, -(-bootstrap.rollouts // 2)), (-1, bootstrap.rollouts // 2)):
         if rollouts:
             sets = beam_rollouts(
@@ -83,7 +84,7 @@ def run_plan_bootstrap(
                     todo="raise max_appearances or sample.probe_documents, or lower the rollouts",
                 )
             rounds.append(sets)
-            progress.advance(len(sets))
+            progress.advance(steps)
     progress.finish()
     chosen = np.concatenate(rounds)
     note("probe", f"{len(chosen):,} sets over {len(np.unique(chosen)):,} documents")
