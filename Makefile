@@ -4,6 +4,8 @@
 #   make status   how far a run is: RUN=demo, WATCH=1 to stay and look on
 #   make test     lint, types and tests
 #   make check    only lint, format and types
+#   make calibrate   what snakemake plan needs to know of this machine, in a few minutes;
+#                    CONFIG=FILE and PROFILE=FOLDER as in the run
 #   make env      only the environment (.venv): CPU build of torch
 #   make env CUDA=1     on a GPU machine: CUDA build of torch, faiss-gpu
 #   make link-profiles  so that `snakemake --profile slurm` finds profiles/slurm
@@ -16,9 +18,10 @@ BIN := $(VENV)/bin
 BUILD := $(if $(CUDA)$(wildcard $(VENV)/.installed-cuda),cuda,cpu)
 STAMP := $(VENV)/.installed-$(BUILD)
 
-.PHONY: demo status test check env link-profiles slurm-up slurm-down clean
+.PHONY: demo status test check calibrate env link-profiles slurm-up slurm-down clean
 
 RUN ?= demo
+PROFILE ?= profiles/local
 
 demo: env
 	$(BIN)/snakemake --profile profiles/local
@@ -30,6 +33,9 @@ status:
 
 test: env check
 	$(BIN)/python -m pytest -n 2
+
+calibrate: env
+	$(BIN)/python -m groupmates calibrate --profile $(PROFILE) $(if $(CONFIG),--configfile $(CONFIG))
 
 check: env
 	$(BIN)/ruff check .

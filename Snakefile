@@ -22,6 +22,7 @@ include: "workflow/rules/cluster.smk"
 include: "workflow/rules/select.smk"
 include: "workflow/rules/materialise.smk"
 include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/plan.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/campaign.smk"
 

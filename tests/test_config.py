@@ -227,13 +227,14 @@ def stages_of(key: str) -> set[str]:
         return {
             kind.__name__.removesuffix("Settings")
             for kind in KINDS
+            if kind is not config.PlanSettings  # of the whole configuration, and part of no run
             if config.as_param(before, kind, "probe") != config.as_param(after, kind, "probe")
         }
 
 
 @pytest.mark.parametrize("key", sorted(config.keys()))
 def test_every_key_runs_a_stage_again_or_shapes_the_graph(key):
-    assert bool(stages_of(key)) == (key not in GRAPH_ONLY)
+    assert bool(stages_of(key)) == (key not in GRAPH_ONLY and not key.startswith("plan."))
 
 
 @pytest.mark.parametrize(
@@ -290,6 +291,11 @@ def test_a_new_version_of_an_artefact_runs_its_stage_again(monkeypatch):
     before = config.as_param(loaded, config.ProbeSettings, "probe")
     monkeypatch.setitem(ARTEFACTS, "probe", replace(ARTEFACTS["probe"], version=99))
     assert config.as_param(loaded, config.ProbeSettings, "probe") != before
+
+
+def test_the_pretraining_is_given_in_one_unit():
+    both = {"gpu_hours": 104.0, "tokens": 10**9}
+    assert "at most one of gpu_hours and tokens" in refusal(changed(plan__pretraining=both))
 
 
 # The JSON schema

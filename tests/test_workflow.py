@@ -195,6 +195,42 @@ def test_a_file_that_is_added_to_the_pool_is_scored_and_nothing_is_probed_again(
     assert (len(tables), sum(tables)) == (8, 370)
 
 
+def test_a_plan_is_printed_and_makes_nothing_stale(finished: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(finished, tmp_path / "copy")
+    planned = checkout.snakemake(folder, "--", "plan")
+    assert planned.returncode == 0, planned.stdout[-4000:]
+    assert "Plan of the run tiny on 2 cores" in planned.stdout
+    assert "make calibrate" in planned.stdout
+    jobs = json.loads((folder / "results/tiny/plan.json").read_text())["stages"]
+    shown = checkout.snakemake(folder, "-n", "--forceall", "--quiet", "rules").stdout
+    table = dict(re.findall(r"^(\w+) +(\d+)$", shown, re.MULTILINE))
+    by_stage = {name.replace("_", "-"): int(count) for name, count in table.items()}
+    del by_stage["all"], by_stage["total"]
+    assert {name: stage["jobs"] for name, stage in jobs.items()} == by_stage
+    assert "Nothing to be done" in checkout.snakemake(folder, "-n").stdout
+
+
+def test_a_calibration_measures_every_stage_of_the_run(tmp_path: Path) -> None:
+    folder = checkout.make(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-m", "groupmates", "calibrate", "--configfile", "settings.yaml"],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(folder / "workflow")},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=1200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-4000:]
+    plan = json.loads((folder / "results/tiny/plan.json").read_text())
+    assert plan["missing"] == []
+    assert [source["name"] for source in plan["sources"]] == ["results/tiny-calibration"]
+    for stage in plan["stages"].values():
+        assert 0 < stage["seconds"] < 3600
+        assert {rate["source"] for rate in stage["rates"].values()} == {"results/tiny-calibration"}
+
+
 def test_touching_source_files_and_rules_re_runs_nothing(finished: Path) -> None:
     for path in [*finished.rglob("*.py"), *finished.rglob("*.smk"), finished / "Snakefile"]:
         path.touch()
@@ -426,6 +462,19 @@ AFFECTS: dict[str, tuple[object, set[str]]] = {
     "evaluate.training.learning_rate": (0.002, EVALUATE),
     "evaluate.training.learning_rate_warmup_steps": (2, EVALUATE),
     "evaluate.training.points": (4, EVALUATE),
+    # The plan is no part of a run.
+    "plan.gpus": (2, set()),
+    "plan.cores": (3, set()),
+    "plan.rates": (["some/file.json"], set()),
+    "plan.pool.documents": (7, set()),
+    "plan.pool.tokens_per_document": (7.0, set()),
+    "plan.pool.text_bytes_per_document": (7.0, set()),
+    "plan.pool.file_bytes_per_document": (7.0, set()),
+    "plan.reference_tokens": (7.0, set()),
+    "plan.checkpoint": ({"hidden_size": 8, "layers": 1, "vocabulary_size": 300}, set()),
+    "plan.encoder": ({"hidden_size": 8, "layers": 1, "vocabulary_size": 300}, set()),
+    "plan.pretraining.gpu_hours": (3.0, set()),
+    "plan.pretraining.tokens": (1000, set()),
 }
 # These name files or the run itself: a change is another set of inputs or another folder.
 OTHER_INPUTS = {

@@ -408,6 +408,47 @@ def test_benchmarks_are_summed_per_stage_and_unknown_values_skipped(tmp_path):
     assert probe == reading.StageTime("probe", 3, 6.5, 4.0, 2.0, 100.0)
 
 
+def test_without_a_plan_the_page_says_how_to_make_one(tmp_path):
+    arguments = synthetic_run(tmp_path)
+    for plan in ({}, {"plan": tmp_path / "plan.json"}):
+        assert "There is no plan to compare the run with" in report(arguments | plan).text
+
+
+def test_a_plan_is_shown_beside_what_the_jobs_took(tmp_path):
+    arguments = synthetic_run(tmp_path) | {"plan": tmp_path / "plan.json"}
+    stage = {"seconds": 40.0, "jobs": 2, "host_bytes": 2e9, "gpu_bytes": None}
+    source = {"name": "results/small-calibration", "basis": "measured", "date": "2026-11-24"}
+    planned = {"stages": {"probe": stage}, "sources": [source]}
+    arguments["plan"].write_text(json.dumps(planned))
+    attempt = {
+        "stage": "probe",
+        "job": "probe_0",
+        "state": "done",
+        "started": 100.0,
+        "heard": 130.0,
+        "ended": 130.0,
+        "waited_seconds": 6.0,
+        "cpu_seconds": 24.0,
+        "cores": 2,
+        "device": "a processor",
+        "peak_rss_bytes": 3e9,
+        "gpu_peak_bytes": None,
+        "gpu_utilisation": None,
+        "host": "here",
+        "phases": [],
+        "error": None,
+    }
+    (tmp_path / "logs").mkdir(exist_ok=True)
+    (tmp_path / "logs/probe_0.json").write_text(json.dumps({"attempts": [attempt]}))
+    text = report(arguments).text
+    row = re.search(r"Plan against run by stage.*?<tbody>\s*(.*?)</tr>", text, re.DOTALL)[1]
+    cells = re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row)
+    # One of two jobs: half of the plan. 24 of 30 seconds without waiting are 1.2 of 20.
+    expected = ["probe", "1", "20.0 s", "30.0 s", "6.0 s", "1.20", "2.0 GB", "3.0 GB", "–", "–"]
+    assert [c.replace("\u00a0", " ") for c in cells] == expected
+    assert "results/small-calibration (measured, 2026-11-24)" in text
+
+
 def test_same_inputs_give_the_same_bytes(tmp_path):
     arguments = synthetic_run(tmp_path)
     first = report(arguments).text

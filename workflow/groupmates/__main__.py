@@ -53,6 +53,7 @@ STAGES = {
     "evaluate": ("evaluate", "run"),
     "summarise": ("summarise", "run"),
     "report": ("report", "run"),
+    "plan": ("plan", "run"),
 }
 TRAINING = ("base", "fit", "evaluate")  # may do so in several processes
 
@@ -132,11 +133,14 @@ class Tee:
 
 
 def main(argv: list[str]) -> int:
+    if argv and argv[0] == "calibrate":
+        return calibrate(argv[1:])
     if not argv or argv[0] not in (*STAGES, "headline", "status"):
         print(
             "usage: python -m groupmates STAGE --help\n"
             "       python -m groupmates headline results/RUN\n"
             "       python -m groupmates status results/RUN [--watch]\n"
+            "       python -m groupmates calibrate --help\n"
             f"stages: {', '.join(STAGES)}",
             file=sys.stderr,
         )
@@ -210,6 +214,16 @@ def without(argv: list[str], *options: str) -> list[str]:
         at = found.index(option)
         del found[at : at + 2]
     return found
+
+
+def calibrate(arguments: list[str]) -> int:
+    """The small run whose rates a plan takes; it runs snakemake itself."""
+    from groupmates.plan.calibration import main as run_small
+
+    try:
+        return run_small(arguments)
+    except UserError as error:
+        return told("calibrate", error)
 
 
 def show(command: str, tell: Callable[[], None]) -> int:

@@ -209,6 +209,7 @@ ARTEFACTS = {
     ),
     "summary": Artefact("evaluate/summary.json", 1, "headline comparison of the methods"),
     "report": Artefact("report.html", 1, "the report"),
+    "plan": Artefact("plan.json", 1, "what the run will cost; nothing depends on it"),
 }
 
 

@@ -208,6 +208,41 @@ class Evaluate(Section):
     training: EvaluateTraining
 
 
+class PlannedPool(Section):
+    documents: Positive | None
+    tokens_per_document: Annotated[float, Field(gt=0)] | None
+    text_bytes_per_document: Annotated[float, Field(gt=0)] | None
+    file_bytes_per_document: Annotated[float, Field(gt=0)] | None
+
+
+class PlannedShape(Section):
+    hidden_size: Positive
+    layers: Positive
+    vocabulary_size: Positive
+
+
+class Pretraining(Section):
+    gpu_hours: Annotated[float, Field(gt=0)] | None
+    tokens: Positive | None
+
+    @model_validator(mode="after")
+    def one_at_most(self) -> Self:
+        if self.gpu_hours is not None and self.tokens is not None:
+            raise ValueError("at most one of gpu_hours and tokens may be set, the other null")
+        return self
+
+
+class Plan(Section):
+    gpus: Positive
+    cores: Positive
+    rates: Annotated[list[str], Field(min_length=1)] | None
+    pool: PlannedPool
+    reference_tokens: Annotated[float, Field(gt=0)] | None
+    checkpoint: PlannedShape | None
+    encoder: PlannedShape | None
+    pretraining: Pretraining
+
+
 class Config(Section):
     run: Name
     seed: NotNegative
@@ -223,6 +258,7 @@ class Config(Section):
     cluster: Cluster
     select: Select
     evaluate: Evaluate
+    plan: Plan
 
     @model_validator(mode="after")
     def sections_agree(self) -> Self:
@@ -403,10 +439,17 @@ class ReportSettings(StageSettings):
     run: str
 
 
+class PlanSettings(StageSettings):
+    """The plan is of the whole configuration."""
+
+    config: Config
+
+
 def settings(config: Config, kind: type[StageSettings]) -> StageSettings:
     """Pick `kind`'s fields out of the configuration; each field name stands for one place in it."""
     places: dict[str, Any] = {
         "run": config.run,
+        "config": config,
         "seed": config.seed,
         "columns": config.pool.columns,
         "text_columns": config.pool.columns.model_copy(update={"source": None}),

@@ -55,6 +55,7 @@ class Record:
                 "error": None,
             }
         )
+        self._waited_before = waited() or 0.0
         self._gpu = GpuMeter()
         self._lock = threading.Lock()
         self._over = threading.Event()
@@ -77,6 +78,7 @@ class Record:
                 "heard": time.time(),
                 "threads": _threads(),
                 "device": self._gpu.name or processor(),
+                "waited_seconds": None if (w := waited()) is None else w - self._waited_before,
                 "cpu_seconds": sum(u.ru_utime + u.ru_stime for u in usage),
                 "peak_rss_bytes": 1024 * max(u.ru_maxrss for u in usage),
                 "gpu_peak_bytes": self._gpu.peak_bytes(),
@@ -140,6 +142,25 @@ def _cuda() -> Any:
 def _threads() -> int | None:
     torch: Any = sys.modules.get("torch")
     return torch.get_num_threads() if hasattr(torch, "get_num_threads") else None
+
+
+def waited() -> float | None:
+    """Seconds in which this process was ready to run and had no core: others had it."""
+    try:
+        return int(Path("/proc/self/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, ValueError, IndexError):  # a kernel that does not count it
+        return None
+
+
+def undisturbed_seconds(attempt: dict[str, Any]) -> float:
+    """What an attempt took, less what it waited for a core on a machine that others use too.
+
+    Its main thread's waiting is counted, which may fall into the waiting for another thread; but the
+    work that was done needs its time on all cores.
+    """
+    taken: float = attempt["ended"] - attempt["started"]
+    needed = attempt["cpu_seconds"] / attempt["cores"]
+    return min(taken, max(needed, taken - (attempt.get("waited_seconds") or 0.0)))
 
 
 def processor() -> str:

@@ -1,5 +1,6 @@
 # What all rules share: the validated configuration, the pool's shards, where artefacts lie, and
 # the command that runs a stage.
+import json
 import os
 import re
 import sys
@@ -93,6 +94,12 @@ def site_limit(name):
     """What the profile's default-resources say that no job may ask more than."""
     limit = (workflow.resource_settings.default_resources or {}).get(name)
     return limit and limit.value
+
+
+def threads_of_stages():
+    """Threads of each rule so far, by the name of its stage, as JSON."""
+    found = {rule.name: rule.resources["_cores"].value for rule in workflow.rules}
+    return json.dumps({name.replace("_", "-"): n for name, n in found.items()})
 
 
 def from_corpus(paths):

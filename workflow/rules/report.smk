@@ -30,9 +30,11 @@ rule report:
         select=listed("select"),
         benchmarks=f"results/{CONFIG.run}/benchmarks",
         logs=f"results/{CONFIG.run}/logs",
+        plan=artefact("plan"),  # no input: the report does without
     shell:
         "workflow/run report --log {log:q} --settings {params.settings:q}"
         " --random {input.random:q} --bootstrap {input.bootstrap:q} --initial {input.initial:q}"
         " --final {input.final:q} --score {params.score:q} --cluster {params.cluster:q}"
         " --select {params.select:q} --curves {input.curves:q} --summary {input.summary:q}"
-        " --benchmarks {params.benchmarks:q} --logs {params.logs:q} --output {output:q}"
+        " --benchmarks {params.benchmarks:q} --logs {params.logs:q} --plan {params.plan:q}"
+        " --output {output:q}"

@@ -25,6 +25,7 @@ from groupmates.models.reference import reference_part
 from groupmates.models.text import document_tokens, load_tokenizer
 from groupmates.models.training import Training, set_learning_rate, warm_up_then_decay
 from groupmates.pool import PoolFile, named
+from groupmates.progress import Progress
 from groupmates.readers import read_documents
 from groupmates.resume import Kept
 from groupmates.store import (
@@ -74,7 +75,8 @@ def run(
     drawn = {}
     if reading is not None:
         files = [named(path, root) for path in dataset]
-        drawn = read_on(reading, chosen, files, settings.text_columns, tokens)
+        label = f"evaluate {method} seed {number} tokens"
+        drawn = read_on(reading, chosen, files, settings.text_columns, tokens, label)
     drawn = ours.tensors_of_first(drawn)
     ends = drawn["lengths"].cumsum(0)[:-1].numpy()
     documents = np.split(drawn["tokens"].numpy(), ends)
@@ -184,6 +186,7 @@ def read_on(
     files: list[PoolFile],
     columns: PoolColumns,
     tokenizer: PreTrainedTokenizerBase,
+    label: str,
 ) -> dict[str, torch.Tensor]:
     """`tokens` of the drawn documents below each other and their `lengths`.
 
@@ -192,9 +195,12 @@ def read_on(
     pieces = [load_file(kept.file(name)) for name in kept.files]
     fresh: list[np.ndarray] = []
     first = kept.state.get("files", 0)
+    known = sum(len(piece["lengths"]) for piece in pieces)
+    progress = Progress(label, sum(map(len, chosen.values())), "documents", known)
     with kept:
         for number, file in enumerate(files[first:], first + 1):
             fresh += read_drawn(chosen, [file], columns, tokenizer)
+            progress.advance(len(chosen.get(file.name, ())))
             if kept.due():
                 piece = joined_documents(fresh)
                 kept.save(
@@ -202,6 +208,7 @@ def read_on(
                     {f"tokens-{number:09d}.safetensors": partial(save_file, piece)},
                 )
                 pieces, fresh = [*pieces, piece], []
+    progress.finish()
     pieces.append(joined_documents(fresh))
     return {name: torch.cat([piece[name] for piece in pieces]) for name in ("tokens", "lengths")}
 

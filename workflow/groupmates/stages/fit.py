@@ -26,7 +26,7 @@ from groupmates.models.encoders import BATCH_TOKENS
 from groupmates.models.influence import InfluenceModel, make_encoder
 from groupmates.models.text import load_tokenizer, token_lists
 from groupmates.models.training import Training, set_learning_rate, warm_up_then_decay
-from groupmates.progress import note
+from groupmates.progress import Progress, note
 from groupmates.store import (
     Provenance,
     concatenate,
@@ -75,8 +75,12 @@ def run(
     )
     torch.manual_seed(hash64(settings.seed, "fit", output.name) % 2**63)
     model = InfluenceModel(fit, make_encoder(fit, base))
-    prepared = model.encoder.prepare(pool["text"].to_pylist(), token_lists(pool), BATCH_TOKENS)
+    progress = Progress(f"fit {output.name} embeddings", len(pool), "documents")
+    prepared = model.encoder.prepare(
+        pool["text"].to_pylist(), token_lists(pool), BATCH_TOKENS, progress.advance
+    )
     model.encoder.calibrate(prepared)
+    progress.finish()
     inputs = digests(base=base, probe_pool=probe_pool, random=random, bootstrap=bootstrap or [])
     provenance = Provenance("fit", settings.model_dump(mode="json"), inputs)
     optimizer = make_optimizer(model, fit.training)
@@ -96,7 +100,10 @@ def run(
         if not under_way.processes.first:
             return
         check_beta(model, output)
+        progress = Progress(f"fit {output.name} figures", heldout.influence.size, "labels")
         metrics, predicted = evaluate(settings, model, prepared, training, heldout, scale)
+        progress.advance(heldout.influence.size)
+        progress.finish()
         metrics |= {"coverage": {r.round: coverage(r) for r in rounds}}
         report(output.name, metrics)
         with replacing(output) as folder:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -11,7 +10,7 @@ import pyarrow.compute as pc
 from groupmates.config import MaterialiseSettings
 from groupmates.copying import copy_rows
 from groupmates.pool import PoolFile
-from groupmates.progress import note
+from groupmates.progress import Progress, note
 from groupmates.store import read_table, replacing
 
 
@@ -27,8 +26,9 @@ def run(
     table = read_table(selection, "select", columns=["source_file", "source_row"])
     ours = pc.equal(table["source_file"].cast("string"), name)
     rows = table["source_row"].filter(ours).to_numpy()
-    start = time.monotonic()
+    progress = Progress(f"materialise {name}", pool.stat().st_size, "bytes")
     with replacing(output) as temporary:
         copy_rows(PoolFile(str(pool), name), rows, temporary)
-    rate = pool.stat().st_size / 1e6 / (time.monotonic() - start)
-    note("materialise", f"{name}: {len(rows):,} rows, {rate:,.1f} MB/s of the pool file")
+    progress.advance(pool.stat().st_size)
+    progress.finish()
+    note("materialise", f"{name}: {len(rows):,} rows")

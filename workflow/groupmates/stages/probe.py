@@ -31,9 +31,12 @@ from groupmates.store import Provenance, digests, read_table, write_table
 def run_plan_random(settings: RandomPlanSettings, *, probe_pool: Path, output: Path) -> None:
     """Rollouts of documents drawn at random."""
     ids = read_table(probe_pool, "probe_pool", ["doc_id"])["doc_id"].to_numpy()
+    progress = Progress("plan random", settings.random.rollouts, "rollouts")
     chosen = random_rollouts(
         len(ids), settings.random.rollouts, settings.rollout_length, settings.seed
     )
+    progress.advance(len(chosen))
+    progress.finish()
     provenance = Provenance("probe", settings.model_dump(mode="json"), digests(pool=probe_pool))
     _write_plan(output, provenance, ids, chosen)
 

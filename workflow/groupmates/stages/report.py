@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from groupmates.artefacts import ARTEFACTS
 from groupmates.config import ReportSettings
+from groupmates.plan.compare import compare, read_plan
 from groupmates.progress import note
 from groupmates.report import canvas, figures, reading, timeline, words
 from groupmates.report.tally import LENGTH_EDGES, Tally
@@ -44,6 +45,7 @@ def run(
     summary: Path,
     benchmarks: Path,
     logs: Path,
+    plan: Path | None = None,
     output: Path,
 ) -> None:
     """Write the page; `bootstrap` may be empty, `initial` and `final` may be the same folder."""
@@ -63,6 +65,7 @@ def run(
         **selection(tally, sources, list(selected), colours),
         **cost(reading.stage_times(benchmarks), reading.gpu_use(records)),
         **when(records),
+        **against_plan(plan),
         **origins(random + bootstrap, fits, score, cluster, selected, curves, summary),
     }
     provenance = Provenance(
@@ -79,6 +82,7 @@ def run(
             curves=curves,
             summary=summary,
             benchmarks=[benchmarks] if benchmarks.is_dir() else [],
+            plan=[plan] if plan and plan.exists() else [],
         )
         # As they were read: the records of a run that goes on change from second to second.
         | {"logs": hashlib.sha256(json.dumps(records, sort_keys=True).encode()).hexdigest()},
@@ -272,6 +276,17 @@ def when(records: reading.Records) -> dict[str, Any]:
     return {
         "timeline_finding": timeline.finding(bars) if bars else None,
         "timeline_svg": Markup(timeline.figure(bars)) if bars else None,
+    }
+
+
+def against_plan(plan: Path | None) -> dict[str, Any]:
+    """What was planned beside what the jobs took, whose records lie in logs/ beside the plan."""
+    planned = read_plan(plan) if plan else None
+    if plan is None or planned is None:
+        return {"against": None, "planned_by": []}
+    return {
+        "against": compare(planned, plan.parent / "logs"),
+        "planned_by": [f"{s['name']} ({s['basis']}, {s['date']})" for s in planned["sources"]],
     }
 
 

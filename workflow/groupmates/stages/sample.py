@@ -132,10 +132,14 @@ def columns(
 ) -> dict[str, list]:
     """Columns of the probe and training pools; at most `limit` tokens per document."""
     texts = [d.document.text for d in drawn]
-    return {
+    progress = Progress("sample tokens", len(texts), "documents")
+    found: dict[str, list] = {
         "doc_id": [d.document.doc_id for d in drawn],
         "source_file": [d.file.name for d in drawn],
         "source_row": [d.document.row for d in drawn],
         "text": texts,
         "input_ids": document_tokens(tokens, texts, limit),
     }
+    progress.advance(len(texts))
+    progress.finish()
+    return found

@@ -106,6 +106,7 @@ def run_group_mates(
 def run_random(settings: RandomSettings, *, score: list[Path], output: Path) -> None:
     """Uniform over the pool: a document's key is a hash of its id."""
     provenance = Provenance("select", settings.model_dump(mode="json"), digests(score=score))
+    progress = Progress("order random", sum(map(rows_of, score)), "documents")
     with table_writer(output, "order", provenance) as writer:
         for shard, path in enumerate(score):
             ids = read_table(path, "score", ["doc_id"])["doc_id"].to_pylist()
@@ -118,6 +119,13 @@ def run_random(settings: RandomSettings, *, score: list[Path], output: Path) -> 
                     "group_influence": np.full(len(ids), np.nan),
                 }
             )
+            progress.advance(len(ids))
+    progress.finish()
+
+
+def rows_of(score: Path) -> int:
+    rows: int = open_table(score, "score").metadata.num_rows
+    return rows
 
 
 def run_take(
@@ -135,6 +143,7 @@ def run_take(
     Removes what a selection from another pool left beside the tables, and in the folder `dataset`
     that is materialised from them: who reads these folders reads this selection.
     """
+    progress = Progress(f"take {method}", sum(map(rows_of, score)), "documents")
     inputs = digests(orders=orders, score=score, cluster=cluster)
     n_tokens = [read_table(path, "score", ["n_tokens"])["n_tokens"].to_numpy() for path in score]
     offsets = np.cumsum([0, *map(len, n_tokens)])
@@ -164,6 +173,8 @@ def run_take(
             "group_influence": order["group_influence"][here],
         }
         write_table(output[shard], "select", provenance, columns)
+        progress.advance(len(n_tokens[shard]))
+    progress.finish()
     remove_others(output[0].parent.glob("shard-*.parquet"), set(output))
     if dataset is not None:
         files: set[Path] = set()
@@ -220,6 +231,7 @@ def read_members(
     influence_N = np.empty(len(place_N), np.float32)
     emb_ND = np.empty((len(place_N), size), np.float32)
     maximum, filled = -np.inf, 0
+    progress = Progress("greedy embeddings", sum(map(len, rows)), "rows")
     for path, wanted in zip(score, rows, strict=True):
         first = 0
         for table in row_groups(path, "score", ["individual_influence", "embedding"]):
@@ -238,6 +250,8 @@ def read_members(
             emb_ND[to] = embeddings(table)[wanted[low:high] - first]
             first += len(table)
         filled += len(wanted)
+        progress.advance(len(wanted))
+    progress.finish()
     return influence_N, emb_ND, maximum
 
 

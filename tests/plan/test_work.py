@@ -1,0 +1,157 @@
+"""The work of a run, counted by hand for a configuration of round numbers."""
+
+from __future__ import annotations
+
+import pytest
+
+from groupmates.config import load
+from groupmates.maths.costs import Shape, forward_flops, training_flops
+from groupmates.plan.sizes import Sizes
+from groupmates.plan.work import KERNELS, WEIGHTS, Phase, stages
+from planned import configuration
+
+LM = Shape(hidden=8, layers=2, vocabulary=300)
+ENCODER = Shape(hidden=16, layers=1, vocabulary=50)
+
+
+def sizes(**changed) -> Sizes:
+    fields = {
+        "documents": 1000,
+        "tokens": 100.0,
+        "window_tokens": 33.0,
+        "encoder_tokens": 40.0,
+        "text_bytes": 400.0,
+        "file_bytes": 200.0,
+        "reference_tokens": 20.0,
+        "label_share": 0.5,
+        "selection_examples": 6,
+        "evaluation_examples": 12,
+        "files": 7,
+        "lm": LM,
+        "encoder": None,
+    }
+    return Sizes(**fields | changed)
+
+
+def work(known: Sizes | None = None, **changed):
+    return stages(load(configuration(**changed)), known or sizes())
+
+
+def test_every_stage_of_the_default_run_has_as_many_jobs_as_snakemake_plans():
+    counts = {name: sum(j.count for j in jobs) for name, jobs in work().items()}
+    one = ("check-pool", "sample", "reference", "base", "plan-random", "plan-bootstrap")
+    one += ("centroids", "order-group-mates", "order-random", "summarise", "report", "corpus")
+    assert counts == dict.fromkeys(one, 1) | {
+        "check": 3,  # 7 files, 3 a shard
+        "probe": 4,  # two rounds of two
+        "fit": 2,
+        "accept": 2,
+        "score": 3,
+        "cluster": 3,
+        "take": 2,
+        "materialise": 14,
+        "evaluate": 4,
+    }
+
+
+def test_without_bootstrapped_rollouts_there_is_one_round_and_one_model():
+    counts = {
+        n: sum(j.count for j in jobs)
+        for n, jobs in work(probe={"bootstrap": {"rollouts": 0}}).items()
+    }
+    assert (counts["probe"], counts["fit"], counts["accept"]) == (2, 1, 1)
+    assert "plan-bootstrap" not in counts
+
+
+def test_a_probe_step_trains_on_one_window_and_looks_at_the_reference_set():
+    random, bootstrap = work()["probe"]
+    (phase,) = random.phases
+    assert phase.units == 16 * 3 / 2
+    step = training_flops(LM, 32, 32)
+    look = forward_flops(LM, 6 * 20, 10, 6 * 20 * 0.5)
+    assert phase.parts == pytest.approx({"train": 24 * step, "forward": 24 * look})
+    assert bootstrap.phases[0].units == 6 * 3 / 2
+
+
+def test_the_base_model_is_trained_only_where_no_checkpoint_is_given():
+    (base,) = work()["base"]
+    assert base.phases[0].parts == {"train": 6 * training_flops(LM, 4 * 32, 32)}
+    (given,) = work(base={"checkpoint": "x", "optimizer_warmup_steps": 2})["base"]
+    assert given.phases[0].units == 2
+
+
+def test_scoring_embeds_windows_with_the_language_model_and_counts_all_tokens():
+    (jobs,) = work()["score"]
+    (phase,) = jobs.phases
+    documents = 1000 / 3
+    assert phase.parts == pytest.approx(
+        {
+            "read": documents * 400,
+            "forward": forward_flops(LM, documents * 33, 16.5),
+            "tokenise": documents * 400,
+            "rows": documents,
+        }
+    )
+
+
+def test_an_encoder_tokenises_once_more_and_sees_its_chunks():
+    (jobs,) = work(sizes(encoder=ENCODER), fit={"encoder": {"name": "some/encoder"}})["score"]
+    parts = jobs.phases[0].parts
+    assert parts["tokenise"] == pytest.approx(2 * 1000 / 3 * 400)
+    assert parts["encoder_forward"] == pytest.approx(forward_flops(ENCODER, 1000 / 3 * 40, 40))
+    assert jobs.disk_bytes == pytest.approx(1000 / 3 * (60 + 4 * 16))
+
+
+def test_the_fit_of_an_encoder_trains_on_the_documents_of_its_rollouts():
+    initial, final = work(sizes(encoder=ENCODER), fit={"encoder": {"name": "some/encoder"}})["fit"]
+    by_unit = {p.unit: p for p in initial.phases}
+    assert by_unit["steps"].units == 2 * -(-(16 - 7) // 8)
+    step = 3 * forward_flops(ENCODER, 8 * 3 * 40, 40)
+    assert by_unit["steps"].parts == pytest.approx({"encoder_train": 4 * step})
+    assert {p.unit: p.units for p in final.phases}["steps"] == 2 * -(-(16 + 6 - 7) // 8)
+
+
+def test_proportional_quotas_pick_a_share_and_marginal_ones_order_all():
+    def greedy(quota: str) -> float:
+        (jobs,) = work(select={"group_mates": {"quota": quota}})["order-group-mates"]
+        return {p.unit: p for p in jobs.phases}["documents"].parts["greedy"]
+
+    assert greedy("marginal") == 1000 * (1000 / 25) * 8  # 25 clusters of 40, embeddings of 8
+    assert greedy("proportional") == 0.25 * greedy("marginal")
+
+
+def test_kmeans_compares_the_sample_with_every_centroid_in_every_iteration():
+    (jobs,) = work()["centroids"]
+    fit = {p.unit: p for p in jobs.phases}["iterations"]
+    assert fit.parts == {"kmeans": 1000 * 25 * 8 * 5, "sums": 1000 * 8 * 5}
+    assert fit.size == 1000 * 25 * 8 * 5 + WEIGHTS["sums"] * 1000 * 8 * 5
+
+
+def test_a_selection_is_trained_on_by_every_method_and_seed_for_the_same_steps():
+    (jobs,) = work()["evaluate"]
+    read, train = jobs.phases
+    steps = 1024 / (4 * 32)
+    assert (jobs.count, train.units) == (4, steps)
+    assert train.parts["train"] == steps * training_flops(LM, 4 * 32, 32)
+    assert read.parts["read"] == 0.25 * 1000 * 400
+
+
+def test_twice_the_documents_are_twice_the_work_of_what_reads_them_all():
+    for stage in ("check", "score", "cluster", "order-random", "take", "materialise"):
+        one, two = (work(sizes(documents=n))[stage][0] for n in (1000, 2000))
+        assert two.count == one.count
+        sizes_of = [sum(p.size for p in jobs.phases) for jobs in (one, two)]
+        # Twice as many clusters of the same size, too: similarities to centroids grow with both.
+        assert sizes_of[1] >= 2 * sizes_of[0] * 0.999, stage
+
+
+def test_every_part_is_a_known_kernel():
+    for known in (sizes(), sizes(encoder=ENCODER)):
+        for jobs in work(known).values():
+            for phase in (p for group in jobs for p in group.phases):
+                assert set(phase.parts) <= set(KERNELS)
+
+
+def test_the_size_of_a_phase_weighs_what_dominates_it():
+    assert Phase("x", 1, {"read": 5.0, "forward": 7.0, "train": 11.0}).size == 18.0
+    assert Phase("x", 1, {"read": 5.0, "rows": 7.0}).size == 5.0

@@ -1,0 +1,25 @@
+# What the run will cost: `snakemake plan` prints it and writes plan.json and plan.txt. Outside
+# `rule all`, and without declared outputs: it is made anew whenever it is asked for, as new rates
+# may be known, and makes nothing else stale. reads: the configuration, sizes of what is there.
+
+
+localrules:
+    plan,
+
+
+rule plan:
+    log:
+        logged("plan"),
+    conda:
+        "../../envs/cpu.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        settings=settings("PlanSettings", "plan"),
+        threads=given(threads_of_stages()),
+        output=artefact("plan"),
+    shell:
+        "workflow/run plan --log {log:q} --settings {params.settings:q}"
+        " --threads {params.threads:q} --output {params.output:q}"
