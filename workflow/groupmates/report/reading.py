@@ -174,9 +174,10 @@ PART_OF = {
 
 
 def records(logs: Path) -> Records:
-    """The attempts at every job, without the report's own, which is being written."""
+    """The attempts at every job of the pipeline: no plan, and not the report that is being written."""
     found = named_records(logs)
-    return {n: a for n, a in found.items() if all(attempt["stage"] != "report" for attempt in a)}
+    of_itself = ("report", "plan")
+    return {n: a for n, a in found.items() if all(x["stage"] not in of_itself for x in a)}
 
 
 def gpu_use(found: Records) -> dict[str, GpuUse]:
