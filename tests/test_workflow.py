@@ -312,13 +312,16 @@ def test_a_rule_trains_in_as_many_processes_as_the_profile_says(
     root = folder / "results/tiny"
     metrics = json.loads((root / "fit/initial/metrics.json").read_text())
     shutil.rmtree(root / "fit/initial")
-    run = checkout.snakemake(folder, *TWO, str((root / "fit/initial").relative_to(folder)))
+    run = checkout.snakemake(folder, *TWO, "--", "results/tiny/fit/initial")
     assert run.returncode == 0, run.stdout[-4000:]
     assert "submitted local job" in (root / "logs/fit_initial.log").read_text()
     assert len(list((root / "logs/fit_initial.launch").glob("*_result.pkl"))) == 2
     found = json.loads((root / "fit/initial/metrics.json").read_text())
     assert found["labels"] == metrics["labels"]
-    assert "Nothing to be done" in checkout.snakemake(folder, "-n", "--until", "fit").stdout
+    assert (
+        "Nothing to be done"
+        in checkout.snakemake(folder, "-n", "--", "results/tiny/fit/initial").stdout
+    )
 
 
 DATA = Path(os.environ.get("GROUPMATES_DATA", checkout.REPOSITORY / "data"))

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,14 +21,16 @@ from groupmates import resume
 pytestmark = pytest.mark.slow
 
 PACKAGE = Path(resume.__file__).parent.parent
-STEPS = 2500  # about a minute
+SECONDS = 100  # of an undisturbed training: more than lie between start and warning of a job
 
 
 class Trained:
     """One training below `folder`; several drivers of it, one after the other."""
 
-    def __init__(self, slurm: Cluster | None, inputs: trainings.Inputs, folder: Path) -> None:
-        self._slurm, self._inputs, self.folder = slurm, inputs, folder
+    def __init__(
+        self, slurm: Cluster | None, inputs: trainings.Inputs, folder: Path, steps: int
+    ) -> None:
+        self._slurm, self._inputs, self.folder, self._steps = slurm, inputs, folder, steps
         self.log = folder / "logs/base.log"
 
     def driver(self, cluster: str, nodes: int, per_node: int, **resources: object) -> Driver:
@@ -39,7 +41,7 @@ class Trained:
             "processes_per_node": per_node,
             "resources": asked,
         }
-        command = trainings.command("base", self._inputs, self.folder, training_steps=STEPS)
+        command = trainings.command("base", self._inputs, self.folder, training_steps=self._steps)
         command += ["--save-seconds", "1", "--log", str(self.log), "--launch", json.dumps(launch)]
         paths = {"PYTHONPATH": str(PACKAGE), "OMP_NUM_THREADS": "1"}
         environment = self._slurm.environment(**paths) if self._slurm else {**os.environ, **paths}
@@ -48,13 +50,15 @@ class Trained:
     def told(self) -> str:
         return self.log.read_text() if self.log.exists() else ""
 
+    def attempts(self) -> list[dict]:
+        return json.loads(self.log.with_suffix(".json").read_text())["attempts"]
+
     def redone(self) -> list[int]:
         """Steps of every attempt but the last that the next one took again."""
         starts = [
             int(n.replace(",", "")) for n in re.findall(r"goes on after ([\d,]+)", self.told())
         ]
-        attempts = json.loads(self.log.with_suffix(".json").read_text())["attempts"]
-        ends = [a["phases"][0]["done"] for a in attempts if a["phases"]]
+        ends = [a["phases"][0]["done"] for a in self.attempts() if a["phases"]]
         return [end - start for end, start in zip(ends, starts, strict=False)]
 
 
@@ -75,7 +79,7 @@ class Driver:
             assert self.process.poll() is None, self._trained.told()
             time.sleep(0.1)
 
-    def ended(self, status: int, seconds: float = 500) -> None:
+    def ended(self, status: int, seconds: float = 900) -> None:
         assert self.process.wait(seconds) == status, self._trained.told()
 
 
@@ -85,17 +89,25 @@ def inputs(small_run, tmp_path_factory) -> trainings.Inputs:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(inputs, tmp_path_factory) -> dict[str, bytes]:
+def steps(inputs, tmp_path_factory) -> int:
+    """As many as take SECONDS on this machine."""
+    alone = Trained(None, inputs, tmp_path_factory.mktemp("speed"), 300)
+    alone.driver("local", 1, 4).ended(0)
+    return int(300 * SECONDS / alone.attempts()[0]["phases"][0]["seconds"])
+
+
+@pytest.fixture(scope="module")
+def undisturbed(inputs, tmp_path_factory, steps) -> dict[str, bytes]:
     """What four processes of one machine make in one go."""
-    alone = Trained(None, inputs, tmp_path_factory.mktemp("undisturbed"))
+    alone = Trained(None, inputs, tmp_path_factory.mktemp("undisturbed"), steps)
     alone.driver("local", 1, 4).ended(0)
     return trainings.artefacts(alone.folder / "base")
 
 
 @pytest.fixture
-def trained(slurm, inputs, tmp_path) -> Iterator[Trained]:
+def trained(slurm, inputs, tmp_path, steps) -> Trained:
     slurm.name_nodes()
-    yield Trained(slurm, inputs, tmp_path)
+    return Trained(slurm, inputs, tmp_path, steps)
 
 
 def launches(slurm: Cluster, states: str = "pd,r,cg") -> list[str]:
