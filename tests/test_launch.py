@@ -170,7 +170,11 @@ def test_a_job_outlives_its_driver_and_the_next_one_waits_for_it(inputs, tmp_pat
     assert second.returncode == 128 + signal.SIGTERM, told
     assert "told to stop, progress is kept" in told
     job = json.loads((tmp_path / "logs/job.launch/job.json").read_text())["job"]
-    assert not Path(f"/proc/{job}").exists()
+    # Who is its parent now has to take note of its end.
+    deadline = time.monotonic() + 30
+    while Path(f"/proc/{job}").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
     assert not (tmp_path / "base").exists()
     text = log.read_text()
     assert text.count("submitted local job") == 1
