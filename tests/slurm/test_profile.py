@@ -18,7 +18,8 @@ from cluster import Cluster
 
 import checkout
 
-pytestmark = pytest.mark.slow
+# One worker for all: they share a cluster and a run.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm profile")]
 
 GPU_STAGES = {"base", "plan-bootstrap", "probe", "fit", "score", "evaluate"}
 LOCAL_STAGES = {"accept", "plan-random"}
@@ -322,7 +323,7 @@ def refused(run: subprocess.CompletedProcess[str], slurm: Cluster, *parts: str) 
             {},
             ["slurm_partition in profiles/slurm", "cpu, gpu", "fast"],
         ),
-        ({}, {"gpu": 3}, ["gpu (or gres)", "gpu:fake:2", "probe"]),
+        ({}, {"gpu": 3}, ["gpu (or gres)", "gpu:fake:2", "resources of base"]),
         ({}, {"gpu": 0, "gres": "tpu:1"}, ["gpu (or gres)", "tpu:1"]),
         ({"constraint": "zen9"}, {}, ["constraint in profiles/slurm", "zen9"]),
         ({"slurm_partition": "short"}, {}, ["max_runtime: 10", "at most 10 minutes"]),

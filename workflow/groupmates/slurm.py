@@ -393,7 +393,7 @@ def _requests(workflow: Any, executor: Any) -> list[Request]:
             first.setdefault(job.rule.name, job)
     attempts = 1 + (workflow.execution_settings.retries or 0)
     found: dict[str, Request] = {}
-    for rule, job in first.items():
+    for rule, job in sorted(first.items()):
         try:
             account = next(executor.get_account_arg(job))
             partition = executor.get_partition_arg(job)
