@@ -1,0 +1,252 @@
+"""What a job survives on a real SLURM: the same bytes, and little of the work done twice.
+
+The job is one long round of probing, saved every two seconds; the table in workflow/README.md has
+what each fault cost here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from cluster import Cluster
+
+import checkout
+from groupmates.jobs import read_record
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm faults")]
+
+SAVE_SECONDS = 2
+TARGET = "results/tiny/probe/random/shard-00000.parquet"
+RECORD = "results/tiny/logs/probe_random_00000.json"
+
+
+@pytest.fixture(scope="module")
+def probed(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout with all that probing needs, and beside it what an undisturbed probing makes.
+
+    As many rollouts as take about twenty seconds alone on this machine.
+    """
+    folder = shutil.copytree(finished, tmp_path_factory.mktemp("faults") / "checkout")
+    (attempt,) = read_record(folder / RECORD)
+    (phase,) = attempt["phases"]
+    rollouts = int(20 * phase["done"] / phase["seconds"] / 3)
+    settings = checkout.merged(
+        checkout.TINY, {"probe": {"shards": 1, "random": {"rollouts": rollouts}}}
+    )
+    (folder / "settings.yaml").write_text(yaml.safe_dump(settings))
+    (folder / RECORD).unlink()
+    undisturbed = shutil.copytree(folder, folder.parent / "undisturbed")
+    done = checkout.snakemake(undisturbed, "--", TARGET)
+    assert done.returncode == 0, done.stdout[-3000:]
+    done = checkout.snakemake(folder, "--", "results/tiny/probe/random/rollouts.parquet")
+    assert done.returncode == 0, done.stdout[-3000:]
+    (folder / TARGET).unlink()
+    return folder
+
+
+class Campaign:
+    """A main process that probes on the cluster, in a checkout of its own."""
+
+    def __init__(self, slurm: Cluster, folder: Path) -> None:
+        self.slurm, self.folder = slurm, folder
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self, **resources: object) -> None:
+        path = self.folder / "profiles/slurm/config.yaml"
+        profile = yaml.safe_load(path.read_text())
+        profile["set-resources"]["probe"] = {"gpu": 0, "mem_mb": 2000, "runtime": 30} | resources
+        path.write_text(yaml.safe_dump(profile))
+        environment = self.slurm.environment(GROUPMATES_SAVE_SECONDS=str(SAVE_SECONDS))
+        with (self.folder / "main.log").open("a") as log:
+            self.process = subprocess.Popen(
+                checkout.command("--", TARGET, profile="slurm"),
+                cwd=self.folder,
+                env=environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def told(self) -> str:
+        return (self.folder / "main.log").read_text()[-4000:]
+
+    def attempts(self) -> list[dict]:
+        return read_record(self.folder / RECORD)
+
+    def under_way(self, attempts: int = 1) -> str:
+        """Wait until that many attempts were made and the last has saved something; its job's id."""
+
+        def saved() -> bool:
+            assert self.process is None or self.process.poll() is None, self.told()
+            made = self.attempts()
+            if len(made) < attempts or made[-1]["state"] != "running" or not made[-1]["phases"]:
+                return False
+            phase = made[-1]["phases"][0]
+            index = self.folder / TARGET.replace("shard", ".shard").replace(
+                ".parquet", ".parquet.kept/index.json"
+            )
+            if not index.exists():
+                return False
+            return json.loads(index.read_text())["state"]["steps"] > phase["resumed"]
+
+        self.slurm.wait_for(saved, 120, f"attempt {attempts} to be under way")
+        return self.attempts()[-1]["slurm_job_id"]
+
+    def ends(self, status: int = 0, seconds: float = 240) -> None:
+        assert self.process is not None
+        assert self.process.wait(seconds) == status, self.told()
+
+    def redone_seconds(self) -> float:
+        """Work that was done more than once, as time at the rate of the last attempt."""
+        phases = [a["phases"][0] for a in self.attempts() if a["phases"]]
+        steps = sum(p["done"] - p["resumed"] for p in phases) - phases[-1]["total"]
+        return steps * phases[-1]["seconds"] / max(1, phases[-1]["done"] - phases[-1]["resumed"])
+
+
+@pytest.fixture
+def campaign(slurm: Cluster, probed: Path, tmp_path: Path):
+    made = Campaign(slurm, shutil.copytree(probed, tmp_path / "checkout"))
+    yield made
+    if made.process is not None and made.process.poll() is None:
+        made.process.kill()
+        made.process.wait()
+
+
+def survived(campaign: Campaign, probed: Path, record_property: Callable, attempts: int) -> None:
+    """The same bytes as without the fault, in so many attempts, with little done twice."""
+    undisturbed = probed.parent / "undisturbed" / TARGET
+    assert (campaign.folder / TARGET).read_bytes() == undisturbed.read_bytes()
+    made = campaign.attempts()
+    assert len(made) == attempts, [a["state"] for a in made]
+    assert made[-1]["state"] == "done"
+    redone = campaign.redone_seconds()
+    record_property("redone_seconds", round(redone, 1))
+    print(f"redone: {redone:.1f} s of work in {attempts} attempts")
+    # A beat tells of work up to 5 s late, and never of more than was done.
+    assert redone <= (attempts - 1) * (SAVE_SECONDS + 3)
+    assert not list(campaign.folder.glob("results/tiny/probe/random/.*"))
+
+
+def test_a_cancelled_job_is_submitted_again(campaign, probed, record_property):
+    campaign.start()
+    job = campaign.under_way()
+    campaign.slurm.command("scancel", job)
+    campaign.ends()
+    survived(campaign, probed, record_property, 2)
+    assert {a["slurm_job_id"] for a in campaign.attempts()} > {job}
+
+
+def test_a_requeued_job_goes_on_under_its_id(campaign, probed, record_property):
+    campaign.start()
+    job = campaign.under_way()
+    campaign.slurm.command("scontrol", "requeue", job)
+    campaign.ends()
+    survived(campaign, probed, record_property, 2)
+    assert [a["slurm_job_id"] for a in campaign.attempts()] == [job, job]
+
+
+def test_a_preempted_job_goes_on_after_the_others(campaign, probed, record_property):
+    campaign.start(slurm_partition="scavenge")
+    job = campaign.under_way()
+    campaign.slurm.submit("sleep 2", "-p", "cpu", "-N2", "--exclusive")
+    campaign.ends()
+    survived(campaign, probed, record_property, 2)
+    assert [a["slurm_job_id"] for a in campaign.attempts()] == [job, job]
+
+
+def test_a_node_that_is_set_down_loses_its_job_to_another(campaign, probed, record_property):
+    campaign.start()
+    campaign.under_way()
+    (job,) = campaign.slurm.squeue("r")
+    campaign.slurm.set_node(job.node, "down")
+    campaign.ends()
+    survived(campaign, probed, record_property, 2)
+
+
+def test_a_node_that_loses_its_power(campaign, probed, record_property):
+    campaign.start()
+    campaign.under_way()
+    (job,) = campaign.slurm.squeue("r")
+    campaign.slurm.kill_node(job.node)
+    campaign.ends()
+    survived(campaign, probed, record_property, 2)
+
+
+def test_a_killed_slurmd_that_comes_back_takes_its_job_up_again(campaign, probed, record_property):
+    campaign.start()
+    campaign.under_way()
+    (job,) = campaign.slurm.squeue("r")
+    campaign.slurm.kill_slurmd(job.node)
+    campaign.slurm.start_slurmd(job.node)
+    campaign.ends()
+    survived(campaign, probed, record_property, 1)
+
+
+def test_a_restarted_slurmctld_finds_its_jobs_again(campaign, probed, record_property):
+    campaign.start()
+    campaign.under_way()
+    campaign.slurm.restart_slurmctld()
+    campaign.ends()
+    survived(campaign, probed, record_property, 1)
+
+
+def test_two_seconds_between_saves_are_what_a_sigkill_costs(campaign, probed, record_property):
+    """The kernel's own end of a process that takes more memory than there is looks like this."""
+    campaign.start()
+    campaign.under_way()
+    os.kill(campaign.attempts()[-1]["pid"], 9)
+    campaign.ends()
+    survived(campaign, probed, record_property, 2)
+
+
+def test_a_killed_main_process_that_is_started_again(campaign, probed, record_property):
+    campaign.start()
+    job = campaign.under_way()
+    assert campaign.process is not None
+    campaign.process.kill()
+    campaign.process.wait()
+    unlocked = checkout.snakemake(
+        campaign.folder, "--unlock", profile="slurm", env=campaign.slurm.environment()
+    )
+    assert unlocked.returncode == 0, unlocked.stdout
+    campaign.start()
+    campaign.ends()
+    survived(campaign, probed, record_property, 2)
+    assert {j.id: j.state for j in campaign.slurm.squeue()}[job] == "CANCELLED"
+
+
+@pytest.mark.parametrize("number", [2, 15], ids=["SIGINT", "SIGTERM"])
+def test_an_interrupted_main_process_cancels_its_jobs_or_waits_for_them(
+    number, campaign, probed, record_property
+):
+    campaign.start()
+    job = campaign.under_way()
+    assert campaign.process is not None
+    campaign.process.send_signal(number)
+    campaign.process.wait(240)
+    states = {j.id: j.state for j in campaign.slurm.squeue()}
+    assert states[job] in ("CANCELLED", "COMPLETED"), states
+    attempts = 1 if states[job] == "COMPLETED" else 2
+    campaign.start()
+    campaign.ends()
+    survived(campaign, probed, record_property, attempts)
+
+
+def test_a_reached_time_limit_costs_a_try_and_asks_for_more_time(campaign, probed, record_property):
+    campaign.start(runtime="1 * attempt")
+    campaign.under_way()
+    # Stopped so that a minute passes before it is done; limits are looked at twice a minute.
+    pid = campaign.attempts()[-1]["pid"]
+    os.kill(pid, 19)
+    campaign.slurm.wait_for(
+        lambda: any(j.state == "TIMEOUT" for j in campaign.slurm.squeue()), 150, "a time limit"
+    )
+    campaign.ends()
+    survived(campaign, probed, record_property, 2)
