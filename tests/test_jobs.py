@@ -75,6 +75,7 @@ with jobs.alone(Path({str(log)!r})):
 """
     environment = {**os.environ, "PYTHONPATH": str(PACKAGE)}
     with jobs.alone(log):
+        log.unlink()  # as snakemake does before it starts a job
         second = subprocess.Popen(
             [sys.executable, "-c", code], env=environment, stderr=subprocess.PIPE, text=True
         )
@@ -84,6 +85,25 @@ with jobs.alone(Path({str(log)!r})):
         assert not told.exists()
     assert second.wait(30) == 0
     assert told.read_text() == "in"
+    assert log.read_text().count("--- ") == 2, "what the first one wrote is still there"
+
+
+def test_a_requeued_job_that_has_ended_well_meanwhile_is_not_repeated(tmp_path, monkeypatch):
+    log = tmp_path / "probe_0.log"
+    command = [sys.executable, "-m", "groupmates", "corpus", "--log", str(log)]
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE), "SLURM_JOB_ID": "7"}
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    with jobs.alone(log):
+        record = jobs.Record(log.with_suffix(".json"), "corpus")
+        second = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+        assert second.stderr is not None
+        assert "slurm job 7" in second.stderr.readline()
+        record.end("done")
+    assert "has finished it" in second.communicate(timeout=30)[1]
+    assert second.returncode == 0
+    assert len(jobs.read_record(log.with_suffix(".json"))) == 1
+    monkeypatch.setenv("SLURM_JOB_ID", "8")
+    assert not jobs.was_finished(log.with_suffix(".json")), "another job has other settings, maybe"
 
 
 def test_a_full_disk_is_told_with_what_to_do(tmp_path, capsys):

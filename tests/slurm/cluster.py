@@ -211,8 +211,7 @@ class Cluster:
         """Stop jobs and daemons of this cluster, also what a killed daemon has left behind."""
         for name in (*[f"slurmd.{node}" for node in self.nodes], "slurmctld", "munged"):
             self._stop(name)
-        for process in self._orphans():
-            process.kill()
+        self._kill_orphans()
 
     def start_munge(self) -> None:
         if self._running("munged"):
@@ -254,8 +253,7 @@ class Cluster:
     def kill_node(self, node: str) -> None:
         """As if the power failed: the daemon and all processes of the node's jobs at once."""
         self.kill_slurmd(node)
-        for process in self._orphans(node):
-            process.kill()
+        self._kill_orphans(node)
 
     def kill_slurmctld(self) -> None:
         self._kill("slurmctld")
@@ -398,6 +396,13 @@ class Cluster:
             raise RuntimeError(f"{name} is not running")
         process.kill()
         process.wait(10)
+
+    def _kill_orphans(self, node: str | None = None) -> None:
+        """Until none is left: a process may start another between a look and its end."""
+        while orphans := self._orphans(node):
+            for process in orphans:
+                process.kill()
+            psutil.wait_procs(orphans, timeout=10)
 
     def _orphans(self, node: str | None = None) -> list[psutil.Process]:
         """Job steps of this cluster (of one node), and all that runs in them."""

@@ -29,6 +29,7 @@ from groupmates.config import from_param
 from groupmates.errors import UserError
 from groupmates.headline import headline
 from groupmates.pool import expand_range
+from groupmates.progress import note
 
 # stage -> module and function; modules are imported only when their stage runs
 STAGES = {
@@ -153,8 +154,12 @@ def main(argv: list[str]) -> int:
     if early.log is None or early.launch is not None:  # a launched job has a record of its own
         return prepare_and_run(argv)
     # The record begins before the stage's imports, which can take longer than its work.
-    with jobs.alone(early.log) as file, redirect_stderr(Tee(sys.stderr, file)):
-        return prepare_and_run(argv, jobs.Record(early.log.with_suffix(".json"), argv[0]))
+    record = early.log.with_suffix(".json")
+    with jobs.alone(early.log) as (file, waited), redirect_stderr(Tee(sys.stderr, file)):
+        if waited and jobs.was_finished(record):
+            note("job", "the other process has finished it: nothing is left to do")
+            return 0
+        return prepare_and_run(argv, jobs.Record(record, argv[0]))
 
 
 def early_arguments(arguments: list[str]) -> argparse.Namespace:
@@ -195,8 +200,7 @@ def launched(launch: Launch, argv: list[str], arguments: dict[str, Any], log: Pa
         )
         return told(argv[0], message)
     command = without(argv, "--launch", "--log")
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a", buffering=1) as file:
+    with jobs.open_log(log) as file:
         tail = driver.Tail(log, sys.stderr)
         with redirect_stderr(file):
             try:

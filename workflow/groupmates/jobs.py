@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -209,17 +209,18 @@ def is_silent(attempt: dict[str, Any], now: float) -> bool:
 
 
 @contextmanager
-def alone(log: Path) -> Iterator[TextIO]:
-    """The job's log, open for appending, for one process at a time.
+def alone(log: Path) -> Iterator[tuple[TextIO, bool]]:
+    """The job's log, open for appending, for one process at a time; and whether it had to wait.
 
     A job's outputs are written by whoever holds its log: a second process, such as a requeued job
     while the first one still runs, waits until the first is gone. The lock ends with its process.
     """
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a") as file:
+    with open_log(log) as file:
+        waited = False
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            waited = True
             last = read_record(log.with_suffix(".json"))[-1:]
             who = [f"{a['host']}, process {a['pid']}, slurm job {a['slurm_job_id']}" for a in last]
             progress.note(
@@ -230,4 +231,25 @@ def alone(log: Path) -> Iterator[TextIO]:
             progress.note("job", f"WARNING: {log} cannot be locked ({error}): running without")
         stamp = time.strftime("%Y-%m-%d %H:%M:%S %Z")
         file.write(f"--- {stamp} on {socket.gethostname()}, process {os.getpid()}\n")
-        yield file
+        yield file, waited
+
+
+def open_log(log: Path) -> TextIO:
+    """A log, open for appending to what earlier attempts wrote.
+
+    Snakemake deletes the log that a rule declares before every attempt, under a process that may be
+    at it still. So the lines are those of `.NAME.log`, which it knows nothing of, and the log is a
+    symbolic link.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    lines = log.with_name(f".{log.name}")
+    with suppress(FileExistsError):  # the link of another process
+        log.symlink_to(lines.name)
+    return log.open("a", buffering=1)
+
+
+def was_finished(record: Path) -> bool:
+    """Whether this very SLURM job ended well before: on a node that SLURM had lost sight of."""
+    job = os.environ.get("SLURM_JOB_ID")
+    last = [(a["state"], a["slurm_job_id"]) for a in read_record(record)[-1:]]
+    return job is not None and last == [("done", job)]
