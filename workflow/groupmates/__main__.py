@@ -24,7 +24,7 @@ from typing import Any, TextIO
 
 from groupmates import jobs, resume
 from groupmates import launch as driver
-from groupmates.clusters import Launch
+from groupmates.clusters import Launch, queue_again
 from groupmates.config import from_param
 from groupmates.errors import UserError
 from groupmates.headline import headline
@@ -159,7 +159,12 @@ def main(argv: list[str]) -> int:
         if waited and jobs.was_finished(record):
             note("job", "the other process has finished it: nothing is left to do")
             return 0
-        return prepare_and_run(argv, jobs.Record(record, argv[0]))
+        try:
+            return prepare_and_run(argv, jobs.Record(record, argv[0]))
+        except SystemExit as ending:
+            if ending.code == resume.STOPPED:
+                queue_again()
+            raise
 
 
 def early_arguments(arguments: list[str]) -> argparse.Namespace:

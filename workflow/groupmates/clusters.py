@@ -323,6 +323,26 @@ def squeue(*arguments: str) -> str:
     return "" if problem else done.stdout
 
 
+def queue_again() -> None:
+    """Of a job that was told to stop while SLURM lets it run: a preempted one in its grace time.
+
+    If it ended by itself it would have failed, and cost one of snakemake's retries. One that was
+    cancelled, or has reached its time limit, does not run by SLURM's word, and ends.
+    """
+    job = os.environ.get("SLURM_JOB_ID")
+    if job is None or not os.environ.get("SLURM_JOB_NAME", "").startswith("groupmates-"):
+        return
+    try:
+        state = squeue("-j", job, "-o", "%T").strip()
+    except UserError:
+        return
+    if state == "RUNNING":
+        asked = subprocess.run(["scontrol", "requeue", job], capture_output=True, check=False)
+        if asked.returncode == 0:
+            note("job", "stopped while its job runs: queued again")
+            time.sleep(60)  # SLURM ends it meanwhile
+
+
 def times(gres: str, count: int) -> str:
     """Generic resources of `count` processes: gpu:a100:1 of 4 is gpu:a100:4."""
     found = []

@@ -27,6 +27,7 @@ from groupmates.store import Provenance, digest
 seconds_between_saves = 60.0
 # Of the time between two saves, at most this share is spent on saving: large models save less often.
 SAVING_SHARE = 0.1
+STOPPED = 128 + signal.SIGTERM  # status of a job that was told to stop and has saved its progress
 
 
 class Kept:
@@ -140,7 +141,7 @@ class Kept:
         self._cost = self._last - start
         if self._terminated:
             note("resume", f"{self._label}: stopped by SIGTERM, progress is kept")
-            sys.exit(128 + signal.SIGTERM)
+            sys.exit(STOPPED)
 
     def clear(self) -> None:
         """Drop everything, when the artefact is complete."""

@@ -12,8 +12,8 @@ from datetime import timedelta
 from typing import Any, NoReturn
 
 from groupmates.clusters import squeue
+from groupmates.resume import STOPPED
 
-STOPPED = 128 + signal.SIGTERM  # status of a stage that saved its progress and ended
 # The others may wait for long while the first process reads, evaluates or saves.
 SILENCE = timedelta(days=1)
 

@@ -27,7 +27,7 @@ from torch import nn
 from groupmates.maths.randomness import hash64
 from groupmates.models.processes import processes
 from groupmates.progress import Progress, note
-from groupmates.resume import Kept
+from groupmates.resume import STOPPED, Kept
 from groupmates.store import Provenance
 
 # A cancelled or preempted job, or a reached time limit, is told by one of these.
@@ -109,7 +109,7 @@ class Training:
             self._save(self._kept)
         if stopped:
             note("resume", f"{self._label}: told to stop, progress is kept")
-            sys.exit(128 + signal.SIGTERM)
+            sys.exit(STOPPED)
 
     def _save(self, kept: Kept) -> None:
         tensors = {n: t.detach().cpu().contiguous() for n, t in self._live().items()}
