@@ -354,3 +354,22 @@ def test_a_worker_begins_with_what_the_site_wants_and_in_its_container(tmp_path)
         text=True,
     )
     assert plain.stdout.strip() == "7"
+
+
+RUNNING = "JobId=7 JobName=groupmates-demo JobState=RUNNING EndTime=2099-01-01T00:00:00 "
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds", "leaving"),
+    [
+        (RUNNING + "PreemptTime=2026-11-24T14:13:47", 0, True),
+        (RUNNING + "PreemptTime=None", 240, False),  # killed for its memory, for instance
+        (RUNNING.replace("2099", "2001"), 240, True),
+        (RUNNING.replace("2099-01-01T00:00:00", "Unknown"), 240, False),
+        (RUNNING.replace("RUNNING", "COMPLETING") + "PreemptTime=2026-11-24T14:13:47", 0, False),
+        ("", 240, False),  # slurmctld does not answer
+    ],
+)
+def test_a_job_leaves_its_node_for_a_preemption_or_its_time_limit(said, seconds, leaving):
+    fields = dict(word.split("=") for word in said.split())
+    assert clusters.is_leaving(fields, seconds) == leaving

@@ -272,6 +272,8 @@ class Cluster:
         self.up(wait=False)
         self.command("scancel", "-u", getpass.getuser())
         self.wait_for(lambda: not self.squeue("pd,r,s,cg,cf"), 60, "no job")
+        # What SLURM has lost sight of when its node was set down.
+        self._kill_orphans()
         for node in self.nodes:
             if self.node_state(node).rstrip("*") not in ("idle", "mixed", "allocated"):
                 self.set_node(node, "resume")

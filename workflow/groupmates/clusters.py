@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -324,23 +325,51 @@ def squeue(*arguments: str) -> str:
 
 
 def queue_again() -> None:
-    """Of a job that was told to stop while SLURM lets it run: a preempted one in its grace time.
+    """Of a job that was told to stop: one that is being preempted goes back to the queue.
 
-    If it ended by itself it would have failed, and cost one of snakemake's retries. One that was
-    cancelled, or has reached its time limit, does not run by SLURM's word, and ends.
+    If it ended by itself in its grace time it would have failed, and cost one of snakemake's retries.
     """
     job = os.environ.get("SLURM_JOB_ID")
-    if job is None or not os.environ.get("SLURM_JOB_NAME", "").startswith("groupmates-"):
+    if job is None:
         return
-    try:
-        state = squeue("-j", job, "-o", "%T").strip()
-    except UserError:
-        return
-    if state == "RUNNING":
+    fields = described(job)
+    # Snakemake's jobs of a run have this name; snakemake itself may be in somebody's job, too.
+    if fields.get("JobName", "").startswith("groupmates-") and is_leaving(fields):
         asked = subprocess.run(["scontrol", "requeue", job], capture_output=True, check=False)
         if asked.returncode == 0:
-            note("job", "stopped while its job runs: queued again")
+            note("job", "preempted: queued again")
             time.sleep(60)  # SLURM ends it meanwhile
+
+
+def described(job: str) -> dict[str, str]:
+    """What SLURM says of a job, by the names of `scontrol show job`; nothing where it says nothing."""
+    try:
+        done = subprocess.run(
+            ["scontrol", "show", "job", "--oneliner", job],
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return {}
+    return dict(word.partition("=")[::2] for word in done.stdout.split())
+
+
+def is_leaving(fields: dict[str, str], seconds: float = 0.0) -> bool:
+    """Whether a running job is being preempted, or has less than `seconds` left of its time limit.
+
+    One that was cancelled does not run any more by SLURM's word. One that is killed for its memory
+    does, but queued again it would need as much.
+    """
+    if fields.get("JobState") != "RUNNING":
+        return False
+    if fields.get("PreemptTime", "None") not in ("None", "Unknown"):
+        return True
+    try:
+        left = datetime.fromisoformat(fields["EndTime"]) - datetime.now()
+    except (KeyError, ValueError):  # no time limit
+        return False
+    return left.total_seconds() < seconds
 
 
 def times(gres: str, count: int) -> str:

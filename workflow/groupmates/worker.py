@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, NoReturn
 
-from groupmates.clusters import squeue
+from groupmates.clusters import SECONDS_TO_SAVE, described, is_leaving
 from groupmates.resume import STOPPED
 
 # The others may wait for long while the first process reads, evaluates or saves.
@@ -72,10 +72,10 @@ def without_log(command: list[str]) -> list[str]:
 
 
 def leave(environment: Any, rank: int, requeue: Any) -> NoReturn:
-    """End after progress was saved: requeued, unless someone cancelled the job."""
+    """End after progress was saved: requeued, where a preemption or the time limit was the reason."""
     if environment.cluster == "slurm":
         if rank:
             time.sleep(60)  # the first one requeues the job, which ends this process
-        elif squeue("-j", environment.job_id, "-o", "%T").strip() == "RUNNING":
+        elif is_leaving(described(environment.job_id), 2 * SECONDS_TO_SAVE):
             requeue(signal.SIGUSR2, None)
     sys.exit(STOPPED)
