@@ -379,7 +379,8 @@ def test_an_unknown_setting_is_refused_before_anything_runs(tmp_path: Path) -> N
 REPORT = {"report"}
 SUMMARY = {"summarise"} | REPORT
 EVALUATE = {"evaluate"} | SUMMARY
-TAKE = {"take", "materialise"} | EVALUATE
+DATASET = {"materialise", "assemble"}
+TAKE = {"take"} | DATASET | EVALUATE
 CLUSTER = {"centroids", "cluster", "order_group_mates"} | TAKE
 SCORE = {"score", "order_random"} | CLUSTER
 FIT = {"fit", "accept", "plan_bootstrap", "probe"} | SCORE
@@ -459,6 +460,12 @@ AFFECTS: dict[str, tuple[object, set[str]]] = {
     "select.partitions": (2, {"order_group_mates"} | TAKE),
     "select.group_mates.quota": ("proportional", {"order_group_mates"} | TAKE),
     "select.group_mates.sign": ("ceiling", {"order_group_mates"} | TAKE),
+    "materialise.format": ("parquet", DATASET),
+    # Of the tokenised formats alone.
+    "materialise.tokenizer": ("some/folder", set()),
+    "materialise.shards_per_job": (2, set()),
+    "materialise.open_lm.window_tokens": (17, set()),
+    "materialise.open_lm.windows_per_shard": (5, set()),
     "evaluate.seeds": (3, EVALUATE),
     "evaluate.training.tokens": (2048, EVALUATE),
     "evaluate.training.batch_sequences": (5, EVALUATE),

@@ -51,6 +51,8 @@ STAGES = {
     "order-random": ("select", "run_random"),
     "take": ("select", "run_take"),
     "materialise": ("materialise", "run"),
+    "tokenise": ("tokenise", "run"),
+    "assemble": ("materialise", "run_assemble"),
     "evaluate": ("evaluate", "run"),
     "summarise": ("summarise", "run"),
     "report": ("report", "run"),
