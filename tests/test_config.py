@@ -175,6 +175,13 @@ def test_wrong_paths_are_told_by_their_key_and_not_by_types_of_python(wrong):
         ({"select__methods": ["random", "random"]}, "select: every method at most once"),
         ({"run": "../elsewhere"}, "run: String should match pattern"),
         ({"select__budget__ratio": 1.5}, "select.budget.ratio: Input should be less than or equal"),
+        (
+            {"select__budget__ratio": 0},
+            "select.budget.ratio: Input should be greater than 0, not 0",
+        ),
+        ({"select__budget__ratio": -0.1}, "should be greater than 0, not -0.1"),
+        ({"select__budget__ratio": float("nan")}, "select.budget.ratio: Input should be a finite"),
+        ({"select__budget__ratio": "half"}, "select.budget.ratio: Input should be a valid number"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(keys, message):

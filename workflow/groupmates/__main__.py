@@ -58,6 +58,7 @@ STAGES = {
     "report": ("report", "run"),
     "plan": ("plan", "run"),
 }
+FULL = (errno.ENOSPC, errno.EDQUOT)
 TRAINING = ("base", "fit", "evaluate")  # may do so in several processes
 
 
@@ -157,11 +158,16 @@ def main(argv: list[str]) -> int:
         return prepare_and_run(argv)
     # The record begins before the stage's imports, which can take longer than its work.
     record = early.log.with_suffix(".json")
-    with jobs.alone(early.log) as (file, waited), redirect_stderr(Tee(sys.stderr, file)):
-        if waited and jobs.was_finished(record):
-            note("job", "the other process has finished it: nothing is left to do")
-            return 0
-        return prepare_and_run(argv, jobs.Record(record, argv[0]))
+    try:
+        with jobs.alone(early.log) as (file, waited), redirect_stderr(Tee(sys.stderr, file)):
+            if waited and jobs.was_finished(record):
+                note("job", "the other process has finished it: nothing is left to do")
+                return 0
+            return prepare_and_run(argv, jobs.Record(record, argv[0]))
+    except OSError as error:  # of the log or the record
+        if full := no_room(error):
+            return told(argv[0], full)
+        raise
 
 
 def early_arguments(arguments: list[str]) -> argparse.Namespace:
@@ -305,6 +311,8 @@ def no_room(error: OSError) -> UserError | None:
         errno.ENOSPC: "is full",
         errno.EDQUOT: "is full: your quota",
         errno.EROFS: "is read-only",
+        errno.EACCES: "does not let you write here",
+        errno.EPERM: "does not let you write here",
     }
     # Arrow tells some errors in words only.
     number = error.errno or (errno.ENOSPC if "No space left" in str(error) else None)
@@ -314,7 +322,8 @@ def no_room(error: OSError) -> UserError | None:
         expected="room for what this job writes",
         found=f"a file system that {reasons[number]} ({error})",
         where=str(error.filename or "the run's folder, results/{run}/"),
-        todo="free some space and run snakemake again: nothing that was finished is lost",
+        todo=("free some space" if number in FULL else "get the right to write there")
+        + " and run snakemake again: nothing that was finished is lost",
     )
 
 

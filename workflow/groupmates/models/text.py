@@ -80,6 +80,13 @@ def text_tokens(
 def _block_tokens(
     tokenizer: PreTrainedTokenizerBase, texts: list[str], limit: int | None
 ) -> list[list[int]]:
+    backend = getattr(tokenizer, "backend_tokenizer", None)  # of a fast tokenizer
+    if limit is None and backend is not None:
+        # 1.7 times as fast as below: no places in the text are kept. Measured with Pythia's.
+        backend.no_truncation()
+        backend.no_padding()
+        backend.encode_special_tokens = tokenizer.split_special_tokens
+        return [e.ids for e in backend.encode_batch_fast(texts, add_special_tokens=False)]
     side = tokenizer.truncation_side
     tokenizer.truncation_side = "right"  # whatever the tokenizer's own, the start is kept
     try:
@@ -94,7 +101,6 @@ def _block_tokens(
     finally:
         tokenizer.truncation_side = side
         # A fast tokenizer keeps the truncation of its last call, and would save it with itself.
-        backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend is not None:
             backend.no_truncation()
 
