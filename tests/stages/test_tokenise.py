@@ -3,12 +3,12 @@
 import json
 import subprocess
 import tarfile
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import webdataset
-from megatron.core.datasets.indexed_dataset import IndexedDataset
 
 import small
 from groupmates import config, resume
@@ -162,9 +162,20 @@ def test_a_selection_that_fills_no_window_is_told(pool, small_run, monkeypatch):
 # Megatron
 
 
+def megatron():
+    """Its own reader; installed with the other packages of the tests on Linux."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that Transformer Engine is not there
+        return pytest.importorskip("megatron.core.datasets.indexed_dataset")
+
+
+def read_by_megatron(folder: Path):
+    return megatron().IndexedDataset(str(folder / "tokens"), multimodal=False, mmap=True)
+
+
 def test_megatron_core_reads_every_document_with_its_end(pool, small_run):
     folder = dataset_of(pool, "megatron", small_run.tokenizer)
-    found = IndexedDataset(str(folder / "tokens"), multimodal=False, mmap=True)
+    found = read_by_megatron(folder)
     ours = document_tokens(load_tokenizer(small_run.tokenizer), texts())
     assert [found[i].tolist() for i in range(len(found))] == [t.tolist() for t in ours]
     assert found.document_indices.tolist() == list(range(len(ours) + 1))
@@ -175,22 +186,20 @@ def test_megatron_core_reads_every_document_with_its_end(pool, small_run):
 
 def test_megatron_core_finds_the_start_of_a_token_within_a_document(pool, small_run):
     folder = dataset_of(pool, "megatron", small_run.tokenizer)
-    found = IndexedDataset(str(folder / "tokens"), multimodal=False, mmap=True)
+    found = read_by_megatron(folder)
     third = document_tokens(load_tokenizer(small_run.tokenizer), texts())[2]
     assert found.get(2, offset=3, length=4).tolist() == third[3:7].tolist()
 
 
 def test_the_type_of_tokens_is_that_of_megatron_s_own_rule():
-    from megatron.core.datasets.indexed_dataset import DType
-
     for vocabulary in (300, 65499, 65500, 128_256):
-        assert token_type(vocabulary) == np.dtype(DType.optimal_dtype(vocabulary))
+        assert token_type(vocabulary) == np.dtype(megatron().DType.optimal_dtype(vocabulary))
 
 
 def test_a_large_vocabulary_is_read_back_by_megatron_core(pool, small_run, monkeypatch):
     monkeypatch.setattr(tokenise, "token_type", lambda vocabulary: np.dtype("<i4"))
     folder = dataset_of(pool, "megatron", small_run.tokenizer)
-    found = IndexedDataset(str(folder / "tokens"), multimodal=False, mmap=True)
+    found = read_by_megatron(folder)
     ours = document_tokens(load_tokenizer(small_run.tokenizer), texts())
     assert found.index.dtype is np.int32
     assert [found[i].tolist() for i in range(len(found))] == [t.tolist() for t in ours]
@@ -256,7 +265,7 @@ def test_progress_with_another_tokenizer_is_not_gone_on_with(
         with pytest.raises(Killed):
             part_of(pool, "megatron", "00000", small_run.tokenizer)
     folder = dataset_of(pool, "megatron", other)
-    found = IndexedDataset(str(folder / "tokens"), multimodal=False, mmap=True)
+    found = read_by_megatron(folder)
     ours = document_tokens(load_tokenizer(other), texts())
     assert [found[i].tolist() for i in range(len(found))] == [t.tolist() for t in ours]
 
@@ -269,7 +278,7 @@ def test_a_part_of_which_nothing_was_selected_is_empty(format, pool, small_run, 
         found = read_as_open_lm_does(folder / "manifest.jsonl")
         assert sorted(found) == sorted(expected_windows("ab", small_run.tokenizer))
     else:
-        assert len(IndexedDataset(str(folder / "tokens"), multimodal=False, mmap=True)) == 12
+        assert len(read_by_megatron(folder)) == 12
 
 
 def test_a_pool_file_that_has_shrunk_is_told(pool, small_run):

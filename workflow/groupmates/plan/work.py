@@ -381,20 +381,20 @@ class Work:
         parts = -(-self.shards // materialise.shards_per_job)
         selected = self.share * self.sizes.documents / parts
         text = selected * self.sizes.text_bytes
+        tokens = selected * self.sizes.tokens
+        disk = 2.0 * tokens
         phases = [Phase("documents", selected, {"tokenise": text, "read": text})]
-        disk = 2.0 * selected * self.sizes.tokens
+        if materialise.format == "open_lm":
+            windows = tokens / materialise.open_lm.window_tokens
+            phases.append(Phase("windows", windows, {"copy": disk}))
         return [Jobs(parts * len(self.config.select.methods), phases, 5e8, 0, disk)]
 
     def assemble(self) -> list[Jobs]:
         selected = self.share * self.sizes.documents
-        disk = 2.0 * selected * self.sizes.tokens if self.joined else 0.0
-        phases = [Phase("bytes", disk, {"copy": disk})] if self.joined else []
+        joined = self.config.materialise.format == "megatron"  # its parts become one file
+        disk = 2.0 * selected * self.sizes.tokens if joined else 0.0
+        phases = [Phase("bytes", disk, {"copy": disk})] if joined else []
         return [Jobs(len(self.config.select.methods), phases, 20.0 * selected, 0, disk)]
-
-    @property
-    def joined(self) -> bool:
-        """Whether the parts of a tokenised dataset become one file."""
-        return self.config.materialise.format == "megatron"
 
     def evaluate(self) -> list[Jobs]:
         evaluate, training = self.config.evaluate, self.config.evaluate.training
