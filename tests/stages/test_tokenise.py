@@ -184,6 +184,18 @@ def test_megatron_core_reads_every_document_with_its_end(pool, small_run):
     assert names == ["part-00000", "part-00001", "tokens.bin", "tokens.idx"]
 
 
+def test_how_many_shards_a_job_takes_changes_no_byte_of_a_megatron_dataset(
+    pool, small_run, monkeypatch
+):
+    apart = contents(dataset_of(pool, "megatron", small_run.tokenizer))
+    monkeypatch.setitem(PARTS, "00000", "abc")
+    monkeypatch.delitem(PARTS, "00001")
+    together = contents(dataset_of(pool, "megatron", small_run.tokenizer))
+    assert "part-00001/lengths.npy" in apart and "part-00001/lengths.npy" not in together
+    for name in ("tokens.bin", "tokens.idx"):
+        assert together[name] == apart[name]
+
+
 def test_megatron_core_finds_the_start_of_a_token_within_a_document(pool, small_run):
     folder = dataset_of(pool, "megatron", small_run.tokenizer)
     found = read_by_megatron(folder)

@@ -49,7 +49,7 @@ def convert_rows(
     """Write the `rows` of a pool file as Parquet: doc_id, text, and the other fields as JSON.
 
     `doc_ids` are those of the rows, `column` is the name of the text field. Memory is a row group,
-    16 MB of text. Measured in MB/s of uncompressed text, half of it wanted, on one core: CONVERT_SPEED.
+    16 MB of text. Measured as above: .jsonl.zst 134.
     """
     ids = doc_ids.to_pylist()
     group: list[tuple[str, str, str]] = []
@@ -58,8 +58,9 @@ def convert_rows(
         for values, doc_id, row in zip(chosen_rows(file, rows), ids, rows.tolist(), strict=True):
             text = text_of(values, column, place(file.path, row))
             del values[column]
-            group.append((doc_id, text, orjson.dumps(values, default=str).decode()))
-            size += len(text)
+            others = orjson.dumps(values, default=str).decode()
+            group.append((doc_id, text, others))
+            size += len(text) + len(others)
             if size >= GROUP_BYTES:
                 output.write_table(_table(group))
                 group, size = [], 0

@@ -23,8 +23,8 @@ def check_folder(folder: str | Path) -> None:
             expected="a folder",
             found="none",
             where=str(folder),
-            todo="correct base.checkpoint, sample.tokenizer or fit.encoder.name: only the last may "
-            "be a name on the Hugging Face hub",
+            todo="correct base.checkpoint, sample.tokenizer, materialise.tokenizer or "
+            "fit.encoder.name: only the last may be a name on the Hugging Face hub",
         )
 
 
@@ -42,7 +42,7 @@ def load_tokenizer(folder: str | Path, needs_end: bool = True) -> PreTrainedToke
             expected="a folder with a Hugging Face tokenizer",
             found=str(error).splitlines()[0],
             where=str(folder),
-            todo="set sample.tokenizer to such a folder, or to null for one trained on the pool",
+            todo="set sample.tokenizer (or materialise.tokenizer) to such a folder, or to null",
         ) from error
     if needs_end and tokenizer.eos_token_id is None:
         raise UserError(

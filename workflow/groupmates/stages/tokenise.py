@@ -46,11 +46,12 @@ def run(
 
     A document is its text and the end-of-text token, in pool order. open_lm: their stream is cut into
     windows, the rest at its end dropped, and the windows are shuffled, since open_lm trains on those of
-    a shard in their order. Megatron: tokens and lengths of the documents.
+    a shard in their order. Megatron: tokens and lengths of the documents. Measured with Pythia's
+    tokenizer on one of two cores that others use too: 0.75 and 0.84 million tokens a second.
     """
     table = concatenate(selection, "select", ["source_file", "source_row"])
     language = load_tokenizer(tokenizer)
-    kind = token_type(len(language))
+    kind = token_type(max(language.get_vocab().values()) + 1)
     provenance = Provenance(
         "tokenise",
         settings.model_dump(mode="json") | {"part": part},
