@@ -5,6 +5,7 @@ import json
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal, get_args, get_origin
 
 import jsonschema
 import pytest
@@ -30,6 +31,11 @@ GRAPH_ONLY = {
     "probe.shards",
     "select.methods",
     "select.partitions",
+    "materialise.tokenizer",
+    "materialise.shards_per_job",
+    # Of a format that is not the default.
+    "materialise.open_lm.window_tokens",
+    "materialise.open_lm.windows_per_shard",
     "evaluate.seeds",
 }
 ONE_OF_TWO = {"clusters": "target_size", "tokens": "ratio"}
@@ -169,6 +175,13 @@ def test_wrong_paths_are_told_by_their_key_and_not_by_types_of_python(wrong):
         ({"select__methods": ["random", "random"]}, "select: every method at most once"),
         ({"run": "../elsewhere"}, "run: String should match pattern"),
         ({"select__budget__ratio": 1.5}, "select.budget.ratio: Input should be less than or equal"),
+        (
+            {"select__budget__ratio": 0},
+            "select.budget.ratio: Input should be greater than 0, not 0",
+        ),
+        ({"select__budget__ratio": -0.1}, "should be greater than 0, not -0.1"),
+        ({"select__budget__ratio": float("nan")}, "select.budget.ratio: Input should be a finite"),
+        ({"select__budget__ratio": "half"}, "select.budget.ratio: Input should be a valid number"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(keys, message):
@@ -212,15 +225,19 @@ def with_other_value(loaded: config.Config, key: str) -> config.Config:
             return section.model_copy(update={name: replaced(value, rest)})
         if name in ONE_OF_TWO:
             section = section.model_copy(update={ONE_OF_TWO[name]: None})
-        text = "str" in str(type(section).model_fields[name].annotation)
-        return section.model_copy(update={name: "changed" if text else 987})
+        kind = type(section).model_fields[name].annotation
+        if get_origin(kind) is Literal:
+            other = next(choice for choice in get_args(kind) if choice != value)
+        else:
+            other = "changed" if "str" in str(kind) else 987
+        return section.model_copy(update={name: other})
 
     return replaced(loaded, key.split("."))
 
 
-def stages_of(key: str) -> set[str]:
-    """Names of the settings whose printed JSON changes with `key`."""
-    before = config.load(DEFAULTS)
+def stages_of(key: str, **keys: object) -> set[str]:
+    """Names of the settings whose printed JSON changes with `key`, others being as `keys` say."""
+    before = config.load(changed(**keys))
     after = with_other_value(before, key)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydantic notes that "changed" is no valid choice
@@ -251,10 +268,17 @@ def test_every_key_runs_a_stage_again_or_shapes_the_graph(key):
         ("accept.minimum_spearman", {"Accept"}),
         ("select.group_mates.sign", {"GroupMates"}),
         ("base.checkpoint", {"Sample", "Base"}),
+        ("materialise.format", {"Materialise", "Tokenise", "Assemble"}),
     ],
 )
 def test_a_key_runs_exactly_the_stages_that_depend_on_it(key, stages):
     assert stages_of(key) == stages
+
+
+def test_windows_matter_to_the_format_that_has_them_alone():
+    for format, stages in (("open_lm", {"Tokenise"}), ("megatron", set())):
+        for key in ("window_tokens", "windows_per_shard"):
+            assert stages_of(f"materialise.open_lm.{key}", materialise__format=format) == stages
 
 
 # Settings on a command line

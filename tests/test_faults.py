@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import checkout
+from groupmates import config
 
 pytestmark = pytest.mark.slow
 
@@ -71,6 +73,39 @@ def test_a_full_disk_is_told_and_costs_what_did_not_fit(
     }
     assert scored == {f"shard-{i:05d}.parquet" for i in range(3)} - whole
     assert checkout.selections(folder) == checkout.selections(finished)
+
+
+@pytest.mark.parametrize("place", ["score", "logs"])
+def test_a_folder_that_cannot_be_written_to_is_told(tmp_path: Path, place: str) -> None:
+    """Root may write whatever the permissions say: a file system that is read-only stops it, too."""
+    locked = tmp_path / "results" / place
+    locked.mkdir(parents=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(locked)])
+    if mounted.returncode and os.geteuid() == 0:
+        pytest.skip("NOT TESTED: root without the right to mount; its permissions bar nothing")
+    if mounted.returncode:
+        locked.chmod(0o555)
+    settings = config.CorpusSettings(seed=3, corpus=config.Corpus(documents=5, files=1))
+    command = [sys.executable, "-m", "groupmates", "corpus"]
+    command += ["--log", str(tmp_path / "results/logs/corpus.log")]
+    command += ["--settings", settings.model_dump_json()]
+    command += ["--shards", str(tmp_path / "results/score/a.jsonl.zst")]
+    command += ["--reference", str(tmp_path / "results/score/r.jsonl.zst")]
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            env=os.environ | {"PYTHONPATH": str(checkout.REPOSITORY / "workflow")},
+        )
+    finally:
+        if not mounted.returncode:
+            subprocess.run(["umount", str(locked)], check=True)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    for part in ("read-only" if not mounted.returncode else "does not let you write", str(locked)):
+        assert part in done.stderr, done.stderr
+    assert "get the right to write there and run snakemake again" in done.stderr
 
 
 def test_a_truncated_artefact_is_told_and_its_producer_alone_runs_again(

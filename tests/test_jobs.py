@@ -119,6 +119,19 @@ def test_a_full_disk_is_told_with_what_to_do(tmp_path, capsys):
     assert jobs.read_record(tmp_path / "x.json")[0]["state"] == "failed"
 
 
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), OSError(1, "no")])
+def test_a_folder_that_one_may_not_write_to_is_told_with_its_name(tmp_path, capsys, error):
+    def refused():
+        error.filename = "results/x/fit"
+        raise error
+
+    record = jobs.Record(tmp_path / "x.json", "fit")
+    assert cli.run("fit", refused, {}, record) == 2
+    shown = capsys.readouterr().err
+    for part in ("does not let you write", "results/x/fit", "get the right to write there"):
+        assert part in shown
+
+
 def test_other_errors_keep_their_traceback(tmp_path, capsys):
     def broken():
         raise OSError(5, "Input/output error")

@@ -175,12 +175,35 @@ def with_record(path: Path, table: pa.Table, **changed) -> None:
     pq.write_table(table.replace_schema_metadata({store.KEY: json.dumps(record)}), path)
 
 
-def test_an_older_version_is_refused(tmp_path):
-    path = curve(tmp_path / "curve.parquet")
-    with_record(path, pa.table(CURVE), version=0)
-    error = refusal(store.read_table, path, "curve")
-    assert "'version': 0" in error.found
+@pytest.mark.parametrize("by", [-1, 1])
+@pytest.mark.parametrize("kind", ["table", "folder", "JSON file"])
+def test_what_another_version_of_the_code_wrote_is_refused_and_told_apart(tmp_path, kind, by):
+    path = tmp_path / "artefact"
+    if kind == "table":
+        curve(path)
+        with_record(path, pa.table(CURVE), version=ARTEFACTS["curve"].version + by, code="9.9+abc")
+        error = refusal(store.read_table, path, "curve")
+    else:
+        if kind == "folder":
+            path.mkdir()
+            store.write_folder_provenance(path, "curve", PROVENANCE)
+            record = path / "provenance.json"
+        else:
+            store.write_json(path, "curve", PROVENANCE, {})
+            record = path
+        body = json.loads(record.read_text())
+        (body if kind == "folder" else body["provenance"]).update(
+            version=ARTEFACTS["curve"].version + by, code="9.9+abc"
+        )
+        record.write_text(json.dumps(body))
+        read = store.read_folder_json if kind == "folder" else store.read_artefact_json
+        error = refusal(read, path, "curve", *["provenance.json"] * (kind == "folder"))
     assert f"'version': {ARTEFACTS['curve'].version}" in error.expected
+    assert f"'version': {ARTEFACTS['curve'].version + by}" in error.found
+    assert "written by 9.9+abc" in error.found
+    assert error.where == str(path)
+    assert "run snakemake again" in error.todo
+    assert ("use the code that wrote it" in error.todo) == (by > 0)
 
 
 def test_a_table_without_one_of_its_columns_is_refused(tmp_path):

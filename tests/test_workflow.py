@@ -134,6 +134,43 @@ def test_a_finished_run_has_nothing_left_to_do(finished: Path) -> None:
     assert "Nothing to be done" in checkout.snakemake(finished, "-n").stdout
 
 
+@pytest.mark.parametrize("format", ["parquet", "open_lm", "megatron"])
+def test_another_format_of_the_dataset_is_written_and_nothing_else_done_again(
+    format: str, finished: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(finished, tmp_path / "copy")
+    changed = {"format": format, "shards_per_job": 2, "open_lm": {"window_tokens": 65}}
+    settings = checkout.merged(checkout.TINY, {"materialise": changed})
+    (folder / "settings.yaml").write_text(yaml.safe_dump(settings))
+    planned = checkout.snakemake(folder, "-n", "--quiet", "rules").stdout
+    run = checkout.snakemake(folder)
+    assert run.returncode == 0, run.stdout[-4000:]
+    jobs_of = dict(re.findall(r"^(\w+) +(\d+)$", planned, re.MULTILINE))
+    writing = {"materialise": "14"} if format == "parquet" else {"tokenise": "4"}
+    assert jobs_of.items() - {("total", jobs_of["total"])} == {
+        *writing.items(),
+        ("assemble", "2"),
+        ("all", "1"),
+    }
+    assert "Nothing to be done" in checkout.snakemake(folder, "-n").stdout
+    for method in ("group_mates", "random"):
+        dataset = folder / "results/tiny/dataset" / method
+        card = json.loads(dataset.with_suffix(".json").read_text())
+        selected = sum(
+            pq.read_metadata(path).num_rows
+            for path in (folder / "results/tiny/select" / method).glob("*.parquet")
+        )
+        assert (card["format"], card["documents"]) == (format, selected)
+        names = sorted(str(path.relative_to(dataset)) for path in dataset.rglob("*.*"))
+        assert not [name for name in names if name.endswith(".zst")]
+        if format == "parquet":
+            assert names == [f"shard-{i:05d}.jsonl.zst.parquet" for i in range(7)]
+        elif format == "megatron":
+            assert names == ["tokens.bin", "tokens.idx"]
+        else:
+            assert "manifest.jsonl" in names and "part-00001/00000000.tar" in names
+
+
 @pytest.mark.parametrize(
     ("shards", "change"),
     [
@@ -379,7 +416,8 @@ def test_an_unknown_setting_is_refused_before_anything_runs(tmp_path: Path) -> N
 REPORT = {"report"}
 SUMMARY = {"summarise"} | REPORT
 EVALUATE = {"evaluate"} | SUMMARY
-TAKE = {"take", "materialise"} | EVALUATE
+DATASET = {"materialise", "assemble"}
+TAKE = {"take"} | DATASET | EVALUATE
 CLUSTER = {"centroids", "cluster", "order_group_mates"} | TAKE
 SCORE = {"score", "order_random"} | CLUSTER
 FIT = {"fit", "accept", "plan_bootstrap", "probe"} | SCORE
@@ -459,6 +497,12 @@ AFFECTS: dict[str, tuple[object, set[str]]] = {
     "select.partitions": (2, {"order_group_mates"} | TAKE),
     "select.group_mates.quota": ("proportional", {"order_group_mates"} | TAKE),
     "select.group_mates.sign": ("ceiling", {"order_group_mates"} | TAKE),
+    "materialise.format": ("parquet", DATASET),
+    # Of the tokenised formats alone.
+    "materialise.tokenizer": ("some/folder", set()),
+    "materialise.shards_per_job": (2, set()),
+    "materialise.open_lm.window_tokens": (17, set()),
+    "materialise.open_lm.windows_per_shard": (5, set()),
     "evaluate.seeds": (3, EVALUATE),
     "evaluate.training.tokens": (2048, EVALUATE),
     "evaluate.training.batch_sequences": (5, EVALUATE),

@@ -43,11 +43,11 @@ def make_inputs(run: small.Run, folder: Path) -> Inputs:
     checkpoint.save_pretrained(folder / "checkpoint")
     documents = small.documents(DOCUMENTS)
     for name, part in (("a", documents[:12]), ("b", documents[12:])):
-        small.write_lines(folder / f"dataset/{name}.jsonl", part)
+        small.write_lines(folder / f"pool/{name}.jsonl", part)
     columns = {
         "doc_id": [d["id"] for d in documents],
         "source_file": ["a.jsonl"] * 12 + ["b.jsonl"] * (DOCUMENTS - 12),
-        "source_row": np.arange(DOCUMENTS),
+        "source_row": [*range(12), *range(DOCUMENTS - 12)],
         "n_tokens": [len(t) for t in document_tokens(tokenizer, [d["text"] for d in documents])],
         "cluster": np.zeros(DOCUMENTS, int),
         "rank": np.arange(DOCUMENTS),
@@ -96,8 +96,8 @@ def command(name: str, inputs: Inputs, results: Path, **changed: object) -> list
     else:
         settings = evaluate_settings(**changed)
         rest = ["--base", run.base, "--tokenizer", run.tokenizer, "--reference", run.reference]
-        rest += ["--select", folder / "select.parquet", "--root", folder / "dataset"]
-        rest += ["--dataset", *sorted((folder / "dataset").iterdir()), "--number", 0]
+        rest += ["--select", folder / "select.parquet", "--root", folder / "pool"]
+        rest += ["--pool", *sorted((folder / "pool").iterdir()), "--number", 0]
         rest += ["--curve", results / "curve.parquet", "--examples", results / "examples.parquet"]
     stage = "base" if name == "moments" else name
     return [stage, "--settings", settings.model_dump_json(), *map(str, rest)]

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "workflow"))
 from groupmates import config as c
 from groupmates.maths.intervals import paired_interval
 from groupmates.pool import common_root, list_files
-from groupmates.stages import evaluate, materialise, select
+from groupmates.stages import evaluate, select
 from groupmates.store import read_table
 
 NONE = {"alpha": 1.0, "beta": 1e12}  # the factor is 1: individual influence alone
@@ -101,19 +101,6 @@ def trained(job: tuple[Path, c.Config, list[Path], int]) -> float:
         else list(config.pool.paths)
     )
     pool, folder = list_files(patterns), selection[0].parent
-    root = common_root([f.path for f in pool])
-    per_shard = config.pool.files_per_shard
-    dataset = []
-    for number, file in enumerate(pool):
-        path = folder / f"dataset-{seed}" / file.name
-        materialise.run(
-            c.MaterialiseSettings(),
-            pool=Path(file.path),
-            root=Path(root),
-            selection=selection[number // per_shard],
-            output=path,
-        )
-        dataset.append(path)
     curve = folder / f"seed-{seed}.parquet"
     evaluate.run(
         c.settings(config, c.EvaluateSettings),
@@ -121,8 +108,8 @@ def trained(job: tuple[Path, c.Config, list[Path], int]) -> float:
         tokenizer=run / "sample/tokenizer",
         reference=run / "sample/reference.parquet",
         select=selection,
-        dataset=dataset,
-        root=folder / f"dataset-{seed}",
+        pool=[Path(f.path) for f in pool],
+        root=Path(common_root([f.path for f in pool])),
         number=seed,
         curve=curve,
         examples=folder / f"seed-{seed}.examples.parquet",

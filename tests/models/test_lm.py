@@ -1,6 +1,7 @@
 """The probed language model: losses that count labels alone, and steps that can be taken back."""
 
 import copy
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import cross_entropy
-from transformers import AutoModelForCausalLM, CohereConfig, Gemma2Config, GraniteConfig
+from transformers import (
+    AutoModelForCausalLM,
+    CohereConfig,
+    Gemma2Config,
+    GraniteConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 import small
 from groupmates.errors import UserError
@@ -391,11 +399,71 @@ def test_a_folder_that_is_missing_is_not_asked_of_the_hub(monkeypatch):
     assert caught.value.where == "checkpoints/typo"
 
 
-@pytest.mark.parametrize("content", ["no folder", "empty folder", "damaged weights"])
+def test_a_tensor_that_the_weights_lack_is_named_and_not_drawn_at_random(tmp_path):
+    small.tiny_lm().save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["model.layers.0.mlp.up_proj.weight"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"layers\.0\.mlp\.up_proj\.weight among them") as caught:
+        lm.load_lm(tmp_path)
+    assert (caught.value.where, caught.value.found) == (str(tmp_path), "none for 1 of its tensors")
+
+
+def test_tied_weights_are_not_missed(tmp_path):
+    tied = LlamaConfig(
+        vocab_size=50,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        tie_word_embeddings=True,
+    )
+    LlamaForCausalLM(tied).save_pretrained(tmp_path)
+    assert "lm_head.weight" not in load_file(tmp_path / "model.safetensors")
+    lm.load_lm(tmp_path)
+
+
+REMOTE = "raise AssertionError('code of the checkpoint was run')"
+
+
+@pytest.mark.parametrize("kind", ["llama", "unheard_of"])
+def test_code_of_a_checkpoint_s_own_is_never_run(tmp_path, kind):
+    """Of a model that transformers brings along its own code runs; another one is refused."""
+    model = small.tiny_lm()
+    model.save_pretrained(tmp_path)
+    told = json.loads((tmp_path / "config.json").read_text()) | {"model_type": kind}
+    told["auto_map"] = {"AutoConfig": "code.Config", "AutoModelForCausalLM": "code.Model"}
+    (tmp_path / "config.json").write_text(json.dumps(told))
+    (tmp_path / "code.py").write_text(REMOTE)
+    if kind == "llama":
+        assert type(lm.load_lm(tmp_path)) is type(model)
+        return
+    with pytest.raises(UserError, match="own code is never run") as caught:
+        lm.load_lm(tmp_path)
+    assert caught.value.where == str(tmp_path)
+
+
+def test_weights_of_another_shape_than_the_configuration_says_are_refused(tmp_path):
+    small.tiny_lm().save_pretrained(tmp_path)
+    told = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(told | {"vocab_size": 77}))
+    with pytest.raises(UserError, match=r"base\.checkpoint") as caught:
+        lm.load_lm(tmp_path)
+    assert caught.value.where == str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content", ["no folder", "empty folder", "no weights", "damaged weights", "damaged settings"]
+)
 def test_what_is_no_model_is_refused_with_its_place(tmp_path, content):
     folder = tmp_path / "model"
     if content != "no folder":
         folder.mkdir()
+    if content == "no weights":
+        small.tiny_lm().config.save_pretrained(folder)
+    if content == "damaged settings":
+        small.tiny_lm().save_pretrained(folder)
+        (folder / "config.json").write_text('{"model_type": "lla')
     if content == "damaged weights":
         small.tiny_lm().save_pretrained(folder)
         weights = folder / "model.safetensors"

@@ -1,5 +1,7 @@
 """Text to tokens: the end-of-text token, labels apart from their context, and views that hold."""
 
+import json
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -60,6 +62,15 @@ def test_a_limit_keeps_the_first_tokens_and_is_forgotten_afterwards(tokenizer, m
     assert tokenizer(texts[1])["input_ids"] == whole[1][:-1]
 
 
+def test_tokens_are_those_of_the_tokenizer_s_own_call_whatever_was_asked_of_it_before(tokenizer):
+    texts = ["a river", "the<|endoftext|>old", "", "Grüße, 世界 🌍"]
+    ours = [[*ids, tokenizer.eos_token_id] for ids in tokenizer(texts)["input_ids"]]
+    tokenizer.backend_tokenizer.enable_truncation(2)
+    tokenizer.backend_tokenizer.enable_padding(length=9)
+    assert [ids.tolist() for ids in document_tokens(tokenizer, texts)] == ours
+    assert ours[1].count(tokenizer.eos_token_id) == 2
+
+
 def test_no_more_is_tokenised_together_than_a_block(tokenizer):
     class Counting:
         truncation_side, eos_token_id, calls = "right", 0, []
@@ -110,3 +121,15 @@ def test_a_language_models_tokenizer_needs_an_end_of_text_token(tokenizer, tmp_p
     with pytest.raises(UserError, match="end-of-text"):
         load_tokenizer(tmp_path)
     assert load_tokenizer(tmp_path, needs_end=False).eos_token_id is None
+
+
+def test_code_of_a_tokenizer_s_own_is_never_run(tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path)
+    told = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    told |= {"auto_map": {"AutoTokenizer": ["code.Own", None]}, "tokenizer_class": "Own"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(told))
+    (tmp_path / "tokenizer.json").unlink()
+    (tmp_path / "code.py").write_text("raise AssertionError('code of the tokenizer was run')")
+    with pytest.raises(UserError, match=r"sample\.tokenizer") as caught:
+        load_tokenizer(tmp_path)
+    assert caught.value.where == str(tmp_path)

@@ -50,8 +50,29 @@ def test_every_stage_of_the_default_run_has_as_many_jobs_as_snakemake_plans():
         "cluster": 3,
         "take": 2,
         "materialise": 14,
+        "assemble": 2,
         "evaluate": 4,
     }
+
+
+@pytest.mark.parametrize(
+    ("format", "jobs", "units"),
+    [
+        ("parquet", {"materialise": 14, "assemble": 2}, set()),
+        ("open_lm", {"tokenise": 4, "assemble": 2}, {"windows"}),
+        ("megatron", {"tokenise": 4, "assemble": 2}, {"bytes"}),
+    ],
+)
+def test_a_tokenised_dataset_is_of_parts_instead_of_files(format, jobs, units):
+    found = work(materialise={"format": format, "shards_per_job": 2})
+    writing = {n: found[n] for n in ("materialise", "tokenise", "assemble") if n in found}
+    assert {name: sum(j.count for j in of_stage) for name, of_stage in writing.items()} == jobs
+    if "tokenise" in found:
+        phases = [p for n in ("tokenise", "assemble") for p in found[n][0].phases]
+        assert {p.unit for p in phases} == {"documents"} | units
+        # Two parts of 250 selected documents of 100 tokens, of 400 bytes of text.
+        assert phases[0].units == 125
+        assert phases[0].parts == {"tokenise": 125 * 400, "read": 125 * 400}
 
 
 def test_without_bootstrapped_rollouts_there_is_one_round_and_one_model():
@@ -133,7 +154,7 @@ def test_a_selection_is_trained_on_by_every_method_and_seed_for_the_same_steps()
     steps = 1024 / (4 * 32)
     assert (jobs.count, train.units) == (4, steps)
     assert train.parts["train"] == steps * training_flops(LM, 4 * 32, 32)
-    assert read.parts["read"] == 0.25 * 1000 * 400
+    assert read.parts["read"] == 1000 * 400  # of the pool
 
 
 def test_twice_the_documents_are_twice_the_work_of_what_reads_them_all():

@@ -4,13 +4,13 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import small
 from groupmates.errors import UserError
 from groupmates.models import lm
 from groupmates.models.checkpoint import open_base
-from groupmates.models.text import load_tokenizer
+from groupmates.models.text import load_tokenizer, train_tokenizer
 from groupmates.stages import base
 
 OPTIMIZER = "optimizer.safetensors"
@@ -148,3 +148,61 @@ def test_batches_pass_over_every_document_before_any_comes_again(small_run):
     windows = [next(stream)[0].tolist() for _ in range(8)]
     assert all(len(w) == small.SEQUENCE + 1 for w in windows)
     assert len({tuple(w) for w in windows}) == 8
+
+
+# What is wrong with a checkpoint
+
+
+def test_a_tokenizer_with_other_ids_than_the_checkpoint_s_own_is_refused(
+    small_run, tmp_path, checkpoint
+):
+    own = train_tokenizer([d["text"] for d in small.documents(5)], 300)
+    own.save_pretrained(checkpoint)
+    with pytest.raises(UserError, match=r"sample\.tokenizer") as caught:
+        made(small_run, tmp_path / "base", checkpoint=str(checkpoint))
+    assert caught.value.where == str(small_run.tokenizer)
+    given = load_tokenizer(small_run.tokenizer).get_vocab()
+    token = min(
+        (t for t, i in own.get_vocab().items() if given.get(t, i) != i), key=given.__getitem__
+    )
+    assert f"{own.get_vocab()[token]} for {token!r}" in caught.value.expected
+    assert caught.value.found.startswith(f"{given[token]}, and ")
+
+
+def test_the_checkpoint_s_own_tokenizer_fits_with_tokens_added_to_it(
+    small_run, tmp_path, checkpoint
+):
+    load_tokenizer(small_run.tokenizer).save_pretrained(checkpoint)
+    made(small_run, tmp_path / "base", checkpoint=str(checkpoint))
+    more = load_tokenizer(small_run.tokenizer)
+    more.add_tokens(["<|more|>"])
+    more.save_pretrained(tmp_path / "more")
+    base.check_tokenizer(checkpoint, more, tmp_path / "more")
+
+
+def test_a_checkpoint_with_weights_that_are_no_numbers_is_named_with_the_tensor(
+    small_run, tmp_path, checkpoint
+):
+    path = checkpoint / "model.safetensors"
+    weights = load_file(path)
+    weights["embed_out.weight"][3, 1] = float("inf")
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"finite weights of the checkpoint") as caught:
+        made(small_run, tmp_path / "base", checkpoint=str(checkpoint))
+    assert (caught.value.where, caught.value.found) == (
+        str(checkpoint),
+        "nan or inf in lm_head.weight",  # as transformers calls it
+    )
+
+
+@pytest.mark.parametrize(("every", "at"), [(100, 5), (2, 2)])
+def test_a_training_that_breaks_is_told_and_writes_nothing(
+    every, at, small_run, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(base, "STEPS_BETWEEN_CHECKS", every)
+    hyper = small.ADAMW.model_copy(update={"learning_rate": 1e30})
+    with pytest.raises(UserError, match=r"base\.optimizer\.learning_rate") as caught:
+        made(small_run, tmp_path / "base", optimizer=hyper)
+    assert caught.value.expected == f"finite weights after step {at} of 5"
+    assert caught.value.where == f"training on {small_run.training_pool}"
+    assert list(tmp_path.iterdir()) == []

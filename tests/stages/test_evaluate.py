@@ -46,17 +46,20 @@ def selection(counts: dict[str, int]) -> pa.Table:
     """A selection of `counts` documents of each file, the i-th with 10 + i tokens."""
     names = pa.array([name for name, n in counts.items() for _ in range(n)])
     tokens = np.arange(len(names)) + 10
-    return pa.table({"source_file": names.dictionary_encode(), "n_tokens": tokens})
+    rows = np.concatenate([3 * np.arange(n) for n in counts.values()])
+    columns = {"source_file": names.dictionary_encode(), "source_row": rows, "n_tokens": tokens}
+    return pa.table(columns)
 
 
 @pytest.fixture
-def dataset(tmp_path, small_run) -> tuple[list[Path], list[Path], Path]:
-    """Two selection shards and the three dataset files of a method, one of them empty."""
-    root = tmp_path / "dataset/random"
+def pool(tmp_path, small_run) -> tuple[list[Path], list[Path], Path]:
+    """Two selection shards of every third line of the pool's three files, none of the second."""
+    root = tmp_path / "pool"
     rows, tokenizer = small.documents(30), load_tokenizer(small_run.tokenizer)
     parts = {FILES[0]: rows[:12], FILES[1]: [], FILES[2]: rows[12:]}
     for name, part in parts.items():
-        small.write_lines(root / name, part)
+        other = {"id": "x", "text": "not selected"}
+        small.write_lines(root / name, [r for row in part for r in (row, other, other)] or [other])
     shards = []
     for number, names in enumerate((FILES[:2], FILES[2:])):
         found = [(name, row) for name in names for row in parts[name]]
@@ -64,7 +67,7 @@ def dataset(tmp_path, small_run) -> tuple[list[Path], list[Path], Path]:
         columns = {
             "doc_id": [row["id"] for _, row in found],
             "source_file": [name for name, _ in found],
-            "source_row": np.arange(n) * 3,  # the rows of the pool, not of the dataset
+            "source_row": [3 * i for name in names for i in range(len(parts[name]))],
             "n_tokens": [len(t) for t in document_tokens(tokenizer, [r["text"] for _, r in found])],
             "cluster": np.zeros(n, int),
             "rank": np.arange(n),
@@ -76,8 +79,8 @@ def dataset(tmp_path, small_run) -> tuple[list[Path], list[Path], Path]:
     return shards, [root / name for name in FILES], root
 
 
-def evaluated(run, dataset, folder: Path, method: str = "random", number: int = 0, **changed):
-    select, files, root = dataset
+def evaluated(run, pool, folder: Path, method: str = "random", number: int = 0, **changed):
+    select, files, root = pool
     curve = folder / f"evaluate/{method}/seed-{number}.parquet"
     examples = folder / f"evaluate/{method}/seed-{number}.examples.parquet"
     evaluate.run(
@@ -86,7 +89,7 @@ def evaluated(run, dataset, folder: Path, method: str = "random", number: int = 
         tokenizer=run.tokenizer,
         reference=run.reference,
         select=select,
-        dataset=files,
+        pool=files,
         root=root,
         number=number,
         curve=curve,
@@ -98,10 +101,10 @@ def evaluated(run, dataset, folder: Path, method: str = "random", number: int = 
 # Which documents are trained on
 
 
-def test_rows_are_counted_within_each_file_of_the_dataset():
-    # Everything is drawn: rows 0 and 1 of one file, 0, 1 and 2 of the other.
+def test_rows_are_those_of_the_pool_s_files():
+    # Everything is drawn.
     drawn = evaluate.draw_documents(selection({"a": 2, "b": 3}), 10**9, np.random.default_rng(0))
-    assert {name: rows.tolist() for name, rows in drawn.items()} == {"a": [0, 1], "b": [0, 1, 2]}
+    assert {name: rows.tolist() for name, rows in drawn.items()} == {"a": [0, 3], "b": [0, 3, 6]}
 
 
 def test_documents_are_drawn_until_the_tokens_are_reached_and_no_further():
@@ -110,14 +113,15 @@ def test_documents_are_drawn_until_the_tokens_are_reached_and_no_further():
     for seed in range(20):
         drawn = evaluate.draw_documents(table, 300, np.random.default_rng(seed))
         nothing = np.empty(0, np.int64)
-        rows = np.concatenate([drawn.get("a", nothing), drawn.get("b", nothing) + 20])
+        rows = np.concatenate([drawn.get("a", nothing), drawn.get("b", nothing) + 60]) // 3
         assert tokens[rows].sum() >= 306  # with the margin for ends that packing drops
         assert tokens[rows].sum() - 49 < 306  # without one of the largest it would be too few
 
 
 def test_every_document_is_drawn_about_equally_often():
     files = selection({"a": 5, "b": 5})["source_file"]
-    table = pa.table({"source_file": files, "n_tokens": [10] * 10})
+    rows = [*range(5), *range(5)]
+    table = pa.table({"source_file": files, "source_row": rows, "n_tokens": [10] * 10})
     counts = np.zeros(10)
     for seed in range(400):
         drawn = evaluate.draw_documents(table, 48, np.random.default_rng(seed))
@@ -127,23 +131,23 @@ def test_every_document_is_drawn_about_equally_often():
     assert np.abs(counts - 200).max() < 5 * 10  # five standard deviations
 
 
-def test_the_drawn_rows_are_read_as_the_documents_of_the_selection(small_run, dataset):
-    _, files, root = dataset
+def test_the_drawn_rows_are_read_as_the_documents_of_the_selection(small_run, pool):
+    _, files, root = pool
     tokenizer = load_tokenizer(small_run.tokenizer)
     pool_files = [named(path, root) for path in files]
-    chosen = {FILES[0]: np.array([0, 11]), FILES[1]: np.empty(0, int), FILES[2]: np.array([3])}
-    found = list(evaluate.read_drawn(chosen, pool_files, small.COLUMNS, tokenizer))
+    chosen = {FILES[0]: np.array([0, 33]), FILES[2]: np.array([9])}
+    found = list(evaluate.read_drawn(chosen, pool_files, "text", tokenizer))
     texts = [small.documents()[i]["text"] for i in (0, 11, 12 + 3)]
     assert [t.tolist() for t in found] == [t.tolist() for t in document_tokens(tokenizer, texts)]
 
 
-def test_tokenising_in_blocks_changes_nothing(small_run, dataset, monkeypatch):
-    _, files, root = dataset
+def test_tokenising_in_blocks_changes_nothing(small_run, pool, monkeypatch):
+    _, files, root = pool
     tokenizer = load_tokenizer(small_run.tokenizer)
     arguments = (
-        {FILES[2]: np.arange(18)},
+        {FILES[2]: np.arange(18) * 3},
         [named(path, root) for path in files],
-        small.COLUMNS,
+        "text",
         tokenizer,
     )
     whole = [t.tolist() for t in evaluate.read_drawn(*arguments)]
@@ -197,11 +201,11 @@ def test_steps_are_tokens_rounded_up_to_whole_batches(tokens, steps):
     assert evaluate.steps_of(settings(tokens=tokens)) == steps
 
 
-def test_a_curve_starts_at_the_base_loss_for_every_method_and_seed(small_run, dataset, tmp_path):
+def test_a_curve_starts_at_the_base_loss_for_every_method_and_seed(small_run, pool, tmp_path):
     model, _, _ = open_base(small_run.base)
     base_loss = reference_part(small_run.reference, "evaluation", 6)[0].loss(model)
     curves = [
-        evaluated(small_run, dataset, tmp_path, method, number)[0]
+        evaluated(small_run, pool, tmp_path, method, number)[0]
         for method in ("random", "group_mates")
         for number in (0, 1)
     ]
@@ -213,8 +217,8 @@ def test_a_curve_starts_at_the_base_loss_for_every_method_and_seed(small_run, da
     assert not curves[0].equals(curves[1])
 
 
-def test_example_losses_add_up_to_the_last_point_of_the_curve(small_run, dataset, tmp_path):
-    curve, examples = evaluated(small_run, dataset, tmp_path)
+def test_example_losses_add_up_to_the_last_point_of_the_curve(small_run, pool, tmp_path):
+    curve, examples = evaluated(small_run, pool, tmp_path)
     total = examples["loss_sum_nats"].to_numpy().sum() / examples["label_tokens"].to_numpy().sum()
     assert curve["loss_nats"][-1].as_py() == pytest.approx(total, abs=1e-12)
     table = read_table(small_run.reference, "reference").to_pylist()
@@ -223,23 +227,21 @@ def test_example_losses_add_up_to_the_last_point_of_the_curve(small_run, dataset
     assert used == sorted(held_out[:6])
 
 
-def test_training_on_the_selection_moves_the_loss_and_leaves_the_base(small_run, dataset, tmp_path):
+def test_training_on_the_selection_moves_the_loss_and_leaves_the_base(small_run, pool, tmp_path):
     before = (small_run.base / "model.safetensors").read_bytes()
-    losses = evaluated(small_run, dataset, tmp_path)[0]["loss_nats"].to_pylist()
+    losses = evaluated(small_run, pool, tmp_path)[0]["loss_nats"].to_pylist()
     assert len(set(losses)) == 3
     assert (small_run.base / "model.safetensors").read_bytes() == before
 
 
-def test_a_learning_rate_that_breaks_the_training_is_told(small_run, dataset, tmp_path):
+def test_a_learning_rate_that_breaks_the_training_is_told(small_run, pool, tmp_path):
     with pytest.raises(UserError, match=r"evaluate\.training\.learning_rate") as caught:
-        evaluated(small_run, dataset, tmp_path, learning_rate=1e38)
+        evaluated(small_run, pool, tmp_path, learning_rate=1e38)
     assert caught.value.where == "method random, seed 0"
     assert not (tmp_path / "evaluate").exists()
 
 
-def test_a_held_out_example_longer_than_the_models_positions_is_refused(
-    small_run, dataset, tmp_path
-):
+def test_a_held_out_example_longer_than_the_models_positions_is_refused(small_run, pool, tmp_path):
     path = tmp_path / "long.parquet"
     reference.run(
         small.reference_settings(max_tokens=200),
@@ -248,13 +250,13 @@ def test_a_held_out_example_longer_than_the_models_positions_is_refused(
         output=path,
     )
     with pytest.raises(UserError, match="at most 25 tokens") as caught:
-        evaluated(replace(small_run, reference=path), dataset, tmp_path)
+        evaluated(replace(small_run, reference=path), pool, tmp_path)
     assert caught.value.where == "the held-out reference set"
     assert "reference.split.max_tokens" in caught.value.todo
 
 
-def test_provenance_has_the_training_seed(small_run, dataset, tmp_path):
-    evaluated(small_run, dataset, tmp_path, number=4)
+def test_provenance_has_the_training_seed(small_run, pool, tmp_path):
+    evaluated(small_run, pool, tmp_path, number=4)
     path = tmp_path / "evaluate/random/seed-4.parquet"
     record = json.loads(pq.read_schema(path).metadata[b"groupmates"])
     assert record["settings"]["number"] == 4

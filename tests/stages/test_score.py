@@ -108,3 +108,24 @@ def test_a_killed_job_goes_on_after_the_row_groups_it_had_saved(tmp_path, model,
     assert attempts == 5
     assert len(calls) == 9 + 4  # nine row groups, and those at which it died once more
     assert not list(tmp_path.glob(".*.kept"))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("column", ["influence", "embedding"])
+def test_a_score_that_is_no_number_names_the_document_and_its_line(
+    tmp_path, model, monkeypatch, value, column
+):
+    score_of = InfluenceModel.score
+
+    def broken(self, texts, *rest):
+        individual, emb = score_of(self, texts, *rest)
+        individual, emb = individual.copy(), emb.copy()
+        (individual if column == "influence" else emb[:, 2])[5] = value
+        return individual, emb
+
+    monkeypatch.setattr(InfluenceModel, "score", broken)
+    with pytest.raises(UserError, match=r"metrics\.json") as caught:
+        scored(tmp_path, model, 2)
+    assert caught.value.found == "nan or inf for 'doc-005', one of 1 such"
+    assert caught.value.where == f"{tmp_path / '0.jsonl'}, line 6"
+    assert not list(tmp_path.glob("score*"))

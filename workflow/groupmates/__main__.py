@@ -51,11 +51,14 @@ STAGES = {
     "order-random": ("select", "run_random"),
     "take": ("select", "run_take"),
     "materialise": ("materialise", "run"),
+    "tokenise": ("tokenise", "run"),
+    "assemble": ("materialise", "run_assemble"),
     "evaluate": ("evaluate", "run"),
     "summarise": ("summarise", "run"),
     "report": ("report", "run"),
     "plan": ("plan", "run"),
 }
+FULL = (errno.ENOSPC, errno.EDQUOT)
 TRAINING = ("base", "fit", "evaluate")  # may do so in several processes
 
 
@@ -155,16 +158,20 @@ def main(argv: list[str]) -> int:
         return prepare_and_run(argv)
     # The record begins before the stage's imports, which can take longer than its work.
     record = early.log.with_suffix(".json")
-    with jobs.alone(early.log) as (file, waited), redirect_stderr(Tee(sys.stderr, file)):
-        if waited and jobs.was_finished(record):
-            note("job", "the other process has finished it: nothing is left to do")
-            return 0
-        try:
+    try:
+        with jobs.alone(early.log) as (file, waited), redirect_stderr(Tee(sys.stderr, file)):
+            if waited and jobs.was_finished(record):
+                note("job", "the other process has finished it: nothing is left to do")
+                return 0
             return prepare_and_run(argv, jobs.Record(record, argv[0]))
-        except SystemExit as ending:
-            if ending.code == resume.STOPPED:
-                queue_again()
-            raise
+    except SystemExit as ending:
+        if ending.code == resume.STOPPED:
+            queue_again()
+        raise
+    except OSError as error:  # of the log or the record
+        if full := no_room(error):
+            return told(argv[0], full)
+        raise
 
 
 def early_arguments(arguments: list[str]) -> argparse.Namespace:
@@ -308,6 +315,8 @@ def no_room(error: OSError) -> UserError | None:
         errno.ENOSPC: "is full",
         errno.EDQUOT: "is full: your quota",
         errno.EROFS: "is read-only",
+        errno.EACCES: "does not let you write here",
+        errno.EPERM: "does not let you write here",
     }
     # Arrow tells some errors in words only.
     number = error.errno or (errno.ENOSPC if "No space left" in str(error) else None)
@@ -317,7 +326,8 @@ def no_room(error: OSError) -> UserError | None:
         expected="room for what this job writes",
         found=f"a file system that {reasons[number]} ({error})",
         where=str(error.filename or "the run's folder, results/{run}/"),
-        todo="free some space and run snakemake again: nothing that was finished is lost",
+        todo=("free some space" if number in FULL else "get the right to write there")
+        + " and run snakemake again: nothing that was finished is lost",
     )
 
 

@@ -193,7 +193,22 @@ ARTEFACTS = {
         },
     ),
     "dataset": Artefact(
-        "dataset/{method}/{file}", 1, "the selected rows of a pool file, unchanged, in its order"
+        "dataset/{method}/{file}",
+        1,
+        "the selected rows of a pool file, in its order: unchanged, or as Parquet",
+    ),
+    "dataset_part": Artefact(
+        "dataset/{method}/part-{part}",
+        1,
+        "the selected documents of some scoring shards, tokenised: a folder",
+    ),
+    "manifest": Artefact(
+        "dataset/{method}/manifest.jsonl", 1, "the .tar files of an open_lm dataset"
+    ),
+    "megatron_tokens": Artefact("dataset/{method}/tokens.bin", 1, "a Megatron dataset's tokens"),
+    "megatron_index": Artefact("dataset/{method}/tokens.idx", 1, "where its documents begin"),
+    "dataset_card": Artefact(
+        "dataset/{method}.json", 1, "what a dataset is: format, files, documents, tokens"
     ),
     "curve": Artefact(
         "evaluate/{method}/seed-{seed}.parquet",

@@ -21,6 +21,7 @@ NotNegative = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Rate = Annotated[float, Field(ge=0)]
 Paths = Literal["builtin"] | Annotated[list[str], Field(min_length=1)]
+Format = Literal["same", "parquet", "open_lm", "megatron"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
 
@@ -195,6 +196,18 @@ class Select(Section):
         return self
 
 
+class OpenLm(Section):
+    window_tokens: Annotated[int, Field(ge=2)]
+    windows_per_shard: Positive
+
+
+class Materialise(Section):
+    format: Format
+    tokenizer: str | None
+    shards_per_job: Positive
+    open_lm: OpenLm
+
+
 class EvaluateTraining(Section):
     tokens: Positive
     batch_sequences: Positive
@@ -257,6 +270,7 @@ class Config(Section):
     score: Score
     cluster: Cluster
     select: Select
+    materialise: Materialise
     evaluate: Evaluate
     plan: Plan
 
@@ -420,7 +434,23 @@ class TakeSettings(StageSettings):
 
 
 class MaterialiseSettings(StageSettings):
-    """The selection says which rows; they are copied as they are."""
+    """The selection says which rows."""
+
+    format: Format
+    text_columns: PoolColumns
+
+
+class TokeniseSettings(StageSettings):
+    """`open_lm` is null for other formats, which do not depend on it."""
+
+    seed: int
+    format: Format
+    text_columns: PoolColumns
+    open_lm: OpenLm | None
+
+
+class AssembleSettings(StageSettings):
+    format: Format
 
 
 class EvaluateSettings(StageSettings):
@@ -471,6 +501,8 @@ def settings(config: Config, kind: type[StageSettings]) -> StageSettings:
         "cluster": config.cluster,
         "budget": config.select.budget,
         "group_mates": config.select.group_mates,
+        "format": config.materialise.format,
+        "open_lm": (config.materialise.open_lm if config.materialise.format == "open_lm" else None),
         "training": config.evaluate.training,
     }
     return kind(**{name: places[name] for name in kind.model_fields})

@@ -1,4 +1,4 @@
-"""Copy chosen rows of a pool file, unchanged, to a file of the same format."""
+"""Write chosen rows of a pool file: unchanged, in its own format, or as Parquet."""
 
 from __future__ import annotations
 
@@ -9,15 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
-from groupmates.errors import UserError
-from groupmates.lines import blocks, reading
+from groupmates.chosen import check_end, chosen_rows, text_of
+from groupmates.lines import blocks, place, reading
 from groupmates.pool import PoolFile
 
 ZSTD_LEVEL = 3
+# Of every file alike, whatever its rows hold: readers take the types of a dataset from its first file.
+WRITTEN = pa.schema(
+    [pa.field(name, pa.string(), nullable=False) for name in ("doc_id", "text", "fields")]
+)
+GROUP_BYTES = 1 << 24  # of text, in a row group of `convert_rows`
 
 
 def copy_rows(file: PoolFile, rows: np.ndarray, destination: Path) -> None:
@@ -34,13 +40,37 @@ def copy_rows(file: PoolFile, rows: np.ndarray, destination: Path) -> None:
         found = _copy_parquet(file.path, rows, destination)
     else:
         found = _copy_lines(file, rows, destination)
-    if len(rows) and rows[-1] >= found:
-        raise UserError(
-            expected=f"at least {int(rows[-1]) + 1:,} documents, as when the pool was scored",
-            found=f"{found:,}",
-            where=file.path,
-            todo="bring the old file back, or delete the run's results and run snakemake again",
-        )
+    check_end(file.path, rows, found)
+
+
+def convert_rows(
+    file: PoolFile, rows: np.ndarray, doc_ids: pa.Array, column: str, destination: Path
+) -> None:
+    """Write the `rows` of a pool file as Parquet: doc_id, text, and the other fields as JSON.
+
+    `doc_ids` are those of the rows, `column` is the name of the text field. Memory is a row group,
+    16 MB of text. Measured as above: .jsonl.zst 134.
+    """
+    ids = doc_ids.to_pylist()
+    group: list[tuple[str, str, str]] = []
+    size = 0
+    with pq.ParquetWriter(destination, WRITTEN, compression="zstd") as output:
+        for values, doc_id, row in zip(chosen_rows(file, rows), ids, rows.tolist(), strict=True):
+            text = text_of(values, column, place(file.path, row))
+            del values[column]
+            others = orjson.dumps(values, default=str).decode()
+            group.append((doc_id, text, others))
+            size += len(text) + len(others)
+            if size >= GROUP_BYTES:
+                output.write_table(_table(group))
+                group, size = [], 0
+        if group:
+            output.write_table(_table(group))
+
+
+def _table(rows: list[tuple[str, str, str]]) -> pa.Table:
+    columns = [pa.array(column, pa.string()) for column in zip(*rows, strict=True)]
+    return pa.Table.from_arrays(columns, schema=WRITTEN)
 
 
 def _copy_lines(file: PoolFile, rows: np.ndarray, destination: Path) -> int:

@@ -199,14 +199,12 @@ def open_table(path: Path, artefact: str) -> pq.ParquetFile:
             todo=redo,
         ) from error
     metadata = (file.schema_arrow.metadata or {}).get(KEY)
-    record = json.loads(metadata) if metadata else {}
-    expected = {"artefact": artefact, "version": ARTEFACTS[artefact].version}
-    found = {key: record.get(key) for key in expected}
+    _check_record(json.loads(metadata) if metadata else {}, artefact, path, "file")
     names = set(ARTEFACTS[artefact].columns or ())
-    if found != expected or not names <= set(file.schema_arrow.names):
+    if not names <= set(file.schema_arrow.names):
         raise UserError(
-            expected=f"an artefact {expected} with the columns {sorted(names)}",
-            found=f"{found} with the columns {file.schema_arrow.names}",
+            expected=f"the columns {sorted(names)}",
+            found=f"{file.schema_arrow.names}",
             where=str(path),
             todo=redo,
         )
@@ -296,11 +294,16 @@ def _check_record(record: dict[str, Any], artefact: str, path: Path, kind: str) 
     expected = {"artefact": artefact, "version": ARTEFACTS[artefact].version}
     found = {key: record.get(key) for key in expected}
     if found != expected:
+        version = found["version"] or 0
+        newer = found["artefact"] == artefact and version > ARTEFACTS[artefact].version
+        redo = f"delete the {kind.split()[-1]} and run snakemake again: it remakes it"
         raise UserError(
             expected=f"a {kind} of the artefact {expected}",
-            found=str(found),
+            found=f"{found}, written by {record.get('code', 'something else')}",
             where=str(path),
-            todo=f"delete the {kind.split()[-1]} and run snakemake again",
+            todo=f"use the code that wrote it, which is newer than this; or {redo}"
+            if newer
+            else redo,
         )
 
 

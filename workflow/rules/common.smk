@@ -180,8 +180,10 @@ def selection(wildcards):
     ]
 
 
-def dataset_folder(wildcards):
-    return artefact("dataset", method=wildcards.method, file="").rstrip("/")
+def part_files(wildcards):
+    """The pool files of some scoring shards."""
+    shards = DATASET_PARTS[wildcards.part]
+    return [file.path for shard in shards for file in SHARDS[shard]]
 
 
 def folder_files(folder):

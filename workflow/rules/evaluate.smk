@@ -1,5 +1,5 @@
 # Train the base model on every selection, equal tokens and schedule, and compare the held-out loss.
-# reads: base/, sample/, select/, dataset/. writes: evaluate/.
+# reads: base/, sample/, select/, pool: whatever the format of the dataset. writes: evaluate/.
 
 
 rule evaluate:
@@ -8,7 +8,7 @@ rule evaluate:
         tokenizer=artefact("tokenizer"),
         reference=artefact("reference"),
         select=selection,
-        dataset=[artefact("dataset", file=name) for name in FILES],
+        pool=present([file.path for file in POOL]),
     output:
         curve=artefact("curve"),
         examples=artefact("example_losses"),
@@ -29,14 +29,14 @@ rule evaluate:
     params:
         settings=settings("EvaluateSettings", "curve"),
         select=listed("select"),
-        dataset=listed("dataset"),
-        root=dataset_folder,
+        pool=given(pool_module.compact([file.path for file in POOL])),
+        root=POOL_ROOT,
         launch=launch,
     shell:
         "workflow/run evaluate {params.launch} --log {log:q} --threads {threads}"
         " --settings {params.settings:q}"
         " --base {input.base:q} --tokenizer {input.tokenizer:q} --reference {input.reference:q}"
-        " --select {params.select:q} --dataset {params.dataset:q} --root {params.root:q}"
+        " --select {params.select:q} --pool {params.pool:q} --root {params.root:q}"
         " --number {wildcards.seed} --curve {output.curve:q} --examples {output.examples:q}"
 
 

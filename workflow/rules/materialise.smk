@@ -1,19 +1,102 @@
-# The selected rows of every pool file, unchanged, in a file of the same name and format.
-# reads: pool, select/. writes: dataset/{method}/.
+# The selected documents as a dataset to train on: a file per pool file, unchanged or as Parquet; or
+# tokenised, a folder per part of the pool. Then they are made one dataset, and described.
+# reads: pool, select/. writes: dataset/{method}/, dataset/{method}.json.
+FORMAT = CONFIG.materialise.format
+DATASET_PARTS = pool_module.deal(list(SHARDS), CONFIG.materialise.shards_per_job)
+
+if FORMAT in ("same", "parquet"):
+    SUFFIX = ".parquet" if FORMAT == "parquet" else ""
+    WRITTEN = [artefact("dataset", file=name) + SUFFIX for name in FILES]
+
+    rule materialise:
+        input:
+            pool=lambda wildcards: present([FILES[wildcards.file].path]),
+            selection=lambda wildcards: artefact(
+                "select", method=wildcards.method, shard=SHARD_OF[wildcards.file]
+            ),
+        output:
+            artefact("dataset") + SUFFIX,
+        log:
+            logged("materialise_{method}/{file}"),
+        benchmark:
+            timed("materialise/{method}/{file}")
+        conda:
+            "../../envs/cpu.yaml"
+        threads: 1
+        resources:
+            mem_mb=memory(4000),
+            runtime=minutes(120),
+        params:
+            settings=settings("MaterialiseSettings", "dataset"),
+            pool=lambda wildcards: FILES[wildcards.file].path,
+            root=POOL_ROOT,
+        shell:
+            "workflow/run materialise --log {log:q} --settings {params.settings:q}"
+            " --pool {params.pool:q} --root {params.root:q} --selection {input.selection:q}"
+            " --output {output:q}"
+
+else:
+    # Parts of a Megatron dataset are joined; those of open_lm are the dataset.
+    PART = directory(artefact("dataset_part"))
+    WRITTEN = [artefact("dataset_part", part=part) for part in DATASET_PARTS]
+
+    rule tokenise:
+        input:
+            pool=lambda wildcards: present(part_files(wildcards)),
+            selection=lambda wildcards: [
+                artefact("select", method=wildcards.method, shard=shard)
+                for shard in DATASET_PARTS[wildcards.part]
+            ],
+            tokenizer=(
+                folder_files(CONFIG.materialise.tokenizer)
+                if CONFIG.materialise.tokenizer
+                else artefact("tokenizer")
+            ),
+        output:
+            temp(PART) if FORMAT == "megatron" else PART,
+        log:
+            logged("tokenise_{method}_{part}"),
+        benchmark:
+            timed("materialise/{method}/part-{part}")
+        conda:
+            "../../envs/cpu.yaml"
+        threads: 1
+        resources:
+            mem_mb=memory(8000),
+            runtime=minutes(240),
+        params:
+            settings=settings("TokeniseSettings", "dataset_part"),
+            pool=lambda wildcards: pool_module.compact(part_files(wildcards)),
+            root=POOL_ROOT,
+            selection=listed("selection"),
+            tokenizer=CONFIG.materialise.tokenizer or artefact("tokenizer"),
+        shell:
+            "workflow/run tokenise --log {log:q} --settings {params.settings:q}"
+            " --pool {params.pool:q} --root {params.root:q}"
+            " --selection {params.selection:q} --tokenizer {params.tokenizer:q}"
+            " --part {wildcards.part} --output {output:q}"
 
 
-rule materialise:
+MADE = {
+    "open_lm": {"manifest": artefact("manifest")},
+    "megatron": {
+        "tokens": artefact("megatron_tokens"),
+        "index": artefact("megatron_index"),
+    },
+}.get(FORMAT, {})
+
+
+rule assemble:
     input:
-        pool=lambda wildcards: present([FILES[wildcards.file].path]),
-        selection=lambda wildcards: artefact(
-            "select", method=wildcards.method, shard=SHARD_OF[wildcards.file]
-        ),
+        written=WRITTEN,
+        select=selection,
     output:
-        artefact("dataset"),
+        **MADE,
+        card=artefact("dataset_card"),
     log:
-        logged("materialise_{method}/{file}"),
+        logged("assemble_{method}"),
     benchmark:
-        timed("materialise/{method}/{file}")
+        timed("materialise/{method}")
     conda:
         "../../envs/cpu.yaml"
     threads: 1
@@ -21,17 +104,21 @@ rule materialise:
         mem_mb=memory(4000),
         runtime=minutes(120),
     params:
-        settings=settings("MaterialiseSettings", "dataset"),
-        pool=lambda wildcards: FILES[wildcards.file].path,
-        root=POOL_ROOT,
+        settings=settings("AssembleSettings", "dataset_card"),
+        written=listed("written"),
+        select=listed("select"),
     shell:
-        "workflow/run materialise --log {log:q} --settings {params.settings:q}"
-        " --pool {params.pool:q} --root {params.root:q} --selection {input.selection:q}"
-        " --output {output:q}"
+        "workflow/run assemble --log {log:q} --settings {params.settings:q}"
+        " --written {params.written:q} --select {params.select:q} --output {output.card:q}"
 
 
+# Parts of a Megatron dataset are gone once it is assembled.
 DATASETS = [
-    artefact("dataset", method=method, file=name)
+    path.replace("{method}", method)
     for method in METHODS
-    for name in FILES
+    for path in [
+        artefact("dataset_card"),
+        *MADE.values(),
+        *(WRITTEN if FORMAT != "megatron" else []),
+    ]
 ]

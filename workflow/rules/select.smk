@@ -73,8 +73,7 @@ rule take:
         score=listed("score"),
         cluster=listed("cluster"),
         output=lambda wildcards, output: pool_module.compact(list(output)),
-        dataset=dataset_folder,
     shell:
         "workflow/run take --log {log:q} --settings {params.settings:q} --method {wildcards.method}"
         " --orders {input.orders:q} --score {params.score:q} --cluster {params.cluster:q}"
-        " --output {params.output:q} --dataset {params.dataset:q}"
+        " --output {params.output:q}"

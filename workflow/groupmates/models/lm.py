@@ -77,18 +77,45 @@ def _gated_size(hidden_size: int) -> int:
 def load_lm(folder: Path) -> PreTrainedModel:
     """A Hugging Face causal LM in float32; safetensors only, no remote code."""
     check_folder(folder)
+    expected = "a Hugging Face causal language model with safetensors weights"
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
+        found: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            trust_remote_code=False,
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
         )
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(
-            expected="a Hugging Face causal language model with safetensors weights",
+            expected=expected,
             found=str(error).splitlines()[0],
             where=str(folder),
-            todo="correct base.checkpoint; pickled weights: load and save_pretrained them once",
+            todo="correct base.checkpoint; pickled weights: load and save_pretrained them once; a "
+            "checkpoint's own code is never run: convert it to a model that transformers knows",
         ) from error
-    return model.to(device())  # type: ignore[arg-type]
+    model, loaded = found
+    if absent := sorted(loaded["missing_keys"]):  # transformers draws them at random
+        raise UserError(
+            expected=expected + f", {absent[0]} among them",
+            found=f"none for {len(absent):,} of its tensors",
+            where=str(folder),
+            todo="copy the checkpoint again: a file of its weights may be missing, or save it anew",
+        )
+    placed: PreTrainedModel = model.to(device())
+    return placed
+
+
+def check_finite(model: nn.Module, when: str, where: str, todo: str) -> None:
+    """A weight that is not finite raises `UserError`: the loss was not, or the file is damaged."""
+    for name, weight in model.named_parameters():
+        if not weight.isfinite().all():
+            raise UserError(
+                expected=f"finite weights {when}",
+                found=f"nan or inf in {name}",
+                where=where,
+                todo=todo,
+            )
 
 
 def check_fits(model: PreTrainedModel, vocabulary: int, tokens: int, where: str) -> None:

@@ -23,8 +23,8 @@ def check_folder(folder: str | Path) -> None:
             expected="a folder",
             found="none",
             where=str(folder),
-            todo="correct base.checkpoint, sample.tokenizer or fit.encoder.name: only the last may "
-            "be a name on the Hugging Face hub",
+            todo="correct base.checkpoint, sample.tokenizer, materialise.tokenizer or "
+            "fit.encoder.name: only the last may be a name on the Hugging Face hub",
         )
 
 
@@ -42,7 +42,7 @@ def load_tokenizer(folder: str | Path, needs_end: bool = True) -> PreTrainedToke
             expected="a folder with a Hugging Face tokenizer",
             found=str(error).splitlines()[0],
             where=str(folder),
-            todo="set sample.tokenizer to such a folder, or to null for one trained on the pool",
+            todo="set sample.tokenizer (or materialise.tokenizer) to such a folder, or to null",
         ) from error
     if needs_end and tokenizer.eos_token_id is None:
         raise UserError(
@@ -80,6 +80,13 @@ def text_tokens(
 def _block_tokens(
     tokenizer: PreTrainedTokenizerBase, texts: list[str], limit: int | None
 ) -> list[list[int]]:
+    backend = getattr(tokenizer, "backend_tokenizer", None)  # of a fast tokenizer
+    if limit is None and backend is not None:
+        # 1.7 times as fast as below: no places in the text are kept. Measured with Pythia's.
+        backend.no_truncation()
+        backend.no_padding()
+        backend.encode_special_tokens = tokenizer.split_special_tokens
+        return [e.ids for e in backend.encode_batch_fast(texts, add_special_tokens=False)]
     side = tokenizer.truncation_side
     tokenizer.truncation_side = "right"  # whatever the tokenizer's own, the start is kept
     try:
@@ -94,7 +101,6 @@ def _block_tokens(
     finally:
         tokenizer.truncation_side = side
         # A fast tokenizer keeps the truncation of its last call, and would save it with itself.
-        backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend is not None:
             backend.no_truncation()
 

@@ -104,6 +104,8 @@ def stages(config: Config, sizes: Sizes) -> dict[str, list[Jobs]]:
         "order-random": work.order_random(),
         "take": work.take(),
         "materialise": work.materialise(),
+        "tokenise": work.tokenise(),
+        "assemble": work.assemble(),
         "evaluate": work.evaluate(),
         "summarise": [Jobs(1, [], 24.0 * sizes.documents)],
         "report": work.report(),
@@ -367,7 +369,32 @@ class Work:
     def materialise(self) -> list[Jobs]:
         size = self.sizes.documents * self.sizes.file_bytes / self.sizes.files
         jobs = len(self.config.select.methods) * self.sizes.files
+        if self.config.materialise.format not in ("same", "parquet"):
+            return []
         return [Jobs(jobs, [Phase("bytes", size, {"copy": size})], 5e7, 0, size * self.share)]
+
+    def tokenise(self) -> list[Jobs]:
+        """Disk is that of Megatron's tokens, or about that of gzipped windows."""
+        materialise = self.config.materialise
+        if materialise.format not in ("open_lm", "megatron"):
+            return []
+        parts = -(-self.shards // materialise.shards_per_job)
+        selected = self.share * self.sizes.documents / parts
+        text = selected * self.sizes.text_bytes
+        tokens = selected * self.sizes.tokens
+        disk = 2.0 * tokens
+        phases = [Phase("documents", selected, {"tokenise": text, "read": text})]
+        if materialise.format == "open_lm":
+            windows = tokens / materialise.open_lm.window_tokens
+            phases.append(Phase("windows", windows, {"copy": disk}))
+        return [Jobs(parts * len(self.config.select.methods), phases, 5e8, 0, disk)]
+
+    def assemble(self) -> list[Jobs]:
+        selected = self.share * self.sizes.documents
+        joined = self.config.materialise.format == "megatron"  # its parts become one file
+        disk = 2.0 * selected * self.sizes.tokens if joined else 0.0
+        phases = [Phase("bytes", disk, {"copy": disk})] if joined else []
+        return [Jobs(len(self.config.select.methods), phases, 20.0 * selected, 0, disk)]
 
     def evaluate(self) -> list[Jobs]:
         evaluate, training = self.config.evaluate, self.config.evaluate.training
@@ -380,7 +407,7 @@ class Work:
             "forward": (training.points + 1) * self.reference(self.sizes.evaluation_examples),
         }
         read = {
-            "read": selected * self.sizes.text_bytes,
+            "read": self.sizes.documents * self.sizes.text_bytes,
             "tokenise": drawn * self.sizes.text_bytes,
         }
         phases = [Phase("documents", drawn, read), Phase("steps", steps, parts)]

@@ -169,6 +169,8 @@ PART_OF = {
     "order-group-mates": "select",
     "order-random": "select",
     "take": "select",
+    "tokenise": "materialise",
+    "assemble": "materialise",
     "summarise": "evaluate",
 }
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from groupmates.config import BaseSettings, Optimizer
 from groupmates.errors import UserError
@@ -20,6 +20,8 @@ from groupmates.models.text import load_tokenizer, token_lists
 from groupmates.models.training import Training, set_learning_rate
 from groupmates.progress import note
 from groupmates.store import Provenance, digests, read_table, replacing, write_folder_provenance
+
+STEPS_BETWEEN_CHECKS = 100  # of the weights
 
 
 def run(
@@ -47,6 +49,10 @@ def run(
         hyper, steps = checkpoint_optimizer(folder, base.optimizer), 0
         optimizer = lm.make_optimizer(model, hyper)
         lm.check_fits(model, len(tokens), settings.sequence_length, str(folder))
+        lm.check_finite(
+            model, "of the checkpoint", str(folder), "copy it again, or take another step's"
+        )
+        check_tokenizer(folder, tokens, tokenizer)
         state = folder / "optimizer.safetensors"
         if state.exists():
             lm.load_optimizer(optimizer, model, state)
@@ -72,6 +78,27 @@ def run(
             )
             write_folder_provenance(folder, "base", provenance)
         training.clear()
+
+
+def check_tokenizer(checkpoint: Path, tokens: PreTrainedTokenizerBase, tokenizer: Path) -> None:
+    """A token that the checkpoint's own tokenizer knows, if there is one, must have the same id."""
+    if not any(
+        (checkpoint / name).exists() for name in ("tokenizer.json", "tokenizer_config.json")
+    ):
+        return
+    own = load_tokenizer(checkpoint, needs_end=False).get_vocab()
+    given = tokens.get_vocab()
+    moved = sorted(
+        (given[token], token) for token in given.keys() & own if given[token] != own[token]
+    )
+    if moved:
+        number, token = moved[0]
+        raise UserError(
+            expected=f"the token ids that the model was trained with: {own[token]} for {token!r}",
+            found=f"{number}, and {len(moved):,} tokens of other ids than in {checkpoint}",
+            where=str(tokenizer),
+            todo="set sample.tokenizer to null, for the checkpoint's own tokenizer",
+        )
 
 
 def checkpoint_optimizer(folder: Path, fallback: Optimizer) -> Optimizer:
@@ -137,3 +164,8 @@ def train(
         peak = hyper.learning_rate if base.checkpoint is None else 0.0
         set_learning_rate(optimizer, share * peak)
         lm.train_step(joined, optimizer, batch, hyper.clip_norm, hyper.z_loss)
+        # At times: it waits for the GPU. A loss that is not finite spoils the weights for good.
+        if (step + 1) % STEPS_BETWEEN_CHECKS == 0 or step + 1 == steps:
+            when = f"after step {step + 1:,} of {steps:,}"
+            todo = "lower base.optimizer.learning_rate, or look at the texts that were trained on"
+            lm.check_finite(model, when, f"training on {pool}", todo)

@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from groupmates.config import EvaluateSettings, Optimizer, PoolColumns
+from groupmates.chosen import chosen_texts
+from groupmates.config import EvaluateSettings, Optimizer
 from groupmates.errors import UserError
 from groupmates.maths.packing import windows
 from groupmates.maths.randomness import generator, hash64
@@ -26,7 +27,6 @@ from groupmates.models.text import document_tokens, load_tokenizer
 from groupmates.models.training import Training, set_learning_rate, warm_up_then_decay
 from groupmates.pool import PoolFile, named
 from groupmates.progress import Progress
-from groupmates.readers import read_documents
 from groupmates.resume import Kept
 from groupmates.store import (
     Provenance,
@@ -43,17 +43,18 @@ def run(
     tokenizer: Path,
     reference: Path,
     select: list[Path],
-    dataset: list[Path],
+    pool: list[Path],
     root: Path,
     number: int,
     curve: Path,
     examples: Path,
     threads: int = 1,
 ) -> None:
-    """Continue the base model's training on one dataset, with training seed `number`.
+    """Continue the base model's training on one selection, with training seed `number`.
 
-    `dataset` are the materialised files below `root`, `select` the selection they come from. The
-    seed draws documents and their order; methods share it, so that their difference is paired.
+    The documents are read from the files of the `pool` below `root`, so that the format of the dataset
+    does not matter. The seed draws them and their order; methods share it, so that their difference is
+    paired.
     """
     torch.set_num_threads(threads)
     training, method = settings.training, curve.parent.name
@@ -63,7 +64,9 @@ def run(
     tokens = load_tokenizer(tokenizer)
     random = generator(settings.seed, "evaluate", number)
     chosen = draw_documents(
-        concatenate(select, "select", ["source_file", "n_tokens"]), training.tokens, random
+        concatenate(select, "select", ["source_file", "source_row", "n_tokens"]),
+        training.tokens,
+        random,
     )
     provenance = Provenance(
         "evaluate",
@@ -74,9 +77,9 @@ def run(
     reading = Kept(examples, "example_losses", provenance) if ours.first else None
     drawn = {}
     if reading is not None:
-        files = [named(path, root) for path in dataset]
+        files = [named(path, root) for path in pool]
         label = f"evaluate {method} seed {number} tokens"
-        drawn = read_on(reading, chosen, files, settings.text_columns, tokens, label)
+        drawn = read_on(reading, chosen, files, settings.text_columns.text, tokens, label)
     drawn = ours.tensors_of_first(drawn)
     ends = drawn["lengths"].cumsum(0)[:-1].numpy()
     documents = np.split(drawn["tokens"].numpy(), ends)
@@ -152,39 +155,32 @@ def steps_of(settings: EvaluateSettings) -> int:
 def draw_documents(
     selected: pa.Table, tokens: int, random: np.random.Generator
 ) -> dict[str, np.ndarray]:
-    """Rows of each dataset file, in random order until `tokens` are reached, all where they are not.
-
-    Row i of a file of the dataset is the i-th of its documents in the selection.
-    """
+    """Rows of each pool file, in random order until `tokens` are reached, all where they are not."""
     order = random.permutation(len(selected))
     reached = np.cumsum(selected["n_tokens"].to_numpy()[order])
     # A margin for the documents' ends that packing drops.
-    order = np.sort(order[: int(np.searchsorted(reached, tokens * 1.02)) + 1])
-    files = selected["source_file"].combine_chunks()
-    code = files.indices.to_numpy()
+    drawn = selected.take(np.sort(order[: int(np.searchsorted(reached, tokens * 1.02)) + 1]))
+    files = drawn["source_file"].combine_chunks()
+    code, names = files.indices.to_numpy(), files.dictionary.to_pylist()
     starts = np.flatnonzero(np.diff(code, prepend=-1))  # a file's documents follow each other
-    file = np.searchsorted(starts, order, side="right") - 1
-    names = files.dictionary.to_pylist()
-    return {names[code[starts[f]]]: order[file == f] - starts[f] for f in np.unique(file).tolist()}
+    rows = np.split(drawn["source_row"].to_numpy(), starts[1:])
+    return {names[c]: r for c, r in zip(code[starts].tolist(), rows, strict=True)}
 
 
 def read_drawn(
-    chosen: dict[str, np.ndarray], files: list[Any], columns: PoolColumns, tokenizer: Any
+    chosen: dict[str, np.ndarray], files: list[PoolFile], column: str, tokenizer: Any
 ) -> Iterator[np.ndarray]:
     """Tokens of the drawn documents, file by file."""
     for file in files:
-        rows = set(chosen.get(file.name, np.empty(0, int)).tolist())
-        if not rows:
-            continue
-        texts = [d.text for d in read_documents(file, columns) if d.row in rows]
-        yield from document_tokens(tokenizer, texts)
+        rows = chosen.get(file.name, np.empty(0, np.int64))
+        yield from document_tokens(tokenizer, list(chosen_texts(file, rows, column)))
 
 
 def read_on(
     kept: Kept,
     chosen: dict[str, np.ndarray],
     files: list[PoolFile],
-    columns: PoolColumns,
+    column: str,
     tokenizer: PreTrainedTokenizerBase,
     label: str,
 ) -> dict[str, torch.Tensor]:
@@ -199,7 +195,7 @@ def read_on(
     progress = Progress(label, sum(map(len, chosen.values())), "documents", known)
     with kept:
         for number, file in enumerate(files[first:], first + 1):
-            fresh += read_drawn(chosen, [file], columns, tokenizer)
+            fresh += read_drawn(chosen, [file], column, tokenizer)
             progress.advance(len(chosen.get(file.name, ())))
             if kept.due():
                 piece = joined_documents(fresh)

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from groupmates.artefacts import ARTEFACTS
 from groupmates.config import ScoreSettings
 from groupmates.errors import UserError
+from groupmates.lines import place
 from groupmates.models.influence import InfluenceModel
 from groupmates.models.text import document_tokens, load_tokenizer
 from groupmates.pool import PoolFile, named
@@ -101,6 +102,7 @@ def row_groups_from(
             tokens = document_tokens(tokenizer, texts)
             windows = [t[: settings.sequence_length + 1] for t in tokens]
             individual, embeddings = influence.score(texts, windows, settings.score.batch_tokens)
+            check_finite(file, documents, individual, embeddings)
             yield {
                 "doc_id": [d.doc_id for d in documents],
                 "source_file": [file.name] * len(documents),
@@ -110,6 +112,20 @@ def row_groups_from(
                 "individual_influence": individual,
                 "embedding": embeddings,
             }
+
+
+def check_finite(
+    file: PoolFile, documents: list[Document], individual_N: np.ndarray, emb_ND: np.ndarray
+) -> None:
+    wrong = np.flatnonzero(~(np.isfinite(individual_N) & np.isfinite(emb_ND).all(1)))
+    if len(wrong):
+        raise UserError(
+            expected="a finite influence and embedding of every document",
+            found=f"nan or inf for {documents[wrong[0]].doc_id!r}, one of {len(wrong):,} such",
+            where=place(file.path, documents[wrong[0]].row),
+            todo="look at fit/final/metrics.json: the influence model is broken, fit it with a lower "
+            "fit.training.learning_rate; where it is this document alone, take it out of the pool",
+        )
 
 
 def blocks(documents: Iterator[Document]) -> Iterator[list[Document]]:

@@ -8,7 +8,6 @@ them all. A document is known by (shard, row): number of its score file, positio
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -136,12 +135,10 @@ def run_take(
     score: list[Path],
     cluster: list[Path],
     output: list[Path],
-    dataset: Path | None = None,
 ) -> None:
     """Take a method's documents until the budget is met; one table of them per score shard.
 
-    Removes what a selection from another pool left beside the tables, and in the folder `dataset`
-    that is materialised from them: who reads these folders reads this selection.
+    Removes what a selection from another pool left beside the tables.
     """
     progress = Progress(f"take {method}", sum(map(rows_of, score)), "documents")
     inputs = digests(orders=orders, score=score, cluster=cluster)
@@ -175,26 +172,14 @@ def run_take(
         write_table(output[shard], "select", provenance, columns)
         progress.advance(len(n_tokens[shard]))
     progress.finish()
-    remove_others(output[0].parent.glob("shard-*.parquet"), set(output))
-    if dataset is not None:
-        files: set[Path] = set()
-        for path in score:
-            column = read_table(path, "score", ["source_file"])["source_file"]
-            files.update(dataset / name for name in column.unique().to_pylist())
-        remove_others(dataset.rglob("*"), files)
+    for path in set(output[0].parent.glob("shard-*.parquet")) - set(output):
+        path.unlink()
     tokens, pool_tokens = int(n_tokens_N[taken].sum()), sum(int(t.sum()) for t in n_tokens)
     note(
         f"select {method}",
         f"{len(taken):,} of {documents:,} documents ({len(taken) / documents:.2%}), "
         f"{tokens:,} of {pool_tokens:,} tokens ({tokens / pool_tokens:.2%})",
     )
-
-
-def remove_others(found: Iterable[Path], wanted: set[Path]) -> None:
-    """Remove the files among `found` that are not wanted."""
-    for path in list(found):
-        if path.is_file() and path not in wanted:
-            path.unlink()
 
 
 def rank_within(cluster_N: np.ndarray) -> np.ndarray:

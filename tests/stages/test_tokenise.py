@@ -1,0 +1,299 @@
+"""Tokenised datasets, read back by the readers of those who train on them."""
+
+import json
+import subprocess
+import tarfile
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import webdataset
+
+import small
+from groupmates import config, resume
+from groupmates.errors import UserError
+from groupmates.models.text import document_tokens, load_tokenizer, train_tokenizer
+from groupmates.stages import materialise, tokenise
+from groupmates.store import Provenance, read_artefact_json, write_table
+from groupmates.tokenised import token_type
+
+WINDOW, PER_SHARD = 20, 3
+OPEN_LM = config.OpenLm(window_tokens=WINDOW, windows_per_shard=PER_SHARD)
+
+
+def settings(format: str) -> config.TokeniseSettings:
+    return config.TokeniseSettings(
+        seed=0,
+        format=format,
+        text_columns=small.COLUMNS,
+        open_lm=OPEN_LM if format == "open_lm" else None,
+    )
+
+
+@pytest.fixture
+def pool(tmp_path) -> Path:
+    """Three files; of two of them every second line is selected, of the last one all."""
+    documents = small.documents(40)
+    for name, part in (("a", documents[:11]), ("b", documents[11:24]), ("c", documents[24:])):
+        small.write_lines(tmp_path / f"pool/{name}.jsonl", part)
+    return tmp_path / "pool"
+
+
+ROWS = {"a": range(0, 11, 2), "b": range(1, 13, 2), "c": range(16)}
+PARTS = {"00000": "ab", "00001": "c"}
+
+
+def texts(names: str = "abc") -> list[str]:
+    first = {"a": 0, "b": 11, "c": 24}
+    return [small.documents(40)[first[name] + row]["text"] for name in names for row in ROWS[name]]
+
+
+def selection_of(path: Path, names: str) -> Path:
+    chosen = [(name, row) for name in names for row in ROWS[name]]
+    columns = {
+        "doc_id": [f"{name}{row}" for name, row in chosen],
+        "source_file": [f"{name}.jsonl" for name, _ in chosen],
+        "source_row": [row for _, row in chosen],
+        **dict.fromkeys(("n_tokens", "cluster", "rank"), [5] * len(chosen)),
+        **dict.fromkeys(("individual_influence", "group_influence"), [0.0] * len(chosen)),
+    }
+    write_table(path, "select", Provenance("select", {}), columns)
+    return path
+
+
+def part_of(pool: Path, format: str, part: str, tokenizer: Path, names: str | None = None) -> Path:
+    names = PARTS[part] if names is None else names
+    output = pool.parent / "dataset" / f"part-{part}"
+    tokenise.run(
+        settings(format),
+        pool=[pool / f"{name}.jsonl" for name in names],
+        root=pool,
+        selection=[selection_of(pool.parent / f"select-{name}.parquet", name) for name in names],
+        tokenizer=tokenizer,
+        part=part,
+        output=output,
+    )
+    return output
+
+
+def dataset_of(pool: Path, format: str, tokenizer: Path) -> Path:
+    """The folder of a whole dataset."""
+    written = [part_of(pool, format, part, tokenizer) for part in PARTS]
+    materialise.run_assemble(
+        config.AssembleSettings(format=format),
+        written=written,
+        select=[pool.parent / f"select-{name}.parquet" for name in "abc"],
+        output=pool.parent / "dataset.json",
+    )
+    return pool.parent / "dataset"
+
+
+def expected_windows(names: str, tokenizer: Path) -> list[list[int]]:
+    stream = np.concatenate(document_tokens(load_tokenizer(tokenizer), texts(names)))
+    whole = len(stream) // WINDOW * WINDOW
+    return stream[:whole].reshape(-1, WINDOW).tolist()
+
+
+def read_as_open_lm_does(manifest: Path) -> list[list[int]]:
+    """Shard paths from the manifest in one brace expression, then webdataset's own reader."""
+    lines = [json.loads(line) for line in manifest.read_bytes().decode().split("\n")[:-1]]
+    names = ",".join(line["shard"] for line in lines)
+    url = str(manifest).rpartition("/")[0] + "/{" + names + "}.tar"
+    pipeline = webdataset.DataPipeline(
+        webdataset.SimpleShardList(url),
+        webdataset.tarfile_to_samples(handler=webdataset.reraise_exception),
+        webdataset.decode(),
+        webdataset.rename(json="json.gz"),
+        webdataset.to_tuple("json"),
+    )
+    windows = [window for (window,) in pipeline]
+    assert len(windows) == sum(line["num_sequences"] for line in lines)
+    return windows
+
+
+# open_lm
+
+
+def test_open_lm_reads_the_windows_of_all_documents_and_the_manifest_counts_them(pool, small_run):
+    folder = dataset_of(pool, "open_lm", small_run.tokenizer)
+    found = read_as_open_lm_does(folder / "manifest.jsonl")
+    ours = expected_windows("ab", small_run.tokenizer) + expected_windows("c", small_run.tokenizer)
+    assert len(found) > 3 * PER_SHARD
+    assert sorted(found) == sorted(ours)
+    card = read_artefact_json(folder.with_suffix(".json"), "dataset_card")
+    tokens = sum(map(len, document_tokens(load_tokenizer(small_run.tokenizer), texts())))
+    assert (card["documents"], card["tokens"], card["sequences"]) == (28, tokens, len(found))
+
+
+def test_every_shard_but_a_part_s_last_is_full_and_lies_where_the_manifest_says(pool, small_run):
+    folder = dataset_of(pool, "open_lm", small_run.tokenizer)
+    manifest = [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]
+    listed = {folder / f"{line['shard']}.tar": line["num_sequences"] for line in manifest}
+    assert sorted(listed) == sorted(folder.rglob("*.tar"))
+    for part in PARTS:
+        *full, last = [n for path, n in listed.items() if path.parent.name == f"part-{part}"]
+        assert set(full) == {PER_SHARD} and 0 < last <= PER_SHARD
+    for path, n in listed.items():  # as open_lm.utils.make_wds_manifest counts
+        members = subprocess.check_output(["tar", "tf", path], text=True).split()
+        assert len(members) == n
+
+
+def test_windows_are_shuffled_within_a_part_and_keys_are_unique(pool, small_run):
+    folder = dataset_of(pool, "open_lm", small_run.tokenizer)
+    found = read_as_open_lm_does(folder / "manifest.jsonl")
+    ours = expected_windows("ab", small_run.tokenizer)
+    first = found[: len(ours)]
+    assert first != ours
+    assert sorted(first) == sorted(ours)
+    keys = []
+    for path in folder.rglob("*.tar"):
+        with tarfile.open(path) as archive:
+            keys += archive.getnames()
+    assert len(set(keys)) == len(keys) == len(found)
+
+
+def test_a_selection_that_fills_no_window_is_told(pool, small_run, monkeypatch):
+    monkeypatch.setattr(__name__ + ".OPEN_LM", OPEN_LM.model_copy(update={"window_tokens": 10**6}))
+    with pytest.raises(UserError, match=r"fills a window(.|\n)*materialise.shards_per_job"):
+        dataset_of(pool, "open_lm", small_run.tokenizer)
+
+
+# Megatron
+
+
+def megatron():
+    """Its own reader; installed with the other packages of the tests on Linux."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that Transformer Engine is not there
+        return pytest.importorskip("megatron.core.datasets.indexed_dataset")
+
+
+def read_by_megatron(folder: Path):
+    return megatron().IndexedDataset(str(folder / "tokens"), multimodal=False, mmap=True)
+
+
+def test_megatron_core_reads_every_document_with_its_end(pool, small_run):
+    folder = dataset_of(pool, "megatron", small_run.tokenizer)
+    found = read_by_megatron(folder)
+    ours = document_tokens(load_tokenizer(small_run.tokenizer), texts())
+    assert [found[i].tolist() for i in range(len(found))] == [t.tolist() for t in ours]
+    assert found.document_indices.tolist() == list(range(len(ours) + 1))
+    assert found.index.dtype is np.uint16
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == ["part-00000", "part-00001", "tokens.bin", "tokens.idx"]
+
+
+def test_how_many_shards_a_job_takes_changes_no_byte_of_a_megatron_dataset(
+    pool, small_run, monkeypatch
+):
+    apart = contents(dataset_of(pool, "megatron", small_run.tokenizer))
+    monkeypatch.setitem(PARTS, "00000", "abc")
+    monkeypatch.delitem(PARTS, "00001")
+    together = contents(dataset_of(pool, "megatron", small_run.tokenizer))
+    assert "part-00001/lengths.npy" in apart and "part-00001/lengths.npy" not in together
+    for name in ("tokens.bin", "tokens.idx"):
+        assert together[name] == apart[name]
+
+
+def test_megatron_core_finds_the_start_of_a_token_within_a_document(pool, small_run):
+    folder = dataset_of(pool, "megatron", small_run.tokenizer)
+    found = read_by_megatron(folder)
+    third = document_tokens(load_tokenizer(small_run.tokenizer), texts())[2]
+    assert found.get(2, offset=3, length=4).tolist() == third[3:7].tolist()
+
+
+def test_the_type_of_tokens_is_that_of_megatron_s_own_rule():
+    for vocabulary in (300, 65499, 65500, 128_256):
+        assert token_type(vocabulary) == np.dtype(megatron().DType.optimal_dtype(vocabulary))
+
+
+def test_a_large_vocabulary_is_read_back_by_megatron_core(pool, small_run, monkeypatch):
+    monkeypatch.setattr(tokenise, "token_type", lambda vocabulary: np.dtype("<i4"))
+    folder = dataset_of(pool, "megatron", small_run.tokenizer)
+    found = read_by_megatron(folder)
+    ours = document_tokens(load_tokenizer(small_run.tokenizer), texts())
+    assert found.index.dtype is np.int32
+    assert [found[i].tolist() for i in range(len(found))] == [t.tolist() for t in ours]
+
+
+# Whatever happens on the way
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+@pytest.mark.parametrize("format", ["open_lm", "megatron"])
+def test_the_size_of_pieces_and_blocks_changes_no_byte(format, pool, small_run, monkeypatch):
+    whole = contents(part_of(pool, format, "00000", small_run.tokenizer))
+    monkeypatch.setattr(tokenise, "PIECE_TOKENS", 37)
+    monkeypatch.setattr(tokenise, "TEXT_TOGETHER", 100)
+    assert contents(part_of(pool, format, "00000", small_run.tokenizer)) == whole
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("format", ["open_lm", "megatron"])
+def test_a_part_killed_after_any_of_its_saves_ends_as_if_it_had_not_been(
+    format, pool, small_run, monkeypatch
+):
+    monkeypatch.setattr(tokenise, "PIECE_TOKENS", 60)
+    monkeypatch.setattr(tokenise, "TEXT_TOGETHER", 100)
+    output = part_of(pool, format, "00000", small_run.tokenizer)
+    whole = contents(output)
+    save, calls = resume.Kept.save, []
+
+    def interrupted(*arguments, **named):
+        save(*arguments, **named)
+        calls.append(arguments)
+        raise Killed
+
+    attempts = 0
+    with monkeypatch.context() as patched:
+        patched.setattr(resume.Kept, "save", interrupted)
+        while True:
+            attempts += 1
+            try:
+                part_of(pool, format, "00000", small_run.tokenizer)
+                break
+            except Killed:
+                assert attempts < 100
+    assert attempts > 4  # one save each, and none is done twice
+    assert contents(output) == whole
+    assert sorted(p.name for p in output.parent.iterdir()) == [output.name]
+
+
+def test_progress_with_another_tokenizer_is_not_gone_on_with(
+    pool, small_run, tmp_path, monkeypatch
+):
+    other = tmp_path / "other"
+    train_tokenizer([d["text"] for d in small.documents(10)], 290).save_pretrained(other)
+    with monkeypatch.context() as patched:
+        patched.setattr(tokenise, "replacing", lambda path: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            part_of(pool, "megatron", "00000", small_run.tokenizer)
+    folder = dataset_of(pool, "megatron", other)
+    found = read_by_megatron(folder)
+    ours = document_tokens(load_tokenizer(other), texts())
+    assert [found[i].tolist() for i in range(len(found))] == [t.tolist() for t in ours]
+
+
+@pytest.mark.parametrize("format", ["open_lm", "megatron"])
+def test_a_part_of_which_nothing_was_selected_is_empty(format, pool, small_run, monkeypatch):
+    monkeypatch.setitem(ROWS, "c", range(0))
+    folder = dataset_of(pool, format, small_run.tokenizer)
+    if format == "open_lm":
+        found = read_as_open_lm_does(folder / "manifest.jsonl")
+        assert sorted(found) == sorted(expected_windows("ab", small_run.tokenizer))
+    else:
+        assert len(read_by_megatron(folder)) == 12
+
+
+def test_a_pool_file_that_has_shrunk_is_told(pool, small_run):
+    small.write_lines(pool / "a.jsonl", small.documents(5))
+    with pytest.raises(UserError, match=r"at least 11 documents(.|\n)*found: 5(.|\n)*a.jsonl"):
+        part_of(pool, "open_lm", "00000", small_run.tokenizer)
