@@ -26,6 +26,7 @@ from groupmates.store import KEY, digest, intact, read_json
 # Inputs that a stage may have been made without: new ones are a difference, too.
 OPTIONAL = ("bootstrap", "evaluation")
 SHOWN = 3  # differences of one artefact that are told
+MOST = 400  # characters of a message of snakemake's
 
 
 @dataclass
@@ -77,7 +78,7 @@ def graph(target: str, configfiles: list[str]) -> list[Job]:
     except (WorkflowError, RuleException) as error:
         raise UserError(
             expected="what a rule of this configuration makes",
-            found=f"{target} ({str(error).splitlines()[0]})",
+            found=f"{target} ({' '.join(str(error).split())[:MOST]})",
             where=", ".join(["config.yaml", *configfiles]),
             todo="give the configuration of this run as for snakemake: --configfile FILE",
         ) from error
@@ -154,8 +155,7 @@ class Comparison:
         return [one for one in seen.values() if self.differences(one)]
 
     def _of_output(self, job: Job, output: Path) -> Iterator[str]:
-        if not output.exists():
-            yield f"{output} is not there"
+        if not output.exists():  # what was made of it may still be what it was
             return
         try:
             record = provenance(output)
@@ -180,11 +180,9 @@ class Comparison:
             yield f"input {name} is {'no longer one' if name in recorded else 'new'}"
         for name in sorted(recorded.keys() & now.keys()):
             path, external = now[name]
-            if not path.exists():
-                yield f"input {name}, {path}, is not there"
-            elif external and _newest(path) <= _newest(output):
-                continue  # terabytes are not read for a file that is older than what was made of it
-            elif self._digest(path) != recorded[name]:
+            # Terabytes are not read for a file that is older than what was made of it.
+            unread = not path.exists() or (external and _newest(path) <= _newest(output))
+            if not unread and self._digest(path) != recorded[name]:
                 yield f"input {name}, {path}, has other content"
 
     def _digest(self, path: Path) -> str:
