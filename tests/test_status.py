@@ -486,7 +486,7 @@ def test_watching_into_a_file_adds_a_line_a_minute(run, monkeypatch):
     assert len(lines) == 3
     stamps = [time.strptime(line[:19], "%Y-%m-%d %H:%M:%S") for line in lines]
     assert [time.mktime(stamp) - NOW for stamp in stamps] == [60, 120, 180]
-    assert "0 of 2 jobs done · base: 1 job at 5 documents/s, 30 s left · about 3 min" in lines[0]
+    assert "0 of 2 jobs done · base: 1 job at 5 documents/s, 30.0 s left · about 3 min" in lines[0]
     assert lines[1].endswith("left, without fit: not known yet")
 
 
