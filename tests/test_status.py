@@ -490,6 +490,13 @@ def test_watching_into_a_file_adds_a_line_a_minute(run, monkeypatch):
     assert lines[1].endswith("left, without fit: not known yet")
 
 
+def test_the_time_left_is_told_with_what_it_leaves_out():
+    assert view.time_left(None) == []
+    assert view.time_left(Left(120.0, [])) == ["about 2 min 00 s left"]
+    (told,) = view.time_left(Left(120.0, list("abcdef")))
+    assert told.endswith("left, without a, b, c, d and 2 more stages: not known yet")
+
+
 def test_watching_a_terminal_draws_in_place(run):
     run.plan("base")
     file = io.StringIO()

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from groupmates.status.left import Left
 
 PIPE_WIDTH = 240
+MOST_UNKNOWN = 4  # stages that an estimate leaves out, by name
 MOST_ROWS = 20  # of running jobs on a terminal; a pipe gets them all
 MOST_FAILED = 5  # whose last lines are shown; of the others the log is named
 TAIL_LINES = 8
@@ -112,8 +113,12 @@ def line(found: Status, left: Left | None) -> str:
 def time_left(left: Left | None) -> list[str]:
     if left is None:
         return []
-    unknown = f", without {', '.join(left.unknown)}: not known yet" if left.unknown else ""
-    return [f"about {duration(left.seconds)} left{unknown}"]
+    text = f"about {duration(left.seconds)} left"
+    if left.unknown:
+        rest = len(left.unknown) - MOST_UNKNOWN
+        more = f" and {rest} more stages" if rest > 0 else ""
+        text += f", without {', '.join(left.unknown[:MOST_UNKNOWN])}{more}: not known yet"
+    return [text]
 
 
 def page(found: Status, terminal: bool, left: Left | None = None) -> RenderableType:
