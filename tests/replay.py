@@ -10,21 +10,44 @@ from groupmates import campaign, jobs
 from groupmates.status.queue import Queue
 from groupmates.status.state import Job, Stage, Status
 
+Attempts = dict[str, dict[str, Any]]
 
-def span(run: Path) -> tuple[float, float]:
+
+def records(run: Path) -> Attempts:
+    """Job -> its last attempt."""
+    return {name: attempts[-1] for name, attempts in jobs.named_records(run / "logs").items()}
+
+
+def calm(attempts: Attempts) -> Attempts:
+    """The run as it had been on a machine of its own: without what jobs waited for a core."""
+    spared = {
+        name: a["ended"] - a["started"] - jobs.undisturbed_seconds(a)
+        for name, a in attempts.items()
+    }
+    found = {}
+    for name, attempt in attempts.items():
+        taken = attempt["ended"] - attempt["started"]
+        before = [n for n, a in attempts.items() if a["ended"] <= attempt["started"]]
+        started = attempt["started"] - sum(spared[n] for n in before)
+        share = (taken - spared[name]) / taken if taken else 1.0
+        phases = [p | {"seconds": p["seconds"] * share} for p in attempt["phases"]]
+        ended = started + taken * share
+        found[name] = attempt | {"started": started, "ended": ended, "phases": phases}
+    return found
+
+
+def span(attempts: Attempts) -> tuple[float, float]:
     """Begin and end of the jobs of a finished run."""
-    attempts = [a for job in jobs.read_records(run / "logs") for a in job]
-    return min(a["started"] for a in attempts), max(a["ended"] for a in attempts)
+    return min(a["started"] for a in attempts.values()), max(a["ended"] for a in attempts.values())
 
 
-def at(run: Path, now: float) -> Status:
+def at(run: Path, attempts: Attempts, now: float) -> Status:
     """What `make status` would have found at `now`, by what the records tell of the way there."""
     plan = campaign.read(run / "logs")
     assert plan is not None, f"{run} has no {campaign.NAME}"
-    records = jobs.named_records(run / "logs")
     of_stage: dict[str, list[Job]] = {}
     for name in plan["jobs"]:
-        attempt = records[name][-1]
+        attempt = attempts[name]
         if attempt["ended"] <= now:
             job = Job(name, "done", [attempt])
         elif attempt["started"] <= now:

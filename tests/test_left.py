@@ -75,7 +75,7 @@ def test_jobs_go_on_as_those_before_them_as_many_at_once_as_there_are_cores(esti
 
 def test_a_stage_waits_for_the_whole_of_those_that_it_needs(estimate, tmp_path):
     a = [Job("a_0", "done", [attempt(NOW - 90, 10.0)]), Job("a_1", "waiting", [])]
-    b = [Job("b_0", "done", [attempt(NOW - 50, 7.0)]), Job("b_1", "waiting", [])]
+    b = [Job("b_0", "done", [attempt(NOW - 80, 7.0)]), Job("b_1", "waiting", [])]
     found = status(tmp_path, {"a": ([], a), "b": (["a"], b)}, 4)
     assert estimate(found, {}).seconds == 17.0
     found = status(tmp_path, {"a": ([], a), "b": ([], b)}, 4)
@@ -92,6 +92,13 @@ def test_a_training_that_has_not_begun_takes_what_an_earlier_one_tells(estimate,
     later = [Job("evaluate_0", "waiting", []), Job("evaluate_1", "waiting", [])]
     found = status(tmp_path, {"base": ([], base), "evaluate": (["base"], later)}, 1)
     assert estimate(found, work) == left.Left(2 * (1000 / 10 + 5), [])
+
+
+def test_the_time_that_snakemake_takes_between_two_jobs_counts(estimate, tmp_path):
+    done = [Job(f"a_{i}", "done", [attempt(NOW - 100 + 13 * i, 10.0)]) for i in range(3)]
+    waiting = [Job("a_3", "waiting", []), Job("a_4", "waiting", [])]
+    found = status(tmp_path, {"a": ([], [*done, *waiting])}, 1)
+    assert estimate(found, {}).seconds == 2 * (10 + 3)
 
 
 def test_a_job_that_runs_gives_a_rate_and_has_its_own_rest(estimate, tmp_path):
@@ -146,11 +153,12 @@ def test_ten_thousand_jobs_are_played_in_a_moment(estimate, tmp_path):
 def test_the_time_left_of_a_finished_run_is_told_from_its_work_at_every_moment(finished):
     """Seconds, most of them starts: how good it is on a run of minutes, benchmarks/left.py tells."""
     run = finished / "results/tiny"
-    begin, end = replay.span(run)
+    attempts = replay.records(run)
+    begin, end = replay.span(attempts)
     unknown = []
     for share in (0.2, 0.5, 0.8):
         now = begin + share * (end - begin)
-        told = Estimator(run).left(replay.at(run, now))
+        told = Estimator(run).left(replay.at(run, attempts, now))
         assert 0.2 < told.seconds / (end - now) < 5
         unknown.append(len(told.unknown))
     assert unknown == sorted(unknown, reverse=True)

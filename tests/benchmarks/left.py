@@ -19,14 +19,21 @@ from groupmates.status.left import Estimator  # noqa: E402
 
 
 def main(run: Path) -> None:
-    begin, end = replay.span(run)
-    print(f"{run}: {end - begin:,.0f} s\n")
+    as_it_was = replay.records(run)
+    table("as it was", run, as_it_was)
+    # Jobs of a sequence alone: of parallel ones each waits for itself.
+    table("without waiting for cores that other processes had", run, replay.calm(as_it_was))
+
+
+def table(title: str, run: Path, attempts: replay.Attempts) -> None:
+    begin, end = replay.span(attempts)
+    print(f"\n{run}, {title}: {end - begin:,.0f} s")
     print(f"{'at':>5}{'estimate':>12}{'truth':>10}{'factor':>9}")
     for percent in (10, 25, 40, 50, 60, 75, 90):
         now = begin + percent / 100 * (end - begin)
-        left = Estimator(run).left(replay.at(run, now))
+        left = Estimator(run).left(replay.at(run, attempts, now))
         assert left is not None, "its campaign.json holds no configuration: run it again"
-        without = f"  without {', '.join(left.unknown)}" if left.unknown else ""
+        without = f"  without {len(left.unknown)} stages" if left.unknown else ""
         factor = left.seconds / (end - now)
         print(f"{percent:>4} %{left.seconds:>10,.0f} s{end - now:>8,.0f} s{factor:>9.2f}{without}")
 

@@ -17,9 +17,11 @@ from groupmates.config import Config
 from groupmates.errors import UserError
 from groupmates.plan import sizes, work
 from groupmates.plan.compare import read_plan
+from groupmates.plan.rates import gap
 from groupmates.status.state import Job, Stage, Status, job_seconds, phase_left, rate
 
 PLAN = "plan.json"
+RECENT = 200  # jobs from whose starts the time between two is taken
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,9 @@ class Estimator:
         groups = self._groups(found)
         rates = _rates(found, groups)
         scale, planned = self._planned(found)
+        over = [job.last for job in found.jobs if job.state == "done" and job.attempts]
+        latest = sorted(over, key=lambda attempt: attempt["started"])[-RECENT:]
+        lag = gap(latest) or 0.0  # until snakemake has started the next one
         unknown: list[str] = []
         seconds: dict[str, float] = {}
         for stage in found.stages:
@@ -81,7 +86,7 @@ class Estimator:
             for job in stage.jobs:
                 if job.state != "done":
                     whole = rates.start(command) if each is None else each
-                    seconds[job.name] = _left_of(job, whole, found.now)
+                    seconds[job.name] = _left_of(job, whole, lag, found.now)
         return Left(_until_the_last(found, seconds), unknown) if seconds else None
 
     def _groups(self, found: Status) -> dict[str, work.Jobs]:
@@ -177,10 +182,10 @@ def _of_group(command: str, group: work.Jobs, rates: Rates) -> float | None:
     return rates.start(command) + sum(part for part in parts if part is not None)
 
 
-def _left_of(job: Job, whole: float, now: float) -> float:
+def _left_of(job: Job, whole: float, lag: float, now: float) -> float:
     """Seconds left of a job that takes `whole`; of one that runs, by its own rate where it has one."""
     if job.state != "running":
-        return whole
+        return lag + whole
     spent = now - job.last["started"]
     own = phase_left(job.last)
     return max(whole - spent, own or 0.0)
