@@ -67,6 +67,10 @@ def a_few_tests(folder: Path) -> None:
         (folder / "tests" / Path(name).name).write_text((ROOT / "tests" / name).read_text())
 
 
+def plain_settings(folder: Path) -> None:
+    shutil.copy(ROOT / "config.yaml", folder / "config.yaml")
+
+
 def mixed_pool(folder: Path) -> None:
     """A pool and a reference at the places that the configuration names."""
     (folder / "data/reference").mkdir(parents=True)
@@ -80,15 +84,13 @@ def mixed_pool(folder: Path) -> None:
         packed = zstandard.compress("\n".join(rows).encode())
         (folder / f"data/reference/lambada_{split}.jsonl.zst").write_bytes(packed)
     path = folder / "workflow/configs/mixed-pool.yaml"
-    small = checkout.merged(yaml.safe_load(path.read_text()), {"sample": small_sample(100)})
-    path.write_text(yaml.safe_dump(small))
-
-
-def small_sample(documents: int) -> dict:
-    return checkout.TINY["sample"] | {"probe_documents": documents, "training_documents": 50}
+    small = {"sample": checkout.TINY["sample"], "probe": checkout.TINY["probe"]}
+    small |= {"fit": checkout.TINY["fit"]}
+    path.write_text(yaml.safe_dump(checkout.merged(yaml.safe_load(path.read_text()), small)))
 
 
 LOCAL = "snakemake --profile profiles/local --configfile "
+PLAN = "snakemake plan --profile profiles/local --configfile "
 SLURM = "snakemake --profile profiles/slurm --configfile mine.yaml"
 COMMANDS = {
     "make demo": Run("group_mates minus random"),
@@ -102,14 +104,16 @@ COMMANDS = {
     "python -m groupmates show results/mine/fit/final --configfile mine.yaml": Run("stale: no"),
     # Without SLURM; with one, tests/slurm run it.
     f"{SLURM} -n": Run("Nothing to be done"),
-    SLURM: Run("no SLURM commands", status=1, further=" --forcerun report"),
+    SLURM: Run("no sinfo on the PATH", status=1, further=" --forcerun report"),
     f"{SLURM} --unlock": Run(""),
     "make calibrate CONFIG=mine.yaml": Run("mine-calibration"),
-    f"{LOCAL}mine.yaml plan": Run("Plan of the run mine"),
-    f"{LOCAL}workflow/configs/dclm-400m-4x.yaml plan": Run("{block Plan of the run}"),
+    f"{PLAN}mine.yaml": Run("Plan of the run mine"),
+    f"{PLAN}workflow/configs/dclm-400m-4x.yaml": Run(
+        "{block Plan of the run}", before=plain_settings
+    ),
     # All of it takes an hour; test_workflow.py runs it with a small pool.
     f"{LOCAL}workflow/configs/mixed-pool.yaml": Run(
-        "(100%) done", further=" --until sample", before=mixed_pool
+        "Finished jobid", further=" --until sample", before=mixed_pool
     ),
 }
 
