@@ -7,6 +7,8 @@ import pytest
 
 from groupmates import campaign
 
+CONFIG = {"run": "small"}
+
 
 class Job(SimpleNamespace):
     __hash__ = object.__hash__
@@ -30,6 +32,7 @@ class Dag:
             output=[f"results/small/{name}"],
             wildcards=name.split("_")[1:],
             rule=SimpleNamespace(name=name.split("_")[0]),
+            threads=1,
         )
 
     def needrun(self, job) -> bool:
@@ -63,7 +66,7 @@ def workflow(tmp_path, monkeypatch):
 
 
 def test_the_plan_has_every_job_in_the_order_of_the_data_flow_and_whether_it_is_needed(workflow):
-    campaign.begin(workflow, "small")
+    campaign.begin(workflow, "small", CONFIG, 2)
     plan = campaign.read(campaign.logs("small"))
     assert {name: job["needed"] for name, job in plan["jobs"].items()} == {
         "fit_initial": False,
@@ -87,7 +90,7 @@ def test_the_plan_has_every_job_in_the_order_of_the_data_flow_and_whether_it_is_
 
 
 def test_jobs_have_the_comment_that_the_slurm_plugin_gives_them(workflow):
-    campaign.begin(workflow, "small")
+    campaign.begin(workflow, "small", CONFIG, 2)
     plan = campaign.read(campaign.logs("small"))
     assert plan["slurm_name"] == "groupmates-small-1"
     assert plan["jobs"]["fit_final"]["comment"] == "rule_fit_wildcards_final"
@@ -97,7 +100,7 @@ def test_jobs_have_the_comment_that_the_slurm_plugin_gives_them(workflow):
 
 
 def test_the_end_keeps_the_plan_and_when_it_began(workflow):
-    campaign.begin(workflow, "small")
+    campaign.begin(workflow, "small", CONFIG, 2)
     before = campaign.read(campaign.logs("small"))
     campaign.end(workflow, "small", "done")
     after = campaign.read(campaign.logs("small"))
@@ -109,7 +112,7 @@ def test_the_end_keeps_the_plan_and_when_it_began(workflow):
 
 
 def test_the_end_tells_what_snakemake_has_finished_which_may_be_less_than_it_needed(workflow):
-    campaign.begin(workflow, "small")
+    campaign.begin(workflow, "small", CONFIG, 2)
     workflow.dag.finished_jobs = [workflow.dag.of["fit_final"], workflow.dag.all]
     campaign.end(workflow, "small", "done")
     plan = campaign.read(campaign.logs("small"))
@@ -118,7 +121,7 @@ def test_the_end_tells_what_snakemake_has_finished_which_may_be_less_than_it_nee
 
 def test_a_plan_that_cannot_be_written_stops_nothing(workflow, tmp_path, capsys):
     (tmp_path / "results").write_text("no folder")
-    campaign.begin(workflow, "small")
+    campaign.begin(workflow, "small", CONFIG, 2)
     campaign.end(workflow, "small", "done")
     assert "WARNING: results/small/logs/campaign.json cannot be written" in capsys.readouterr().err
 
@@ -132,17 +135,17 @@ def test_a_damaged_or_old_plan_is_none(tmp_path, text):
 
 
 def test_jobs_that_make_nothing_begin_and_end_no_campaign(workflow):
-    campaign.begin(workflow, "small")
+    campaign.begin(workflow, "small", CONFIG, 2)
     before = campaign.read(campaign.logs("small"))
     look = Dag({"plan": []}, {"plan"})
     look.of["plan"].output = []
     look.finished_jobs = [look.of["plan"]]
-    campaign.begin(SimpleNamespace(dag=look), "small")
+    campaign.begin(SimpleNamespace(dag=look), "small", CONFIG, 2)
     assert campaign.read(campaign.logs("small")) == before
 
 
 def test_a_process_ends_no_campaign_but_its_own(workflow):
-    campaign.begin(workflow, "small")
+    campaign.begin(workflow, "small", CONFIG, 2)
     path = campaign.logs("small") / campaign.NAME
     path.write_text(json.dumps(json.loads(path.read_text()) | {"pid": 1}))
     campaign.end(workflow, "small", "failed")

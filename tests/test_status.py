@@ -18,6 +18,7 @@ from groupmates import __main__ as cli
 from groupmates import campaign, jobs
 from groupmates.errors import UserError
 from groupmates.status import queue, state, view
+from groupmates.status.left import Left
 from groupmates.status.queue import Queue
 from groupmates.status.state import Job, Reader, Stage
 
@@ -459,10 +460,41 @@ def test_watching_goes_on_until_nothing_more_happens(run):
 
     file = io.StringIO()
     reader = Reader(run.path)
-    view.follow(Console(file=file, width=160), reader, reader.status(NOW), 3.0, sleep)
+    view.follow(Console(file=file, width=160), reader, reader.status(NOW), 3.0, sleep=sleep)
     assert pages == [3.0, 3.0]
     assert file.getvalue().count("jobs done") == 3
     assert "1 of 1 jobs done" in file.getvalue()
+
+
+def test_watching_into_a_file_adds_a_line_a_minute(run, monkeypatch):
+    run.plan("base", "fit")
+    clock = SimpleNamespace(now=NOW)
+    monkeypatch.setattr(time, "time", lambda: clock.now)
+
+    def sleep(seconds):
+        clock.now += seconds
+        running = attempt("running", NOW, clock.now - NOW, phases=[work(50, 200, 10.0)])
+        run.record("base", running | {"pid": os.getpid(), "host": socket.gethostname()})
+        if clock.now >= NOW + 200:
+            run.plan(done=["base", "fit"], state="done", ended=NOW)
+
+    file, reader = io.StringIO(), Reader(run.path)
+    told = iter([Left(9.0, []), Left(180.0, []), Left(120.0, ["fit"]), Left(60.0, []), None])
+    console = Console(file=file, width=160)
+    view.follow(console, reader, reader.status(NOW), 5.0, lambda found: next(told), sleep)
+    lines = [line for line in file.getvalue().splitlines() if " jobs done · " in line]
+    assert len(lines) == 3
+    stamps = [time.strptime(line[:19], "%Y-%m-%d %H:%M:%S") for line in lines]
+    assert [time.mktime(stamp) - NOW for stamp in stamps] == [60, 120, 180]
+    assert "0 of 2 jobs done · base: 1 job at 5 documents/s, 30.0 s left · about 3 min" in lines[0]
+    assert lines[1].endswith("left, without fit: not known yet")
+
+
+def test_the_time_left_is_told_with_what_it_leaves_out():
+    assert view.time_left(None) == []
+    assert view.time_left(Left(120.0, [])) == ["about 2 min 00 s left"]
+    (told,) = view.time_left(Left(120.0, list("abcdef")))
+    assert told.endswith("left, without a, b, c, d and 2 more stages: not known yet")
 
 
 def test_watching_a_terminal_draws_in_place(run):
@@ -476,7 +508,7 @@ def test_watching_a_terminal_draws_in_place(run):
         run.plan(done=["base"], state="done", ended=NOW)
         over.done = True
 
-    view.follow(console, reader, reader.status(NOW), 1.0, sleep)
+    view.follow(console, reader, reader.status(NOW), 1.0, sleep=sleep)
     assert over.done
     assert "\x1b[2K" in file.getvalue()  # the lines of the page before are erased
 

@@ -139,20 +139,21 @@ class Tee:
 def main(argv: list[str]) -> int:
     if argv and argv[0] == "calibrate":
         return calibrate(argv[1:])
-    if not argv or argv[0] not in (*STAGES, "headline", "status"):
+    if argv and argv[0] in QUESTIONS:
+        return answer(argv[0], lambda: QUESTIONS[argv[0]](argv[1:]))
+    if not argv or argv[0] not in STAGES:
         print(
             "usage: python -m groupmates STAGE --help\n"
             "       python -m groupmates headline results/RUN\n"
             "       python -m groupmates status results/RUN [--watch]\n"
+            "       python -m groupmates explain results/RUN DOC_ID\n"
+            "       python -m groupmates explain results/RUN --text FILE\n"
+            "       python -m groupmates show results/RUN/ARTEFACT\n"
             "       python -m groupmates calibrate --help\n"
             f"stages: {', '.join(STAGES)}",
             file=sys.stderr,
         )
         return 2
-    if argv[0] == "headline":
-        return show(argv[0], lambda: print(headline(Path(*argv[1:]))))
-    if argv[0] == "status":
-        return show(argv[0], lambda: status(argv[1:]))
     early = early_arguments(argv[1:])
     if early.log is None or early.launch is not None:  # a launched job has a record of its own
         return prepare_and_run(argv)
@@ -242,7 +243,7 @@ def calibrate(arguments: list[str]) -> int:
         return told("calibrate", error)
 
 
-def show(command: str, tell: Callable[[], None]) -> int:
+def answer(command: str, tell: Callable[[], None]) -> int:
     """Let a command tell about a run."""
     try:
         tell()
@@ -268,6 +269,63 @@ def status(arguments: list[str]) -> None:
     )
     values = parser.parse_args(arguments)
     show(values.run, values.seconds if values.watch else None)
+
+
+def explain(arguments: list[str]) -> None:
+    """Why a document was selected, or not."""
+    from groupmates.asking import explain as asked
+
+    parser = argparse.ArgumentParser(
+        prog="python -m groupmates explain",
+        description="Why a document was selected, or not; or what a text's chances were.",
+    )
+    parser.add_argument("run", type=Path, help="the run's folder, results/RUN")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("doc_id", nargs="?", help="a document of the pool, by its id")
+    which.add_argument("--text", help="file with a text that is not in the pool; - for stdin")
+    parser.add_argument("--method", default="group_mates", help="(default: %(default)s)")
+    parser.add_argument(
+        "--neighbours", type=_count, default=5, help="at most so many (default: %(default)s)"
+    )
+    values = parser.parse_args(arguments)
+    if values.text is None:
+        found = asked.explain(values.run, values.doc_id, values.method, values.neighbours)
+    else:
+        text = asked.text_of(values.text)
+        found = asked.explain_text(values.run, text, values.method, values.neighbours)
+    print(asked.told(found))
+
+
+def show(arguments: list[str]) -> None:
+    """What an artefact is, and whether it is stale."""
+    from groupmates.asking import show as asked
+
+    parser = argparse.ArgumentParser(
+        prog="python -m groupmates show",
+        description="Schema, provenance, head and summary of an artefact, and whether it is stale.",
+    )
+    parser.add_argument("artefact", type=Path, help="a Parquet file, JSON file or folder of a run")
+    parser.add_argument(
+        "--configfile", nargs="+", default=[], help="as for snakemake, whose folder this is"
+    )
+    parser.add_argument("--rows", type=_count, default=5, help="of its head (default: %(default)s)")
+    values = parser.parse_args(arguments)
+    asked.show(values.artefact, values.configfile, values.rows)
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise ValueError
+    return number
+
+
+QUESTIONS: dict[str, Callable[[list[str]], None]] = {
+    "headline": lambda arguments: print(headline(Path(*arguments))),
+    "status": status,
+    "explain": explain,
+    "show": show,
+}
 
 
 def run(

@@ -22,8 +22,11 @@ NAME = "campaign.json"
 VERSION = 1
 
 
-def begin(workflow: Any, run: str) -> None:
+def begin(workflow: Any, run: str, config: dict[str, Any], slots: int | None) -> None:
     """Write down every job of snakemake's graph that makes something, in the order of the data flow.
+
+    `config` and `slots`, how many cores (with a cluster: jobs) are busy at once, are for an estimate
+    of the time left.
 
     Nothing is written where there is none: what only looks at a run begins no campaign.
     """
@@ -33,7 +36,12 @@ def begin(workflow: Any, run: str) -> None:
     for level in workflow.dag.toposorted():
         for job in sorted(filter(_counts, level), key=lambda job: job.log[0]):
             name = _name(job, folder)
-            jobs[name] = {"needed": workflow.dag.needrun(job), "comment": _comment(job)}
+            jobs[name] = {
+                "needed": workflow.dag.needrun(job),
+                "comment": _comment(job),
+                "command": job.rule.name.replace("_", "-"),
+                "threads": job.threads,
+            }
             before = {
                 stage_of(_name(other, folder))
                 for other in workflow.dag.dependencies[job]
@@ -56,6 +64,8 @@ def begin(workflow: Any, run: str) -> None:
             "slurm_name": getattr(workflow.scheduler._executor, "run_uuid", None),
             "stages": {stage: sorted(before) for stage, before in needs.items()},
             "jobs": jobs,
+            "config": config,
+            "slots": slots,
         },
     )
 

@@ -20,6 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -214,21 +215,39 @@ def open_table(path: Path, artefact: str) -> pq.ParquetFile:
 def read_table(path: Path, artefact: str, columns: list[str] | None = None) -> pa.Table:
     """A checked table; see `open_table`. Damaged pages raise `UserError` too."""
     file = open_table(path, artefact)
-    with _intact(path):
+    with intact(path):
         return file.read(columns=columns)
+
+
+def read_where(
+    path: Path, artefact: str, columns: list[str], filters: list[tuple[str, str, Any]]
+) -> pa.Table:
+    """Rows of a checked table; row groups whose statistics exclude them are not read."""
+    open_table(path, artefact)
+    with intact(path):
+        return pq.read_table(
+            path, columns=columns, filters=filters, page_checksum_verification=True
+        )
+
+
+def table_record(path: Path, artefact: str) -> dict[str, Any]:
+    """The provenance of a checked table."""
+    record: dict[str, Any] = json.loads(open_table(path, artefact).schema_arrow.metadata[KEY])
+    return record
 
 
 def row_groups(path: Path, artefact: str, columns: list[str]) -> Iterator[pa.Table]:
     """A checked table in pieces, row group by row group, for what must not be in memory as one."""
     file = open_table(path, artefact)
     for group in range(file.num_row_groups):
-        with _intact(path):
+        with intact(path):
             table = file.read_row_group(group, columns)
         yield table
 
 
 @contextmanager
-def _intact(path: Path) -> Iterator[None]:
+def intact(path: Path) -> Iterator[None]:
+    """What fails inside is a damaged page of the artefact at `path`."""
     try:
         yield
     except (OSError, pa.ArrowInvalid) as error:
@@ -288,6 +307,22 @@ def read_artefact_json(path: Path, artefact: str) -> dict[str, Any]:
     body = read_json(path)
     _check_record(body.get("provenance", {}), artefact, path, "JSON file")
     return body
+
+
+def read_centroids(path: Path) -> np.ndarray:
+    """The centroids [K, D], which must be those that the record beside them describes."""
+    try:
+        centroids_KD: np.ndarray = np.load(path)
+        if read_artefact_json(path.with_suffix(".json"), "centroids").get("sha256") != digest(path):
+            raise ValueError("its sha256 is not the one in the .json beside it")
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(
+            expected="the centroids of the clusters",
+            found=f"a file that cannot be read ({error})",
+            where=str(path),
+            todo="delete the file and run snakemake again",
+        ) from error
+    return centroids_KD
 
 
 def _check_record(record: dict[str, Any], artefact: str, path: Path, kind: str) -> None:

@@ -9,7 +9,9 @@ onstart:
     except UserError as error:
         raise WorkflowError(str(error)) from None
     # For `make status`: the plan as it is at the start, and how it ended.
-    campaign.begin(workflow, CONFIG.run)
+    asked = workflow.resource_settings
+    slots = asked.cores if workflow.local_exec else asked.nodes
+    campaign.begin(workflow, CONFIG.run, CONFIG.model_dump(mode="json"), slots)
 
 
 onsuccess:

@@ -63,8 +63,12 @@ def several(rule):
 def launch(wildcards, threads, resources):
     """The command line's part about them. Not recorded: machines make nothing stale."""
     place = "local" if workflow.local_exec else "slurm"
-    first = workflow.remote_execution_settings.precommand
-    return clusters.option(place, dict(resources.items()), first)
+    remote = (
+        workflow.remote_execution_settings
+    )  # None for --report, --summary and the like
+    return clusters.option(
+        place, dict(resources.items()), remote.precommand if remote else None
+    )
 
 
 def listed(name):

@@ -22,7 +22,7 @@ from groupmates.store import (
     digests,
     embeddings,
     open_table,
-    read_artefact_json,
+    read_centroids,
     read_table,
     replacing,
     row_groups,
@@ -125,22 +125,6 @@ def run_assign(settings: ClusterSettings, *, score: Path, centroids: Path, outpu
             writer.write({"doc_id": table["doc_id"], "cluster": assign(emb_ND)})
             progress.advance(len(table))
     progress.finish()
-
-
-def read_centroids(path: Path) -> np.ndarray:
-    """The centroids [K, D], which must be those that the record beside them describes."""
-    try:
-        centroids_KD: np.ndarray = np.load(path)
-        if read_artefact_json(path.with_suffix(".json"), "centroids").get("sha256") != digest(path):
-            raise ValueError("its sha256 is not the one in the .json beside it")
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(
-            expected="the centroids of the clusters",
-            found=f"a file that cannot be read ({error})",
-            where=str(path),
-            todo="delete the file and run snakemake again",
-        ) from error
-    return centroids_KD
 
 
 def checked_embeddings(table: pa.Table, path: Path, size: int) -> np.ndarray:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -18,10 +18,15 @@ from groupmates.report import words
 from groupmates.status import state
 from groupmates.status.state import Job, Reader, Status
 
+if TYPE_CHECKING:
+    from groupmates.status.left import Left
+
 PIPE_WIDTH = 240
+MOST_UNKNOWN = 4  # stages that an estimate leaves out, by name
 MOST_ROWS = 20  # of running jobs on a terminal; a pipe gets them all
 MOST_FAILED = 5  # whose last lines are shown; of the others the log is named
 TAIL_LINES = 8
+SECONDS_BETWEEN_LINES = 60.0  # of a watch that goes to a file
 MARGIN = "  "
 COLOURS = {"done": "green", "running": "cyan", "lost": "magenta", "failed": "red"}
 MAIN = {
@@ -35,15 +40,17 @@ MAIN = {
 
 def show(run: Path, watch: float | None) -> None:
     """Print the status of `run`; with `watch`, again every so many seconds until it is over."""
+    from groupmates.status.left import Estimator  # counts the pool: half a second of imports
+
     terminal = sys.stdout.isatty()
     console = Console(highlight=False, width=None if terminal else PIPE_WIDTH)
-    reader = Reader(run)
+    reader, estimate = Reader(run), Estimator(run).left
     found = reader.status(time.time())
     if watch is None or found.over:
-        tell(console, found)
+        tell(console, found, estimate(found))
         return
     with suppress(KeyboardInterrupt):
-        follow(console, reader, found, watch)
+        follow(console, reader, found, watch, estimate)
 
 
 def follow(
@@ -51,37 +58,71 @@ def follow(
     reader: Reader,
     found: Status,
     seconds: float,
+    estimate: Callable[[Status], Left | None] = lambda found: None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Show `found` and what it becomes, in place on a terminal, below each other in a pipe."""
+    """Show `found` and what it becomes: on a terminal in place, in a file with a line a minute."""
     if not console.is_terminal:
-        tell(console, found)
+        tell(console, found, estimate(found))
+        told = found.now
         while not found.over:
             sleep(seconds)
             found = reader.status(time.time())
-            tell(console, found)
+            if found.now - told >= SECONDS_BETWEEN_LINES and not found.over:
+                told = found.now
+                console.file.write(line(found, estimate(found)) + "\n")
+                console.file.flush()
+        tell(console, found, estimate(found))
         return
-    with Live(page(found, True), console=console, auto_refresh=False) as live:
+    with Live(page(found, True, estimate(found)), console=console, auto_refresh=False) as live:
         while not found.over:
             sleep(seconds)
             found = reader.status(time.time())
-            live.update(page(found, True), refresh=True)
+            live.update(page(found, True, estimate(found)), refresh=True)
 
 
-def tell(console: Console, found: Status) -> None:
+def tell(console: Console, found: Status, left: Left | None = None) -> None:
     """Print the page; in a pipe without the blanks that fill its lines."""
     if console.is_terminal:
-        console.print(page(found, True))
+        console.print(page(found, True, left))
         return
     with console.capture() as captured:
-        console.print(page(found, False))
+        console.print(page(found, False, left))
     text = "\n".join(line.rstrip() for line in captured.get().splitlines())
     console.file.write(text + "\n\n")
     console.file.flush()
 
 
-def page(found: Status, terminal: bool) -> RenderableType:
-    parts: list[RenderableType] = [head(found), "", stage_table(found)]
+def line(found: Status, left: Left | None) -> str:
+    """The figures of the page in one line: time, jobs, what runs how fast, time left."""
+    parts = [
+        time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(found.now)),
+        f"{sum(job.state == 'done' for job in found.jobs)} of {len(found.jobs)} jobs done",
+    ]
+    for stage in found.stages:
+        working = [job for job in stage.jobs if job.state == "running"]
+        if working:
+            paces = [state.rate(w) or 0.0 for job in working if (w := state.phase(job.last))]
+            unit = next((w["unit"] for job in working if (w := state.phase(job.last))), "")
+            pace = f" at {sum(paces):,.3g} {unit}/s" if sum(paces) else ""
+            rest = duration(state.seconds_left(stage, found.now))
+            parts.append(f"{stage.name}: {_jobs(len(working))}{pace}{rest and f', {rest} left'}")
+    return " · ".join([*parts, *time_left(left)])
+
+
+def time_left(left: Left | None) -> list[str]:
+    if left is None:
+        return []
+    text = f"about {duration(left.seconds)} left"
+    if left.unknown:
+        rest = len(left.unknown) - MOST_UNKNOWN
+        more = f" and {rest} more stages" if rest > 0 else ""
+        text += f", without {', '.join(left.unknown[:MOST_UNKNOWN])}{more}: not known yet"
+    return [text]
+
+
+def page(found: Status, terminal: bool, left: Left | None = None) -> RenderableType:
+    parts: list[RenderableType] = [head(found), *map(Text, time_left(left)), "", stage_table(found)]
     at_it = [job for job in found.jobs if job.state in ("running", "lost")]
     if at_it:
         parts += ["", job_table(found, at_it, MOST_ROWS if terminal else len(at_it))]

@@ -1,0 +1,42 @@
+"""What `make status` would have said of the time left at a quarter, half and three quarters of a run.
+
+    python tests/benchmarks/left.py results/demo
+
+Replays the job records of a finished run, with what its files tell now (of a builtin pool: with the
+pool; a status at the very begin has none yet).
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+sys.path[:0] = [str(ROOT / "workflow"), str(ROOT / "tests")]
+
+import replay  # noqa: E402
+from groupmates.status.left import Estimator  # noqa: E402
+
+
+def main(run: Path) -> None:
+    as_it_was = replay.records(run)
+    table("as it was", run, as_it_was)
+    # Jobs of a sequence alone: of parallel ones each waits for itself.
+    table("without waiting for cores that other processes had", run, replay.calm(as_it_was))
+
+
+def table(title: str, run: Path, attempts: replay.Attempts) -> None:
+    begin, end = replay.span(attempts)
+    print(f"\n{run}, {title}: {end - begin:,.0f} s")
+    print(f"{'at':>5}{'estimate':>12}{'truth':>10}{'factor':>9}")
+    for percent in (10, 25, 40, 50, 60, 75, 90):
+        now = begin + percent / 100 * (end - begin)
+        left = Estimator(run).left(replay.at(run, attempts, now))
+        assert left is not None, "its campaign.json holds no configuration: run it again"
+        without = f"  without {len(left.unknown)} stages" if left.unknown else ""
+        factor = left.seconds / (end - now)
+        print(f"{percent:>4} %{left.seconds:>10,.0f} s{end - now:>8,.0f} s{factor:>9.2f}{without}")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

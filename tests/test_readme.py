@@ -1,0 +1,278 @@
+"""Every command of the two READMEs runs, in a small checkout; every other code block is known here.
+
+`COMMANDS` says of each command how it is run: a block that is added fails until it stands there.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+import zstandard
+
+import checkout
+from groupmates import config
+
+ROOT = checkout.REPOSITORY
+READMES = ("README.md", "workflow/README.md")
+
+
+def blocks(language: str) -> list[str]:
+    """The code blocks of a language, "" for those without."""
+    found = []
+    for name in READMES:
+        text = (ROOT / name).read_text()
+        parts = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+        found += [body for kind, body in parts if kind == language]
+    return found
+
+
+def commands() -> list[str]:
+    """The lines of all bash blocks, without comments."""
+    lines = [line for block in blocks("bash") for line in block.splitlines()]
+    return [re.sub(r"\s+#.*", "", line).strip() for line in lines]
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a command is run; `tells` is in what it prints, `status` the exit status it must have."""
+
+    tells: str
+    status: int = 0
+    further: str = ""  # appended
+    before: Callable[[Path], None] = lambda folder: None
+
+
+def an_id(folder: Path) -> None:
+    """DOC_ID stands for a document, and text.txt for a text of the reader's."""
+    table = pq.read_table(folder / "results/mine/select/group_mates/shard-00000.parquet")
+    (folder / "DOC_ID").write_text(table["doc_id"][0].as_py())
+    (folder / "text.txt").write_text("How selections of texts are explained.")
+
+
+def a_few_tests(folder: Path) -> None:
+    """What `make test` looks at: the package's settings and some of its tests."""
+    (folder / "tests").mkdir()
+    for name in ("maths/test_quota.py", "conftest.py"):
+        (folder / "tests" / Path(name).name).write_text((ROOT / "tests" / name).read_text())
+
+
+def plain_settings(folder: Path) -> None:
+    shutil.copy(ROOT / "config.yaml", folder / "config.yaml")
+
+
+def mixed_pool(folder: Path) -> None:
+    """A pool and a reference at the places that the configuration names."""
+    (folder / "data/reference").mkdir(parents=True)
+    (folder / "data/pool").mkdir()
+    for number in range(2):
+        rows = [f'{{"id": "{number}-{i}", "text": "Text {i} of {number}."}}' for i in range(200)]
+        packed = zstandard.compress("\n".join(rows).encode())
+        (folder / f"data/pool/shard_{number:08d}.jsonl.zst").write_bytes(packed)
+    for split in ("selection", "evaluation"):
+        rows = [f'{{"context": "The {split}", "continuation": " text {i}"}}' for i in range(400)]
+        packed = zstandard.compress("\n".join(rows).encode())
+        (folder / f"data/reference/lambada_{split}.jsonl.zst").write_bytes(packed)
+    path = folder / "workflow/configs/mixed-pool.yaml"
+    small = {"sample": checkout.TINY["sample"], "probe": checkout.TINY["probe"]}
+    small |= {"fit": checkout.TINY["fit"]}
+    path.write_text(yaml.safe_dump(checkout.merged(yaml.safe_load(path.read_text()), small)))
+
+
+LOCAL = "snakemake --profile profiles/local --configfile "
+PLAN = "snakemake plan --profile profiles/local --configfile "
+SLURM = "snakemake --profile profiles/slurm --configfile mine.yaml"
+COMMANDS = {
+    "make demo": Run("group_mates minus random"),
+    "make test": Run("passed", before=a_few_tests),
+    f"{LOCAL}mine.yaml -n": Run("This was a dry-run"),
+    f"{LOCAL}mine.yaml": Run("(100%) done"),
+    f"{LOCAL}mine.yaml --until cluster": Run("Nothing to be done"),
+    "make status RUN=mine": Run("snakemake is through"),
+    "python -m groupmates explain results/mine DOC_ID": Run("when picked", before=an_id),
+    "python -m groupmates explain results/mine --text text.txt": Run("nearest"),
+    "python -m groupmates show results/mine/fit/final --configfile mine.yaml": Run("stale: no"),
+    # Without SLURM; with one, tests/slurm run it.
+    f"{SLURM} -n": Run("Nothing to be done"),
+    SLURM: Run("no sinfo on the PATH", status=1, further=" --forcerun report"),
+    f"{SLURM} --unlock": Run(""),
+    "make calibrate CONFIG=mine.yaml": Run("mine-calibration"),
+    f"{PLAN}mine.yaml": Run("Plan of the run mine"),
+    f"{PLAN}workflow/configs/dclm-400m-4x.yaml": Run(
+        "{block Plan of the run}", before=plain_settings
+    ),
+    # All of it takes an hour; test_workflow.py runs it with a small pool.
+    f"{LOCAL}workflow/configs/mixed-pool.yaml": Run(
+        "Finished jobid", further=" --until sample", before=mixed_pool
+    ),
+}
+
+# Blocks that are no commands, by their first words: pictures, what commands print, and code.
+PICTURES = (" pool ──►", "report            results/demo", "Plan of the", "corpus (built-in only)")
+CODE = {"yaml": ("# mine.yaml", "set-resources:"), "python": ("from safetensors.torch",)}
+
+
+def test_every_command_is_known_and_every_known_command_stands_in_a_readme():
+    assert sorted(commands()) == sorted(COMMANDS)
+
+
+def test_every_block_that_is_no_command_is_known():
+    languages = {
+        kind
+        for name in READMES
+        for kind in re.findall(r"^```(\w+)$", (ROOT / name).read_text(), re.MULTILINE)
+    }
+    assert languages == {"bash", *CODE}
+    for language, known in {"": PICTURES, **CODE}.items():
+        found = blocks(language)
+        assert len(found) == len(known), found
+        for block, start in zip(found, known, strict=True):
+            assert block.startswith(start)
+
+
+def test_the_profile_lines_of_several_processes_are_taken_by_snakemake(tmp_path):
+    lines = yaml.safe_load(blocks("yaml")[1])
+    folder = checkout.make(tmp_path)
+    profile = folder / "profiles/local/config.yaml"
+    profile.write_text(yaml.safe_dump(yaml.safe_load(profile.read_text()) | lines))
+    shown = checkout.snakemake(folder, "-n", "-p").stdout
+    (command, *_) = [line for line in shown.splitlines() if "workflow/run evaluate" in line]
+    assert '"nodes": 2' in command
+    assert '"processes_per_node": 8' in command
+
+
+def test_optimizer_state_is_saved_as_a_checkpoint_wants_it(tmp_path, monkeypatch):
+    from safetensors import safe_open
+
+    model = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    monkeypatch.chdir(tmp_path)
+    Path("checkpoint").mkdir()
+    exec(blocks("python")[0], {"model": model, "optimizer": optimizer})
+    with safe_open("checkpoint/optimizer.safetensors", "pt") as saved:
+        assert set(saved.keys()) == {
+            f"{name}.{key}"
+            for name in ("weight", "bias")
+            for key in ("exp_avg", "exp_avg_sq", "step")
+        }
+        assert saved.get_tensor("weight.exp_avg").shape == (2, 3)
+
+
+@pytest.fixture(scope="module")
+def small_checkout(tmp_path_factory) -> Path:
+    """A checkout whose config.yaml is a small demo, in an environment that is there already."""
+    folder = checkout.make(tmp_path_factory.mktemp("readme") / "checkout")
+    for name in ("Makefile", "pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, folder / name)
+    plain = yaml.safe_load((ROOT / "config.yaml").read_text())
+    demo = checkout.merged(plain, checkout.TINY | {"run": "demo"})
+    (folder / "config.yaml").write_text(yaml.safe_dump(demo))
+    (folder / ".venv").mkdir()
+    for entry in Path(sys.prefix).iterdir():
+        if not entry.name.startswith(".installed"):
+            (folder / ".venv" / entry.name).symlink_to(entry)
+    (folder / ".venv/.installed-cpu").touch()
+    return folder
+
+
+def mine(folder: Path) -> None:
+    """README's mine.yaml over small settings; its pool, reference and checkpoint are the demo's."""
+    written = yaml.safe_load(blocks("yaml")[0])
+    demo = folder / "results/demo"
+    (folder / "pool").mkdir()
+    for file in sorted((demo / "corpus").glob("shard-*")):
+        shutil.copy(file, folder / "pool" / file.name)
+    packed = zstandard.ZstdDecompressor().stream_reader(
+        (demo / "corpus/reference.jsonl.zst").open("rb")
+    )
+    (folder / "reference.jsonl").write_bytes(packed.read())
+    shutil.copytree(demo / "base", folder / written["base"]["checkpoint"])
+    small = {
+        "reference": {"selection_examples": 6, "split": {"max_tokens": 24}},
+        "sample": {"sequence_length": 32, "probe_documents": 60},
+        "probe": {
+            "shards": 2,
+            "random": {"rollouts": 16},
+            "bootstrap": {"rollouts": 6, "beam_width": 8},
+        },
+        "evaluate": {"training": {"tokens": 1024}},
+    }
+    settings = checkout.merged(written, small)
+    (folder / "mine.yaml").write_text(yaml.safe_dump(settings))
+
+
+def test_mine_yaml_is_a_valid_configuration():
+    plain = yaml.safe_load((ROOT / "config.yaml").read_text())
+    found = config.load(checkout.merged(plain, yaml.safe_load(blocks("yaml")[0])))
+    assert found.run == "mine"
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """The environment activated, and no SLURM."""
+    binaries = folder / ".venv/bin"
+    hidden = [
+        place
+        for place in os.environ["PATH"].split(os.pathsep)
+        if not (Path(place) / "sbatch").exists()
+    ]
+    plain = {
+        name: v for name, v in os.environ.items() if not name.startswith(("GROUPMATES", "PYTEST"))
+    }
+    return plain | {
+        "PATH": os.pathsep.join([str(binaries), *hidden, *without_slurm(folder)]),
+        "PYTHONPATH": str(folder / "workflow"),
+    }
+
+
+def without_slurm(folder: Path) -> list[str]:
+    """Where sbatch lies among other programs: links to those others."""
+    places = [p for p in os.environ["PATH"].split(os.pathsep) if (Path(p) / "sbatch").exists()]
+    links = folder.parent / "without-slurm"
+    links.mkdir(exist_ok=True)
+    for place in places:
+        for program in Path(place).iterdir():
+            if program.name not in ("sbatch", "squeue", "sinfo", "scancel", "sacct", "scontrol"):
+                (links / program.name).unlink(missing_ok=True)
+                (links / program.name).symlink_to(program)
+    return [str(links)] if places else []
+
+
+@pytest.mark.slow
+def test_every_command_of_the_readmes_runs(small_checkout: Path) -> None:
+    folder, failed = small_checkout, []
+    for command in commands():
+        how = COMMANDS[command]
+        if "mine" in command and not (folder / "mine.yaml").exists():
+            mine(folder)
+        how.before(folder)
+        line = command + how.further
+        if "DOC_ID" in line:
+            line = line.replace("DOC_ID", (folder / "DOC_ID").read_text())
+        done = subprocess.run(
+            ["bash", "-c", line],
+            cwd=folder,
+            env=environment(folder),
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=1800,
+            check=False,
+        )
+        tells = how.tells
+        if tells.startswith("{block"):  # what the README says that it prints
+            (tells,) = [b for b in blocks("") if b.startswith(tells[7:-1])]
+        if done.returncode != how.status or tells not in done.stdout:
+            failed.append(f"{line}: status {done.returncode}\n{done.stdout[-3000:]}")
+    assert not failed, "\n\n".join(failed)
