@@ -164,11 +164,12 @@ def main(argv: list[str]) -> int:
             if waited and jobs.was_finished(record):
                 note("job", "the other process has finished it: nothing is left to do")
                 return 0
-            return prepare_and_run(argv, jobs.Record(record, argv[0]))
-    except SystemExit as ending:
-        if ending.code == resume.STOPPED:
-            queue_again()
-        raise
+            try:
+                return prepare_and_run(argv, jobs.Record(record, argv[0]))
+            except SystemExit as ending:
+                if ending.code == resume.STOPPED:
+                    queue_again()
+                raise
     except OSError as error:  # of the log or the record
         if full := no_room(error):
             return told(argv[0], full)
