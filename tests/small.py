@@ -110,7 +110,10 @@ def write_lines(path: Path, rows: list[dict[str, str]]) -> Path:
 
 
 def sample_settings(
-    probe_documents: int = 24, training_documents: int = 16, **changed: object
+    probe_documents: int = 24,
+    training_documents: int = 16,
+    bad_records: str = "stop",
+    **changed: object,
 ) -> config.SampleSettings:
     fields = {
         "paths": None,
@@ -121,6 +124,7 @@ def sample_settings(
     return config.SampleSettings(
         seed=0,
         text_columns=COLUMNS,
+        bad_records=bad_records,
         checkpoint=None,
         sample=config.Sample(
             probe_documents=probe_documents, training_documents=training_documents, **fields
@@ -156,14 +160,22 @@ def plan_settings(rollouts: int = 7) -> config.RandomPlanSettings:
     )
 
 
+def check_settings(
+    bad_records: str = "stop", max_bad_share: float = 0.01, columns: config.PoolColumns = COLUMNS
+) -> tuple[config.CheckSettings, config.CheckPoolSettings]:
+    """Of a shard, and of the pool."""
+    fields = {"text_columns": columns, "bad_records": bad_records}
+    return config.CheckSettings(**fields), config.CheckPoolSettings(
+        **fields, max_bad_share=max_bad_share
+    )
+
+
 def check_files(pool: list[Path], root: Path, files: Path) -> Path:
     """Check a pool of one shard; the shard's list."""
-    settings, shard = (
-        config.CheckSettings(text_columns=COLUMNS),
-        files.parent / "shard-00000.parquet",
-    )
+    shard, rejects = files.parent / "shard-00000.parquet", files.parent / "rejects.parquet"
+    settings, of_pool = check_settings()
     check.run(settings, pool=pool, root=root, output=shard)
-    check.run_pool(settings, check=[shard], root=root, output=files)
+    check.run_pool(of_pool, check=[shard], root=str(root), output=files, rejects=rejects)
     return shard
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import typing
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ GRAPH_ONLY = {
     "sample.paths",
     "pool.paths",
     "pool.files_per_shard",
+    "pool.shard_mb",
     "reference.paths",
     "reference.evaluation_paths",
     "probe.shards",
@@ -32,7 +34,7 @@ GRAPH_ONLY = {
     "select.partitions",
     "evaluate.seeds",
 }
-ONE_OF_TWO = {"clusters": "target_size", "tokens": "ratio"}
+ONE_OF_TWO = {"clusters": "target_size", "tokens": "ratio", "shard_mb": "files_per_shard"}
 
 
 def merged(base: dict, over: dict) -> dict:
@@ -212,7 +214,11 @@ def with_other_value(loaded: config.Config, key: str) -> config.Config:
             return section.model_copy(update={name: replaced(value, rest)})
         if name in ONE_OF_TWO:
             section = section.model_copy(update={ONE_OF_TWO[name]: None})
-        text = "str" in str(type(section).model_fields[name].annotation)
+        kind = type(section).model_fields[name].annotation
+        if typing.get_origin(kind) is typing.Literal:
+            (other, *_) = set(typing.get_args(kind)) - {getattr(section, name)}
+            return section.model_copy(update={name: other})
+        text = "str" in str(kind)
         return section.model_copy(update={name: "changed" if text else 987})
 
     return replaced(loaded, key.split("."))

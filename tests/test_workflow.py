@@ -396,6 +396,8 @@ AFFECTS: dict[str, tuple[object, set[str]]] = {
     "corpus.documents": (300, CORPUS),
     "corpus.files": (2, CORPUS),
     "pool.files_per_shard": (2, CHECK | SCORE),
+    "pool.bad_records": ("skip", CHECK | SAMPLE),
+    "pool.max_bad_share": (0.5, {"check_pool"} | CLUSTER),
     "pool.columns.text": ("url", CHECK | SAMPLE),
     "pool.columns.id": ("url", CHECK | SAMPLE),
     "pool.columns.source": (None, SCORE),
@@ -479,10 +481,12 @@ AFFECTS: dict[str, tuple[object, set[str]]] = {
     "plan.pretraining.gpu_hours": (3.0, set()),
     "plan.pretraining.tokens": (1000, set()),
 }
-# These name files or the run itself: a change is another set of inputs or another folder.
+# These name files or the run itself: a change is another set of inputs or another folder. Those of
+# the corpus, which the table's run reads, cannot be dealt out by size.
 OTHER_INPUTS = {
     "run",
     "pool.paths",
+    "pool.shard_mb",
     "sample.paths",
     "reference.paths",
     "reference.evaluation_paths",

@@ -24,7 +24,7 @@ import yaml
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "workflow"))
 from groupmates import config as c
 from groupmates.maths.intervals import paired_interval
-from groupmates.pool import common_root, list_files
+from groupmates.pool import common_root, deal, list_files
 from groupmates.stages import evaluate, materialise, select
 from groupmates.store import read_table
 
@@ -102,15 +102,16 @@ def trained(job: tuple[Path, c.Config, list[Path], int]) -> float:
     )
     pool, folder = list_files(patterns), selection[0].parent
     root = common_root([f.path for f in pool])
-    per_shard = config.pool.files_per_shard
+    dealt = deal(pool, config.pool.files_per_shard, config.pool.shard_mb)
+    shards = [number for number, part in enumerate(dealt.values()) for _ in part]
     dataset = []
     for number, file in enumerate(pool):
         path = folder / f"dataset-{seed}" / file.name
         materialise.run(
             c.MaterialiseSettings(),
-            pool=Path(file.path),
-            root=Path(root),
-            selection=selection[number // per_shard],
+            pool=file.path,
+            root=root,
+            selection=selection[shards[number]],
             output=path,
         )
         dataset.append(path)

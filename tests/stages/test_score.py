@@ -45,6 +45,7 @@ def scored(folder: Path, model: Path, pieces: int, batch_tokens: int = 100):
     check = small.check_files(paths, folder, folder / "check/files.parquet")
     settings = config.ScoreSettings(
         columns=config.PoolColumns(text="text", id="id", source=None),
+        bad_records="stop",
         sequence_length=12,
         score=config.Score(batch_tokens=batch_tokens),
     )

@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pyarrow.compute as pc
 
 from groupmates.config import MaterialiseSettings
 from groupmates.copying import copy_rows
-from groupmates.pool import PoolFile
+from groupmates.lines import bytes_of
+from groupmates.pool import named
 from groupmates.progress import Progress, note
 from groupmates.store import read_table, replacing
 
 
 def run(
-    settings: MaterialiseSettings, *, pool: Path, root: Path, selection: Path, output: Path
+    settings: MaterialiseSettings, *, pool: str, root: str, selection: Path, output: Path
 ) -> None:
     """Copy what `selection` names of the pool file `pool`, which lies below the folder `root`.
 
     `selection` may hold other files of the same shard too. A file of which nothing was selected
     becomes an empty file of its format.
     """
-    name = Path(os.path.abspath(pool)).relative_to(os.path.abspath(root)).as_posix()
+    file = named(pool, root)
+    name, size = file.name, bytes_of(file.path)
     table = read_table(selection, "select", columns=["source_file", "source_row"])
     ours = pc.equal(table["source_file"].cast("string"), name)
     rows = table["source_row"].filter(ours).to_numpy()
-    progress = Progress(f"materialise {name}", pool.stat().st_size, "bytes")
+    progress = Progress(f"materialise {name}", size, "bytes")
     with replacing(output) as temporary:
-        copy_rows(PoolFile(str(pool), name), rows, temporary)
-    progress.advance(pool.stat().st_size)
+        copy_rows(file, rows, temporary)
+    progress.advance(size)
     progress.finish()
     note("materialise", f"{name}: {len(rows):,} rows")
