@@ -12,8 +12,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from groupmates import config
+from groupmates.maths.labels import LabelScale
+from groupmates.models.influence import InfluenceModel, make_encoder
 from groupmates.models.lm import make_lm
+from groupmates.models.text import load_tokenizer
 from groupmates.stages import base, check, probe, reference, sample
+from groupmates.store import Provenance, write_folder_provenance
 
 WORDS = [
     "a",
@@ -269,3 +273,17 @@ def fit_settings(name: str, kernel: str = "mean", **changed: object) -> config.F
         "training": training,
     } | changed
     return config.Fit.model_validate(fields)
+
+
+def influence_model(run: Run, folder: Path) -> Path:
+    """An influence model with random head on the run's language model."""
+    torch.manual_seed(0)
+    settings = fit_settings("lm")
+    fitted = InfluenceModel(settings, make_encoder(settings, run.base))
+    torch.nn.init.normal_(fitted.head.weight)
+    fitted.save(folder)
+    load_tokenizer(run.tokenizer).save_pretrained(folder / "tokenizer")
+    scale = LabelScale(np.zeros(3), np.ones(3))
+    (folder / "relation.json").write_text(json.dumps(fitted.relation_record(scale)))
+    write_folder_provenance(folder, "fit", Provenance("test", {}))
+    return folder

@@ -14,6 +14,16 @@ from groupmates.errors import UserError
 from groupmates.files import is_url, opened, out_of_reach, size_of
 from groupmates.pool import TABLES, suffix_of
 
+# Among them: the name of a column that is no longer UTF-8, a length of petabytes.
+DAMAGE = (
+    OSError,
+    EOFError,
+    UnicodeDecodeError,
+    MemoryError,
+    zlib.error,
+    zstandard.ZstdError,
+    pa.ArrowException,
+)
 CHUNK_BYTES = 1 << 18  # read at a time; zstd makes about 1 MB of it
 # Archives made with `zstd --long=31` need the largest window; others allocate what they ask for.
 ZSTD_WINDOW_BYTES = 1 << 31
@@ -97,7 +107,7 @@ def reading(path: str) -> Iterator[None]:
         ) from None
     except UserError:
         raise
-    except (OSError, EOFError, zlib.error, zstandard.ZstdError, pa.ArrowException) as error:
+    except DAMAGE as error:
         raise UserError(
             expected="a whole and readable file",
             found=f"a damaged or unreadable one ({error})",

@@ -28,9 +28,10 @@ def rows(path: str, wanted: dict[str, str | None]) -> Iterator[dict[str, Any]]:
     names = [name for name in dict.fromkeys(wanted.values()) if name is not None]
     arrow = path.endswith(".arrow")
     with (arrow_stream if arrow else parquet_file)(path) as (schema, batches):
-        found = {name: place for name in names if (place := field(schema, name))}
-        for setting in ("text", "id"):
-            check_column(schema, wanted[setting], setting, path)
+        with reading(path):
+            found = {name: place for name in names if (place := field(schema, name))}
+            for setting in ("text", "id"):
+                check_column(schema, wanted[setting], setting, path)
         for batch in batches(list(found.values())):
             with reading(path):
                 columns = [leaf(batch, place, validate=arrow) for place in found.values()]
@@ -90,7 +91,9 @@ def arrow_stream(path: str) -> Iterator[tuple[pa.Schema, Any]]:
             if raw.read() != STREAM_END:
                 raise EOFError("the end of the stream is missing")
             raw.seek(0)
-            source = pa.PythonFile(raw, mode="r")
+            # Mapped, a damaged length is an error; read, it is memory that is asked for.
+            mapped = pa.PythonFile(raw, mode="r") if is_url(path) else pa.memory_map(path)
+            source = stack.enter_context(mapped)
             stream = stack.enter_context(pa.ipc.open_stream(source))
 
         def batches(places: list[tuple[str, ...]]) -> Iterator[pa.RecordBatch]:
