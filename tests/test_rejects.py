@@ -284,6 +284,7 @@ def test_any_byte_of_a_table_may_be_wrong(tmp_path, suffix):
         assert sorted([*rows, *(r.row for r in rejects)]) == [0, 1, 2]
     assert refused > len(content) / 4
 
+
 RECORDS = st.one_of(
     st.sampled_from([*BAD, GOOD, b'{"text": "' + b"long " * 40 + b'"}']),
     st.text(max_size=20).map(lambda text: orjson.dumps({"text": text})),

@@ -28,6 +28,16 @@ def opened(path: str) -> IO[bytes]:
         return stream
 
 
+def content(path: str) -> bytes:
+    """All of a small file."""
+    if not is_url(path):
+        with open(path, "rb") as stream:
+            return stream.read()
+    with _reaching(path) as (system, name):
+        found: bytes = system.cat_file(name)
+        return found
+
+
 def size_of(path: str) -> int:
     """Bytes of a file as it lies there."""
     if not is_url(path):
@@ -48,7 +58,10 @@ def matching(pattern: str) -> list[str]:
     if not is_url(pattern):
         return sorted(glob.glob(pattern, recursive=True))
     with _reaching(pattern) as (system, name):
-        return sorted(system.unstrip_protocol(found) for found in system.glob(name))
+        urls = sorted(system.unstrip_protocol(found) for found in system.glob(name))
+    if ":///" in pattern:
+        return urls
+    return [url.replace(":///", "://") for url in urls]  # as the pattern has it
 
 
 def out_of_reach(url: str, error: Exception) -> UserError:

@@ -17,6 +17,7 @@ from groupmates.errors import UserError
 TABLES = (".parquet", ".arrow")
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", *TABLES)
 _LAST_NUMBER = re.compile(r"(.*?)(\d+)(\D*)", re.DOTALL)
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(:[\w.-]+)?")
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
@@ -138,14 +139,41 @@ def files_of(path: str, setting: str) -> list[str]:
             where=f"{setting}, {path}",
             todo=f"name the files in it, such as {path}/*.jsonl.zst or {path}/**/*.parquet",
         )
-    return [path]
+    return hub_files(path, setting) if _HUB_NAME.fullmatch(path) else [path]
+
+
+def hub_files(name: str, setting: str) -> list[str]:
+    """URLs of the training split of a dataset of the hub, `owner/name` or `owner/name:configuration`.
+
+    They name the commit that is the newest now.
+    """
+    repository, _, configuration = name.partition(":")
+    try:
+        from datasets import load_dataset_builder  # seconds, where a name of the hub is given
+
+        splits = load_dataset_builder(repository, configuration or None).config.data_files or {}
+    except Exception as error:  # of the network, of the hub, of what stands in the repository
+        raise UserError(
+            expected="a file, a folder of save_to_disk, or a dataset of the hub, owner/name",
+            found=f"no such file or folder, and of the hub {type(error).__name__}: {error}"[:600],
+            where=f"{setting}, {name}",
+            todo="correct the path; or, where the hub is out of reach, download on a node that reaches "
+            f"it (hf download --repo-type dataset {repository} --local-dir DIR) and name its files",
+        ) from error
+    if "train" not in splits:
+        raise UserError(
+            expected="a dataset of the hub with files of a split 'train'",
+            found=f"the splits {sorted(map(str, splits))}",
+            where=f"{setting}, {name}",
+            todo=f"name the files: hf://datasets/{repository}/PATH, which may be a glob",
+        )
+    return list(splits["train"])
 
 
 def _json(path: str) -> dict:
     try:
-        with lying.opened(path) as stream:
-            body: dict = json.load(stream)
-            return body
+        body: dict = json.loads(lying.content(path))
+        return body
     except (OSError, ValueError) as error:
         raise UserError(
             expected="the JSON file of a folder of save_to_disk",
@@ -246,7 +274,7 @@ def named(path: str | Path, root: str | Path) -> PoolFile:
 
 def path_of(name: str, root: str) -> str:
     """The path or URL of the pool file `name`: the inverse of `named`."""
-    path = f"{root.rstrip('/')}/{name}"
+    path = f"{root}{name}" if root.endswith("/") else f"{root}/{name}"
     if lying.is_url(root) or (root and os.path.exists(path)):
         return path
     scheme, _, rest = name.partition("/")
