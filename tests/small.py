@@ -12,8 +12,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from groupmates import config
+from groupmates.maths.labels import LabelScale
+from groupmates.models.influence import InfluenceModel, make_encoder
 from groupmates.models.lm import make_lm
+from groupmates.models.text import load_tokenizer
 from groupmates.stages import base, check, probe, reference, sample
+from groupmates.store import Provenance, write_folder_provenance
 
 WORDS = [
     "a",
@@ -110,7 +114,10 @@ def write_lines(path: Path, rows: list[dict[str, str]]) -> Path:
 
 
 def sample_settings(
-    probe_documents: int = 24, training_documents: int = 16, **changed: object
+    probe_documents: int = 24,
+    training_documents: int = 16,
+    bad_records: str = "stop",
+    **changed: object,
 ) -> config.SampleSettings:
     fields = {
         "paths": None,
@@ -121,6 +128,7 @@ def sample_settings(
     return config.SampleSettings(
         seed=0,
         text_columns=COLUMNS,
+        bad_records=bad_records,
         checkpoint=None,
         sample=config.Sample(
             probe_documents=probe_documents, training_documents=training_documents, **fields
@@ -156,14 +164,22 @@ def plan_settings(rollouts: int = 7) -> config.RandomPlanSettings:
     )
 
 
+def check_settings(
+    bad_records: str = "stop", max_bad_share: float = 0.01, columns: config.PoolColumns = COLUMNS
+) -> tuple[config.CheckSettings, config.CheckPoolSettings]:
+    """Of a shard, and of the pool."""
+    fields = {"text_columns": columns, "bad_records": bad_records}
+    return config.CheckSettings(**fields), config.CheckPoolSettings(
+        **fields, max_bad_share=max_bad_share
+    )
+
+
 def check_files(pool: list[Path], root: Path, files: Path) -> Path:
     """Check a pool of one shard; the shard's list."""
-    settings, shard = (
-        config.CheckSettings(text_columns=COLUMNS),
-        files.parent / "shard-00000.parquet",
-    )
+    shard, rejects = files.parent / "shard-00000.parquet", files.parent / "rejects.parquet"
+    settings, of_pool = check_settings()
     check.run(settings, pool=pool, root=root, output=shard)
-    check.run_pool(settings, check=[shard], root=root, output=files)
+    check.run_pool(of_pool, check=[shard], root=str(root), output=files, rejects=rejects)
     return shard
 
 
@@ -257,3 +273,17 @@ def fit_settings(name: str, kernel: str = "mean", **changed: object) -> config.F
         "training": training,
     } | changed
     return config.Fit.model_validate(fields)
+
+
+def influence_model(run: Run, folder: Path) -> Path:
+    """An influence model with random head on the run's language model."""
+    torch.manual_seed(0)
+    settings = fit_settings("lm")
+    fitted = InfluenceModel(settings, make_encoder(settings, run.base))
+    torch.nn.init.normal_(fitted.head.weight)
+    fitted.save(folder)
+    load_tokenizer(run.tokenizer).save_pretrained(folder / "tokenizer")
+    scale = LabelScale(np.zeros(3), np.ones(3))
+    (folder / "relation.json").write_text(json.dumps(fitted.relation_record(scale)))
+    write_folder_provenance(folder, "fit", Provenance("test", {}))
+    return folder

@@ -26,6 +26,7 @@ GRAPH_ONLY = {
     "sample.paths",
     "pool.paths",
     "pool.files_per_shard",
+    "pool.shard_mb",
     "reference.paths",
     "reference.evaluation_paths",
     "probe.shards",
@@ -38,7 +39,7 @@ GRAPH_ONLY = {
     "materialise.open_lm.windows_per_shard",
     "evaluate.seeds",
 }
-ONE_OF_TWO = {"clusters": "target_size", "tokens": "ratio"}
+ONE_OF_TWO = {"clusters": "target_size", "tokens": "ratio", "shard_mb": "files_per_shard"}
 
 
 def merged(base: dict, over: dict) -> dict:
@@ -258,6 +259,8 @@ def test_every_key_runs_a_stage_again_or_shapes_the_graph(key):
     ("key", "stages"),
     [
         ("pool.columns.source", {"Score"}),
+        ("pool.bad_records", {"Check", "CheckPool", "Sample", "Score"}),
+        ("pool.max_bad_share", {"CheckPool"}),
         ("sample.sequence_length", {"Sample", "Base", "Score", "Evaluate"}),
         ("probe.rollout_length", {"RandomPlan", "BootstrapPlan"}),
         ("probe.random.rollouts", {"RandomPlan"}),
@@ -320,6 +323,22 @@ def test_a_new_version_of_an_artefact_runs_its_stage_again(monkeypatch):
 def test_the_pretraining_is_given_in_one_unit():
     both = {"gpu_hours": 104.0, "tokens": 10**9}
     assert "at most one of gpu_hours and tokens" in refusal(changed(plan__pretraining=both))
+
+
+def test_shards_have_a_number_of_files_or_a_size():
+    message = "pool: exactly one of files_per_shard and shard_mb must be set"
+    both = changed(pool__shard_mb=100.0)
+    assert message in refusal(both)
+    assert message in refusal(changed(pool__files_per_shard=None))
+    by_size = changed(pool__shard_mb=100.0, pool__files_per_shard=None)
+    assert "shard_mb needs paths that are files" in refusal(by_size)
+    by_size["pool"]["paths"] = ["pool/*.jsonl"]
+    assert config.load(by_size).pool.shard_mb == 100
+
+
+@pytest.mark.parametrize(("key", "value"), [("bad_records", "ignore"), ("max_bad_share", 1.5)])
+def test_bad_records_stop_or_are_skipped_up_to_a_share(key, value):
+    assert f"pool.{key}" in refusal(changed(**{f"pool__{key}": value}))
 
 
 # The JSON schema

@@ -91,7 +91,7 @@ def test_the_suffix_decides_how_a_file_is_read(path, suffix):
     assert suffix_of(path) == list_files([path])[0].suffix == suffix
 
 
-@pytest.mark.parametrize("path", ["a.json", "a.jsonl.gz", "zst", "a.zst"])
+@pytest.mark.parametrize("path", ["a.json", "a.jsonl.bz2", "zst", "a.zst"])
 def test_another_kind_of_file_is_refused_by_name(path):
     error = refusal(list_files, [path])
     assert repr(path) in error.found

@@ -23,25 +23,38 @@ from groupmates.readers import read_documents, read_reference, sha256_of
 
 COLUMNS = PoolColumns(text="text", id="id", source="source")
 PLAIN = PoolColumns(text="text", id=None, source=None)
-KINDS = (".jsonl", ".jsonl.zst", ".parquet")
+LINES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
+KINDS = (*LINES, ".parquet", ".arrow")
 
 
 def compressed(content: bytes) -> bytes:
     return zstandard.ZstdCompressor(write_checksum=True).compress(content)
 
 
+PACKED = {".jsonl": bytes, ".jsonl.gz": gzip.compress, ".jsonl.zst": compressed}
+
+
 def pool_file(folder: Path, content: bytes, suffix: str = ".jsonl") -> PoolFile:
     path = folder / f"part{suffix}"
-    path.write_bytes(compressed(content) if suffix == ".jsonl.zst" else content)
+    path.write_bytes(PACKED[suffix](content))
     return PoolFile(str(path), f"web/part{suffix}")
 
 
+def write_stream(table: pa.Table, path: Path, batch_rows: int = 2) -> None:
+    """As save_to_disk writes one."""
+    with pa.OSFile(str(path), "wb") as raw, pa.ipc.new_stream(raw, table.schema) as stream:
+        stream.write_table(table, max_chunksize=batch_rows)
+
+
 def documents_file(folder: Path, rows: list[dict], suffix: str) -> PoolFile:
-    if suffix != ".parquet":
+    if suffix in LINES:
         return pool_file(folder, b"".join(orjson.dumps(row) + b"\n" for row in rows), suffix)
-    path = folder / "part.parquet"
-    pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=2)
-    return PoolFile(str(path), "web/part.parquet")
+    path, table = folder / f"part{suffix}", pa.Table.from_pylist(rows)
+    if suffix == ".arrow":
+        write_stream(table, path)
+    else:
+        pq.write_table(table, path, row_group_size=2)
+    return PoolFile(str(path), f"web/part{suffix}")
 
 
 def copied_lines(file: PoolFile, rows: list[int], folder: Path) -> bytes:
@@ -49,6 +62,8 @@ def copied_lines(file: PoolFile, rows: list[int], folder: Path) -> bytes:
     destination = folder / "copy"
     copy_rows(file, np.array(rows, np.int64), destination)
     content = destination.read_bytes()
+    if file.suffix == ".jsonl.gz":
+        return gzip.decompress(content)
     if file.suffix == ".jsonl.zst":
         return zstandard.ZstdDecompressor().decompressobj().decompress(content)
     return content
@@ -165,7 +180,7 @@ def test_parquet_reading_takes_only_the_columns_it_needs(tmp_path, monkeypatch):
         (b'{"id": [1], "text": "two"}', "an id in the field 'id'", "[1]"),
     ],
 )
-@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.zst"])
+@pytest.mark.parametrize("suffix", LINES)
 def test_a_bad_line_is_named_by_file_and_line_counted_from_1(
     tmp_path, suffix, line, expected, found
 ):
@@ -202,7 +217,7 @@ def test_parquet_text_that_is_not_utf8_is_refused(tmp_path):
     error = read_refusal(PoolFile(str(path), path.name), PLAIN)
     assert "UTF-8" in error.expected
     assert "0xe9" in error.found
-    assert error.where.startswith(f"{path}, row 1 to 2")
+    assert error.where == f"{path}, row 2"
 
 
 @pytest.mark.parametrize(("missing", "setting"), [("text", "text"), ("id", "id")])
@@ -230,11 +245,10 @@ def test_a_missing_file_is_refused(tmp_path, suffix):
 
 @pytest.mark.parametrize("suffix", KINDS)
 def test_a_file_without_documents_is_refused(tmp_path, suffix):
-    if suffix == ".parquet":
-        path = tmp_path / "part.parquet"
-        pq.write_table(
-            pa.table({"id": pa.array([], "string"), "text": pa.array([], "string")}), path
-        )
+    if suffix not in LINES:
+        path = tmp_path / f"part{suffix}"
+        write = write_stream if suffix == ".arrow" else pq.write_table
+        write(pa.table({"id": pa.array([], "string"), "text": pa.array([], "string")}), path)
         file = PoolFile(str(path), path.name)
     else:
         file = pool_file(tmp_path, b"", suffix)
@@ -245,19 +259,31 @@ def test_a_file_without_documents_is_refused(tmp_path, suffix):
 
 def damaged(folder: Path, damage: str) -> PoolFile:
     rows = [{"id": str(i), "text": f"document {i * i} " * 20} for i in range(200)]
-    suffix = ".parquet" if "parquet" in damage else ".jsonl.zst"
+    (suffix,) = [kind for kind in KINDS[1:] if kind.split(".")[-1] == damage.split()[-1]]
     path = Path(documents_file(folder, rows, suffix).path)
     content = path.read_bytes()
     half = len(content) // 2
     path.write_bytes(
         {
             "truncated zst": content[:half],
-            "zst without its last byte": content[:-1],
+            "last byte off zst": content[:-1],
             "corrupt zst": content[:half] + bytes(8) + content[half + 8 :],
             "gzip named zst": gzip.compress(b'{"text": "one"}\n'),
             "garbage after zst": content + b"garbage",
+            "truncated gz": content[:half],
+            "last byte off gz": content[:-1],
+            "corrupt gz": content[:half] + bytes(8) + content[half + 8 :],
+            "checksum off gz": content[:-8] + bytes(8),
+            "plain text named gz": b'{"text": "one"}\n',
+            "garbage after gz": content + b"garbage",
             "truncated parquet": content[:half],
             "corrupt parquet": content[:4] + bytes(200) + content[204:],
+            "empty parquet": b"",
+            "truncated arrow": content[:half],
+            "end off arrow": content[:-8],
+            "two in one arrow": content + content,
+            "schema off arrow": bytes(64) + content[64:],
+            "empty arrow": b"",
         }[damage]
     )
     return PoolFile(str(path), path.name)
@@ -267,12 +293,24 @@ def damaged(folder: Path, damage: str) -> PoolFile:
     "damage",
     [
         "truncated zst",
-        "zst without its last byte",
+        "last byte off zst",
         "corrupt zst",
         "gzip named zst",
         "garbage after zst",
+        "truncated gz",
+        "last byte off gz",
+        "corrupt gz",
+        "checksum off gz",
+        "plain text named gz",
+        "garbage after gz",
         "truncated parquet",
         "corrupt parquet",
+        "empty parquet",
+        "truncated arrow",
+        "end off arrow",
+        "two in one arrow",
+        "schema off arrow",
+        "empty arrow",
     ],
 )
 def test_a_damaged_file_is_refused_by_reading_and_by_copying(tmp_path, damage):
@@ -310,7 +348,7 @@ ODD_LINES = [
 ]
 
 
-@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.zst"])
+@pytest.mark.parametrize("suffix", LINES)
 @pytest.mark.parametrize("chunk", [1, 7, 1 << 18])
 def test_copied_lines_are_the_same_bytes(tmp_path, monkeypatch, suffix, chunk):
     monkeypatch.setattr("groupmates.lines.CHUNK_BYTES", chunk)
@@ -326,7 +364,7 @@ def test_copied_lines_are_the_same_bytes(tmp_path, monkeypatch, suffix, chunk):
     chosen=st.randoms(use_true_random=False),
     frame=st.integers(1, 60),
     chunk=st.integers(1, 40),
-    suffix=st.sampled_from([".jsonl", ".jsonl.zst"]),
+    suffix=st.sampled_from(LINES),
 )
 def test_any_lines_at_any_rows_come_out_unchanged(
     tmp_path_factory, lines, chosen, frame, chunk, suffix
@@ -335,8 +373,8 @@ def test_any_lines_at_any_rows_come_out_unchanged(
     rows = sorted(chosen.sample(range(len(lines)), chosen.randint(0, len(lines))))
     content = b"".join(line + b"\n" for line in lines)
     path = folder / f"part{suffix}"
-    frames = [compressed(content[i : i + frame]) for i in range(0, len(content), frame)]
-    path.write_bytes(b"".join(frames) if suffix == ".jsonl.zst" else content)
+    frames = [PACKED[suffix](content[i : i + frame]) for i in range(0, len(content), frame)]
+    path.write_bytes(b"".join(frames))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("groupmates.lines.CHUNK_BYTES", chunk)
         found = copied_lines(PoolFile(str(path), path.name), rows, folder)
@@ -437,7 +475,7 @@ def reference_file(folder: Path, lines: list[bytes], suffix: str = ".jsonl") -> 
     return Path(pool_file(folder, b"\n".join(lines), suffix).path)
 
 
-@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.zst"])
+@pytest.mark.parametrize("suffix", LINES)
 def test_reference_rows_give_context_and_labelled_text_as_written(tmp_path, suffix):
     lines = [
         b'{"context": "He said", "continuation": " hello", "index": 3}',

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import random
@@ -13,6 +14,7 @@ import sys
 from pathlib import Path
 
 import datasets
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -390,6 +392,55 @@ def test_a_mixed_pool_with_ids_and_two_reference_files_runs_to_its_report(tmp_pa
     assert (root / "report.html").stat().st_size > 10_000
 
 
+def test_a_pool_of_every_kind_without_its_bad_records_runs_to_its_datasets(tmp_path: Path) -> None:
+    """Lines, gzip, nested Parquet, a saved dataset and a URL; in shards by size."""
+    pool = tmp_path / "pool"
+    pool.mkdir()
+    chance = random.Random(0)
+    words = [f"{a}{b}" for a in ("ba", "ke", "lo", "mi") for b in ("na", "re", "so", "tu")]
+    rows = [
+        {"content": {"text": " ".join(chance.choices(words, k=30))}, "n": i} for i in range(200)
+    ]
+    parts = [[json.dumps(row) for row in rows[first : first + 40]] for first in range(0, 200, 40)]
+    parts[0][3], parts[1][5] = "{broken", json.dumps({"content": {"text": " "}})
+    (pool / "a.jsonl").write_text("\n".join(parts[0]))
+    (pool / "b.jsonl.gz").write_bytes(gzip.compress("\n".join(parts[1]).encode()))
+    pq.write_table(pa.Table.from_pylist(rows[80:120]), pool / "c.parquet")
+    datasets.Dataset.from_list(rows[120:160]).save_to_disk(pool / "d", num_shards=2)
+    (tmp_path / "far.jsonl.zst").write_bytes(zstandard.compress("\n".join(parts[4]).encode()))
+    change = {
+        "paths": ["pool/*", f"file://{tmp_path}/far.jsonl.zst"],
+        "columns": {"text": "content.text", "source": None},
+        "files_per_shard": None,
+        "shard_mb": 0.02,
+        "bad_records": "skip",
+        "max_bad_share": 0.1,
+    }
+    folder = checkout.make(tmp_path, {**checkout.TINY, "pool": change})
+    run = checkout.snakemake(folder, "--until", "evaluate")
+    assert run.returncode == 0, run.stdout[-4000:]
+    root = folder / "results/tiny"
+    rejects = pq.read_table(root / "check/rejects.parquet").to_pylist()
+    assert [(r["source_file"], r["source_row"], r["reason"]) for r in rejects] == [
+        ("a.jsonl", 3, "not JSON"),
+        ("b.jsonl.gz", 5, "empty text"),
+    ]
+    shards = [pq.read_table(p) for p in sorted(root.glob("score/*.parquet"))]
+    assert 1 < len(shards) < 6
+    assert sum(map(len, shards)) == 198
+    dataset = root / "dataset/random"
+    kept = [json.loads(line) for line in (dataset / "a.jsonl").read_text().splitlines()]
+    kept += map(json.loads, gzip.decompress((dataset / "b.jsonl.gz").read_bytes()).splitlines())
+    kept += pq.read_table(dataset / "c.parquet").to_pylist()
+    for file in sorted(dataset.glob("d/*.arrow")):
+        kept += datasets.Dataset.from_file(str(file)).to_list()
+    (far,) = dataset.glob("file/**/far.jsonl.zst")
+    kept += map(json.loads, lines(far))
+    assert kept == [rows[row["n"]] for row in kept]
+    assert len(kept) == round(198 / 4)
+    assert planned(folder, "--until", "evaluate") == {"total": 0}
+
+
 def test_bad_input_ends_with_a_message_that_says_what_to_do(tmp_path: Path) -> None:
     folder = checkout.make(
         tmp_path,
@@ -434,6 +485,8 @@ AFFECTS: dict[str, tuple[object, set[str]]] = {
     "corpus.documents": (300, CORPUS),
     "corpus.files": (2, CORPUS),
     "pool.files_per_shard": (2, CHECK | SCORE),
+    "pool.bad_records": ("skip", CHECK | SAMPLE),
+    "pool.max_bad_share": (0.5, {"check_pool"} | CLUSTER),
     "pool.columns.text": ("url", CHECK | SAMPLE),
     "pool.columns.id": ("url", CHECK | SAMPLE),
     "pool.columns.source": (None, SCORE),
@@ -523,10 +576,12 @@ AFFECTS: dict[str, tuple[object, set[str]]] = {
     "plan.pretraining.gpu_hours": (3.0, set()),
     "plan.pretraining.tokens": (1000, set()),
 }
-# These name files or the run itself: a change is another set of inputs or another folder.
+# These name files or the run itself: a change is another set of inputs or another folder. Those of
+# the corpus, which the table's run reads, cannot be dealt out by size.
 OTHER_INPUTS = {
     "run",
     "pool.paths",
+    "pool.shard_mb",
     "sample.paths",
     "reference.paths",
     "reference.evaluation_paths",

@@ -27,6 +27,7 @@ def sizes(**changed) -> Sizes:
         "selection_examples": 6,
         "evaluation_examples": 12,
         "files": 7,
+        "shards": 3,
         "lm": LM,
         "encoder": None,
     }

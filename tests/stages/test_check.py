@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 
 import small
-from groupmates import config
 from groupmates.errors import UserError
 from groupmates.stages import check
 from groupmates.store import read_table
 
-SETTINGS = config.CheckSettings(text_columns=small.COLUMNS)
+SETTINGS, POOL_SETTINGS = small.check_settings()
 
 
 def dealt(folder, bounds):
@@ -21,19 +20,30 @@ def dealt(folder, bounds):
     ]
 
 
+def run_pool(shards, root, files, settings=POOL_SETTINGS):
+    check.run_pool(
+        settings,
+        check=shards,
+        root=str(root),
+        output=files,
+        rejects=files.with_name("rejects.parquet"),
+    )
+
+
 def test_the_list_of_files_has_their_sizes_digests_and_documents(tmp_path):
     pool = dealt(tmp_path, [(0, 14), (14, 27), (27, 40)])
     files = tmp_path / "files.parquet"
     shards = [tmp_path / "a.parquet", tmp_path / "b.parquet"]
     for shard, paths in zip(shards, (pool[:2], pool[2:]), strict=True):
         check.run(SETTINGS, pool=paths, root=tmp_path / "pool", output=shard)
-    check.run_pool(SETTINGS, check=shards, root=tmp_path / "pool", output=files)
+    run_pool(shards, tmp_path / "pool", files)
     assert read_table(files, "files").to_pylist() == [
         {
             "source_file": f"{i}.jsonl",
             "bytes": path.stat().st_size,
             "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
             "documents": documents,
+            "rejected": 0,
         }
         for i, (path, documents) in enumerate(zip(pool, (14, 13, 13), strict=True))
     ]
@@ -47,9 +57,7 @@ def test_ids_that_occur_twice_are_refused_with_both_places(tmp_path):
     for shard, path in zip(shards, pool, strict=True):
         check.run(SETTINGS, pool=[path], root=tmp_path / "pool", output=shard)
     with pytest.raises(UserError, match="every document id once") as caught:
-        check.run_pool(
-            SETTINGS, check=shards, root=tmp_path / "pool", output=tmp_path / "files.parquet"
-        )
+        run_pool(shards, tmp_path / "pool", tmp_path / "files.parquet")
     assert caught.value.found.startswith("1 ids")
     assert "doc-019" in caught.value.where
     assert f"{pool[0]}, line 20" in caught.value.where

@@ -143,6 +143,13 @@ def test_the_number_of_threads_changes_nothing():
     assert np.array_equal(fitted[0], fitted[2])
 
 
+def test_fewer_documents_than_clusters_are_told_with_both_numbers(tmp_path):
+    with pytest.raises(UserError, match="at least 121 documents") as caught:
+        clustered(tmp_path, pool(120), 2, settings(clusters=121))
+    assert caught.value.found == "120 documents in the pool"
+    assert (caught.value.where, "target_size" in caught.value.todo) == ("cluster.clusters", True)
+
+
 def test_more_clusters_than_distinct_documents_leave_clusters_empty(tmp_path):
     documents = pool(60, size=4)
     documents.emb = np.eye(4, dtype=np.float32)[np.arange(60) % 2]

@@ -228,6 +228,22 @@ def test_an_example_on_both_sides_is_refused(small_run, tmp_path):
     assert rows[9]["continuation"] in caught.value.found
 
 
+def test_a_text_that_is_parted_differently_is_the_same_text_in_both_halves(small_run, tmp_path):
+    rows = small.reference_examples()
+    whole = [{"text": r["context"] + r["continuation"]} for r in rows]
+    with pytest.raises(UserError, match="without common examples") as caught:
+        referenced(small_run, tmp_path / "files", rows[:10], whole[9:])
+    assert whole[9]["text"] in caught.value.found
+    table = referenced(small_run, tmp_path / "split", rows + whole, max_tokens=200, loss_on="all")
+    halves = {
+        name: {label for _, label in texts(small_run, table.filter(pc.equal(table["split"], name)))}
+        for name in ("selection", "evaluation")
+    }
+    assert halves["selection"]
+    assert halves["evaluation"]
+    assert not halves["selection"] & halves["evaluation"]
+
+
 @pytest.mark.parametrize("share", [1e-9, 1 - 1e-9])
 def test_a_part_without_examples_is_refused(small_run, tmp_path, share):
     part = "evaluation" if share < 0.5 else "selection"

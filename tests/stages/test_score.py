@@ -1,37 +1,23 @@
 """Scoring: the same rows whatever the files, the batches, or what else is in them."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 import small
 from groupmates import config
 from groupmates.errors import UserError
-from groupmates.maths.labels import LabelScale
-from groupmates.models.influence import InfluenceModel, make_encoder
+from groupmates.models.influence import InfluenceModel
 from groupmates.models.text import load_tokenizer
 from groupmates.pool import named
 from groupmates.stages import score
-from groupmates.store import Provenance, embeddings, read_table, write_folder_provenance
+from groupmates.store import embeddings, read_table
 
 
 @pytest.fixture(scope="module")
 def model(small_run, tmp_path_factory) -> Path:
-    """An influence model with random head on the small run's language model."""
-    torch.manual_seed(0)
-    settings = small.fit_settings("lm")
-    fitted = InfluenceModel(settings, make_encoder(settings, small_run.base))
-    torch.nn.init.normal_(fitted.head.weight)
-    folder = tmp_path_factory.mktemp("fit") / "final"
-    fitted.save(folder)
-    load_tokenizer(small_run.tokenizer).save_pretrained(folder / "tokenizer")
-    scale = LabelScale(np.zeros(3), np.ones(3))
-    (folder / "relation.json").write_text(json.dumps(fitted.relation_record(scale)))
-    write_folder_provenance(folder, "fit", Provenance("test", {}))
-    return folder
+    return small.influence_model(small_run, tmp_path_factory.mktemp("fit") / "final")
 
 
 def scored(folder: Path, model: Path, pieces: int, batch_tokens: int = 100):
@@ -45,6 +31,7 @@ def scored(folder: Path, model: Path, pieces: int, batch_tokens: int = 100):
     check = small.check_files(paths, folder, folder / "check/files.parquet")
     settings = config.ScoreSettings(
         columns=config.PoolColumns(text="text", id="id", source=None),
+        bad_records="stop",
         sequence_length=12,
         score=config.Score(batch_tokens=batch_tokens),
     )

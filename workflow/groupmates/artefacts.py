@@ -34,6 +34,9 @@ class Artefact:
                 return pa.list_(pa.int32())
             if name == "hashes":
                 return pa.list_(pa.uint64())
+            if name == "rejects":
+                fields = {"row": pa.int64(), "reason": pa.string(), "found": pa.string()}
+                return pa.list_(pa.struct(fields))
             if name == "embedding":
                 assert embedding_size is not None
                 return pa.list_(pa.float32(), embedding_size)
@@ -45,7 +48,13 @@ class Artefact:
 
 
 DOCUMENT = {"doc_id": "string", "source_file": "dictionary", "source_row": "int64"}
-LISTED = {"source_file": "string", "bytes": "int64", "sha256": "string", "documents": "int64"}
+LISTED = {
+    "source_file": "string",
+    "bytes": "int64",
+    "sha256": "string",
+    "documents": "int64",
+    "rejected": "int64",
+}
 PROBED = DOCUMENT | {"text": "string", "input_ids": "tokens"}
 
 ARTEFACTS = {
@@ -57,16 +66,23 @@ ARTEFACTS = {
     ),
     "check": Artefact(
         "check/shard-{shard}.parquet",
-        1,
-        "one row per pool file of the shard: size, sha256 of its bytes, number of documents, and a "
-        "64-bit hash of each document's id",
-        LISTED | {"id_hashes": "hashes"},
+        2,
+        "one row per pool file of the shard: size, sha256 of its bytes, numbers of documents and of "
+        "bad records, a 64-bit hash of each document's id, and the bad records",
+        LISTED | {"id_hashes": "hashes", "rejects": "rejects"},
     ),
     "files": Artefact(
         "check/files.parquet",
-        1,
+        2,
         "one row per pool file, as in check/; that it exists says that every id occurs once",
         LISTED,
+    ),
+    "rejects": Artefact(
+        "check/rejects.parquet",
+        1,
+        "the pool's bad records, which every stage leaves out: why, and the beginning of what was "
+        "found; none where pool.bad_records is stop",
+        {"source_file": "string", "source_row": "int64", "reason": "string", "found": "string"},
     ),
     "tokenizer": Artefact("sample/tokenizer", 1, "the language model's tokenizer, a HF folder"),
     "probe_pool": Artefact(

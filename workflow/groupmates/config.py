@@ -37,10 +37,28 @@ class PoolColumns(Section):
     source: str | None
 
 
+BadRecords = Literal["stop", "skip"]
+
+
 class Pool(Section):
     paths: Paths
-    files_per_shard: Positive
+    files_per_shard: Positive | None
+    shard_mb: Annotated[float, Field(gt=0)] | None
+    bad_records: BadRecords
+    max_bad_share: Annotated[float, Field(ge=0, le=1)]
     columns: PoolColumns
+
+    @model_validator(mode="after")
+    def one_of_two(self) -> Self:
+        if (self.files_per_shard is None) == (self.shard_mb is None):
+            raise ValueError(
+                "exactly one of files_per_shard and shard_mb must be set, the other null"
+            )
+        if self.shard_mb is not None and self.paths == "builtin":
+            raise ValueError(
+                "shard_mb needs paths that are files: those of the corpus are made later"
+            )
+        return self
 
 
 class Corpus(Section):
@@ -360,11 +378,19 @@ class CorpusSettings(StageSettings):
 
 class CheckSettings(StageSettings):
     text_columns: PoolColumns
+    bad_records: BadRecords
+
+
+class CheckPoolSettings(StageSettings):
+    text_columns: PoolColumns
+    bad_records: BadRecords
+    max_bad_share: float
 
 
 class SampleSettings(StageSettings):
     seed: int
     text_columns: PoolColumns
+    bad_records: BadRecords
     sample: Sample
     checkpoint: str | None
 
@@ -407,6 +433,7 @@ class AcceptSettings(StageSettings):
 
 class ScoreSettings(StageSettings):
     columns: PoolColumns
+    bad_records: BadRecords
     sequence_length: int
     score: Score
 
@@ -483,6 +510,8 @@ def settings(config: Config, kind: type[StageSettings]) -> StageSettings:
         "seed": config.seed,
         "columns": config.pool.columns,
         "text_columns": config.pool.columns.model_copy(update={"source": None}),
+        "bad_records": config.pool.bad_records,
+        "max_bad_share": config.pool.max_bad_share,
         "selection_examples": config.reference.selection_examples,
         "evaluation_examples": config.reference.evaluation_examples,
         "accept": config.accept,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import compress
@@ -14,11 +15,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
-from groupmates.chosen import check_end, chosen_rows, text_of
+from groupmates.chosen import check_end, chosen_rows, take_text
+from groupmates.files import is_url, opened
 from groupmates.lines import blocks, place, reading
 from groupmates.pool import PoolFile
+from groupmates.tables import arrow_stream
 
 ZSTD_LEVEL = 3
+GZIP_LEVEL = 6
 # Of every file alike, whatever its rows hold: readers take the types of a dataset from its first file.
 WRITTEN = pa.schema(
     [pa.field(name, pa.string(), nullable=False) for name in ("doc_id", "text", "fields")]
@@ -38,6 +42,8 @@ def copy_rows(file: PoolFile, rows: np.ndarray, destination: Path) -> None:
     assert (np.diff(rows, prepend=-1) > 0).all(), "rows must be strictly increasing positions"
     if file.suffix == ".parquet":
         found = _copy_parquet(file.path, rows, destination)
+    elif file.suffix == ".arrow":
+        found = _copy_arrow(file.path, rows, destination)
     else:
         found = _copy_lines(file, rows, destination)
     check_end(file.path, rows, found)
@@ -56,8 +62,7 @@ def convert_rows(
     size = 0
     with pq.ParquetWriter(destination, WRITTEN, compression="zstd") as output:
         for values, doc_id, row in zip(chosen_rows(file, rows), ids, rows.tolist(), strict=True):
-            text = text_of(values, column, place(file.path, row))
-            del values[column]
+            text = take_text(values, column, place(file.path, row))
             others = orjson.dumps(values, default=str).decode()
             group.append((doc_id, text, others))
             size += len(text) + len(others)
@@ -93,6 +98,11 @@ def _line_writer(suffix: str, raw: Any) -> Iterator[Any]:
     if suffix == ".jsonl":
         yield raw
         return
+    if suffix == ".jsonl.gz":
+        # No name and no time in the header.
+        with gzip.GzipFile("", "wb", GZIP_LEVEL, raw, mtime=0) as output:
+            yield output
+        return
     compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_checksum=True)
     with compressor.stream_writer(raw, closefd=False) as output:
         yield output
@@ -101,7 +111,8 @@ def _line_writer(suffix: str, raw: Any) -> Iterator[Any]:
 def _copy_parquet(path: str, rows: np.ndarray, destination: Path) -> int:
     """Write the rows at `rows`, one row group for each that holds some; the file's row count."""
     with reading(path):
-        file = pq.ParquetFile(path, page_checksum_verification=True)
+        source = opened(path) if is_url(path) else path
+        file = pq.ParquetFile(source, page_checksum_verification=True)
     shape = file.metadata
     first = shape.row_group(0) if shape.num_row_groups else None
     chunks = [first.column(i) for i in range(shape.num_columns)] if first else []
@@ -119,4 +130,22 @@ def _copy_parquet(path: str, rows: np.ndarray, destination: Path) -> int:
                 wanted[rows[begin:end] - start] = True
                 output.write_table(table.filter(pa.array(wanted)), row_group_size=stop - start)
             start = stop
+    return start
+
+
+def _copy_arrow(path: str, rows: np.ndarray, destination: Path) -> int:
+    """Write the rows at `rows` to an Arrow stream, batch by batch; the stream's row count."""
+    start = 0
+    with (
+        arrow_stream(path) as (schema, batches),
+        pa.OSFile(str(destination), "wb") as raw,
+        pa.ipc.new_stream(raw, schema) as output,
+    ):
+        for batch in batches([]):
+            begin, end = np.searchsorted(rows, (start, start + len(batch)))
+            if begin < end:
+                wanted = np.zeros(len(batch), bool)
+                wanted[rows[begin:end] - start] = True
+                output.write_batch(batch.filter(pa.array(wanted)))
+            start += len(batch)
     return start

@@ -1,7 +1,8 @@
 """Reading the files of a user: pool documents and reference examples.
 
 Everything streams: memory is a line, a chunk or a Parquet row group, whatever the file's size.
-Whatever is wrong with a file raises `UserError` with file and line, counted from 1.
+Whatever is wrong with a file raises `UserError` with file and line, counted from 1; a record that is
+wrong in a whole file raises `BadRecord`, or is left out and listed.
 """
 
 from __future__ import annotations
@@ -13,15 +14,20 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-import pyarrow.parquet as pq
 
-from groupmates.config import PoolColumns
+from groupmates import tables
+from groupmates.config import BadRecords, PoolColumns
 from groupmates.errors import UserError
-from groupmates.lines import CHUNK_BYTES, blocks, empty, place, reading
-from groupmates.pool import PoolFile, suffix_of
+from groupmates.files import opened
+from groupmates.lines import blocks, empty, place, reading
+from groupmates.pool import TABLES, PoolFile, suffix_of
 
-BATCH_ROWS = 256
 LABELLED = (("context", "continuation"), ("prompt", "response"))
+# The tokenizer's memory is many times the text's, and a file without line ends is one record.
+LONGEST_RECORD_BYTES = 64 << 20
+SHOWN = 200  # characters of what was found
+MOST_REJECTS = 1_000_000  # that are listed in memory
+ABSENT = object()
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,25 +40,80 @@ class Document:
     source: str
 
 
-def read_documents(file: PoolFile, columns: PoolColumns) -> Iterator[Document]:
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """A record that is left out: why in a word or two, and the beginning of what was found."""
+
+    row: int
+    reason: str
+    found: str
+
+
+class BadRecord(UserError):
+    """One record of a file is not as it must be."""
+
+    def __init__(self, reason: str, **told: str) -> None:
+        super().__init__(**told)
+        self.reason = reason
+
+
+def rejects_of(bad_records: BadRecords) -> list[Reject] | None:
+    """The list for `read_documents` that the setting pool.bad_records stands for."""
+    return [] if bad_records == "skip" else None
+
+
+def read_documents(
+    file: PoolFile, columns: PoolColumns, rejects: list[Reject] | None = None
+) -> Iterator[Document]:
     """The documents of a pool file in its order; a file without any raises `UserError`.
 
-    Without columns.id, ids are `{file.name}#{row}`. A document whose source field is absent or null
-    has the source ''.
+    Bad records raise `BadRecord`, or are appended to `rejects`, where it is given. Without columns.id,
+    ids are `{file.name}#{row}`. A document whose source field is absent or null has the source ''.
     """
-    parquet = file.suffix == ".parquet"
-    rows = _parquet_rows(file, columns) if parquet else _json_rows(file.path)
-    row = -1
-    for row, values in enumerate(rows):
-        where = place(file.path, row)
-        yield Document(
-            row,
-            f"{file.name}#{row}" if columns.id is None else _id(values, columns.id, where),
-            _text(values, columns.text, where, "pool.columns.text"),
-            _source(values, columns.source),
-        )
+    row, good, first = -1, 0, None
+    for row, record in enumerate(_records(file, columns)):
+        try:
+            document = _document(file, columns, row, record)
+        except BadRecord as error:
+            if rejects is None:
+                raise
+            first = first or error
+            rejects.append(Reject(row, error.reason, error.found[:SHOWN]))
+            if len(rejects) > MOST_REJECTS:
+                raise _too_many(error, file) from None
+            continue
+        good += 1
+        yield document
     if row < 0:
         raise empty(file.path)
+    if not good:
+        assert first is not None
+        raise UserError(
+            expected=f"a good record; {first.expected}",
+            found=f"{row + 1:,} bad ones, the first: {first.found}",
+            where=first.where,
+            todo=f"{first.todo}; or remove the file from pool.paths",
+        )
+
+
+def _records(file: PoolFile, columns: PoolColumns) -> Iterator[bytes | dict[str, Any]]:
+    """The lines of a file, or the fields that are read of its rows."""
+    if file.suffix in TABLES:
+        return tables.rows(file.path, columns.model_dump())
+    return _lines(file.path)
+
+
+def _document(
+    file: PoolFile, columns: PoolColumns, row: int, record: bytes | dict[str, Any]
+) -> Document:
+    where = place(file.path, row)
+    values = _object(record, where) if isinstance(record, bytes) else record
+    return Document(
+        row,
+        f"{file.name}#{row}" if columns.id is None else _id(values, columns.id, where),
+        _text(values, columns.text, where, "pool.columns.text"),
+        _source(values, columns.source, where),
+    )
 
 
 def read_reference(path: Path) -> Iterator[tuple[str, str]]:
@@ -61,16 +122,17 @@ def read_reference(path: Path) -> Iterator[tuple[str, str]]:
     Rows are {context, continuation}, {prompt, response} or {text}, whose context is ''; other
     fields are ignored. The labelled text must not be blank.
     """
-    if suffix_of(str(path)) == ".parquet":
+    if suffix_of(str(path)) in TABLES:
         raise UserError(
-            expected="reference examples in .jsonl or .jsonl.zst",
-            found="a Parquet file",
+            expected="reference examples in .jsonl, .jsonl.gz or .jsonl.zst",
+            found=f"a {suffix_of(str(path))} file",
             where=str(path),
             todo="convert it, or correct reference.paths",
         )
     row = -1
-    for row, values in enumerate(_json_rows(str(path))):
+    for row, line in enumerate(_lines(str(path))):
         where = place(str(path), row)
+        values = _object(line, where)
         for context, labelled in LABELLED:
             if context in values and labelled in values:
                 if not isinstance(values[context], str):
@@ -85,65 +147,55 @@ def read_reference(path: Path) -> Iterator[tuple[str, str]]:
 
 def sha256_of(path: str | Path) -> str:
     """Hexadecimal SHA-256 of a file's bytes."""
-    with reading(str(path)), open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    with reading(str(path)), opened(str(path)) as stream:
+        digest = hashlib.sha256()
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+        return digest.hexdigest()
 
 
-def _parquet_rows(file: PoolFile, columns: PoolColumns) -> Iterator[dict[str, Any]]:
-    with reading(file.path):
-        parquet = pq.ParquetFile(
-            file.path, buffer_size=CHUNK_BYTES, page_checksum_verification=True
+def _lines(path: str) -> Iterator[bytes]:
+    for lines in blocks(path, LONGEST_RECORD_BYTES):
+        yield from lines
+
+
+def _object(line: bytes, where: str) -> dict[str, Any]:
+    """The JSON object on a line."""
+    if len(line) > LONGEST_RECORD_BYTES:
+        raise _too_long(f"a longer line: {_shown(line)}", where)
+    try:
+        values = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        raise _not_json(line, error, where) from None
+    if not isinstance(values, dict):
+        raise BadRecord(
+            "no JSON object",
+            expected="a JSON object",
+            found=f"a JSON {type(values).__name__}: {_shown(line)}",
+            where=where,
+            todo="write one object with a text field on each line",
         )
-    present = parquet.schema_arrow.names
-    for setting, name in (("text", columns.text), ("id", columns.id)):
-        if name is not None and name not in present:
-            raise UserError(
-                expected=f"a column {name!r}",
-                found=f"the columns {present}",
-                where=file.path,
-                todo=f"set pool.columns.{setting} to the name of the column",
-            )
-    names = [n for n in dict.fromkeys((columns.text, columns.id, columns.source)) if n in present]
-    batches = parquet.iter_batches(batch_size=BATCH_ROWS, columns=names)
-    start = 0
-    while True:
-        with reading(file.path):
-            batch = next(batches, None)
-        if batch is None:
-            return
-        try:
-            rows = batch.to_pylist()
-        except UnicodeDecodeError as error:
-            raise _not_utf8(error, f"{place(file.path, start)} to {start + len(batch)}") from None
-        yield from rows
-        start += len(batch)
+    return values
 
 
-def _json_rows(path: str) -> Iterator[dict[str, Any]]:
-    row = 0
-    for lines in blocks(path):
-        for line in lines:
-            try:
-                values = orjson.loads(line)
-            except orjson.JSONDecodeError as error:
-                raise _not_json(line, error, place(path, row)) from None
-            if not isinstance(values, dict):
-                raise UserError(
-                    expected="a JSON object",
-                    found=f"a JSON {type(values).__name__}: {_shown(line)}",
-                    where=place(path, row),
-                    todo="write one object with a text field on each line",
-                )
-            yield values
-            row += 1
+def value_of(values: dict[str, Any], field: str) -> Any:
+    """The value of a field, in nested objects where it is `outer.inner`; ABSENT without."""
+    if field in values:
+        return values[field]
+    outer, dot, inner = field.partition(".")
+    nested = values.get(outer) if dot else None
+    return value_of(nested, inner) if isinstance(nested, dict) else ABSENT
 
 
 def _id(values: dict[str, Any], field: str, where: str) -> str:
-    value = values.get(field)
+    value = value_of(values, field)
+    if isinstance(value, UnicodeDecodeError):
+        raise _not_utf8(value, where)
     if isinstance(value, bool) or not isinstance(value, (str, int)) or value == "":
-        raise UserError(
+        raise BadRecord(
+            "no id",
             expected=f"an id in the field {field!r}, a string or an integer",
-            found=f"{value!r:.100}" if field in values else f"the fields {list(values)}",
+            found=f"the fields {list(values)}" if value is ABSENT else f"{value!r:.100}",
             where=where,
             todo="correct pool.columns.id; null makes ids from file name and row",
         )
@@ -151,42 +203,54 @@ def _id(values: dict[str, Any], field: str, where: str) -> str:
 
 
 def _text(values: dict[str, Any], field: str, where: str, setting: str) -> str:
-    value = values.get(field)
+    value = value_of(values, field)
+    if isinstance(value, UnicodeDecodeError):
+        raise _not_utf8(value, where)
     if not isinstance(value, str):
         raise _not_a_string(values, field, where, setting)
     if not value or value.isspace():
-        raise UserError(
+        raise BadRecord(
+            "empty text",
             expected=f"text in the field {field!r}",
             found="an empty string" if not value else f"nothing but white space: {value!r:.40}",
             where=where,
             todo="remove the row: there is nothing to train on",
         )
+    # Of a table: lines have been measured.
+    if 4 * len(value) > LONGEST_RECORD_BYTES and len(value.encode()) > LONGEST_RECORD_BYTES:
+        raise _too_long(f"a longer text: {value[:80]!r}", where)
     return value
 
 
-def _source(values: dict[str, Any], field: str | None) -> str:
-    value = None if field is None else values.get(field)
-    return "" if value is None else str(value)
+def _source(values: dict[str, Any], field: str | None, where: str) -> str:
+    value = ABSENT if field is None else value_of(values, field)
+    if isinstance(value, UnicodeDecodeError):
+        raise _not_utf8(value, where)
+    unknown = value is ABSENT or value is None or isinstance(value, ValueError)
+    return "" if unknown else str(value)
 
 
-def _not_a_string(values: dict[str, Any], field: str, where: str, setting: str) -> UserError:
-    kind = type(values.get(field)).__name__
+def _not_a_string(values: dict[str, Any], field: str, where: str, setting: str) -> BadRecord:
+    value = value_of(values, field)
     pairs = " or ".join(f"{{{a}, {b}}}" for a, b in LABELLED)
     fields = f" (or {pairs})" if setting == "reference.paths" else ""
-    return UserError(
+    found = f"{type(value).__name__} in {field!r}"
+    return BadRecord(
+        "no text",
         expected=f"a string in the field {field!r}{fields}",
-        found=f"{kind} in {field!r}" if field in values else f"the fields {list(values)}",
+        found=f"the fields {list(values)}"[:1000] if value is ABSENT else found,
         where=where,
         todo=f"correct {setting}, or the row",
     )
 
 
-def _not_json(line: bytes, error: orjson.JSONDecodeError, where: str) -> UserError:
+def _not_json(line: bytes, error: orjson.JSONDecodeError, where: str) -> BadRecord:
     try:
         line.decode()
     except UnicodeDecodeError as undecoded:
         return _not_utf8(undecoded, where)
-    return UserError(
+    return BadRecord(
+        "not JSON",
         expected="a JSON object on every line",
         found=f"{_shown(line)} ({error})" if line.strip() else "a blank line",
         where=where,
@@ -194,14 +258,36 @@ def _not_json(line: bytes, error: orjson.JSONDecodeError, where: str) -> UserErr
     )
 
 
-def _not_utf8(error: UnicodeDecodeError, where: str) -> UserError:
-    return UserError(
+def _not_utf8(error: UnicodeDecodeError, where: str) -> BadRecord:
+    begin = _shown(error.object[max(0, error.start - 40) :])
+    return BadRecord(
+        "not UTF-8",
         expected="text in UTF-8",
-        found=f"the byte 0x{error.object[error.start]:02x} at position {error.start + 1}",
+        found=f"the byte 0x{error.object[error.start]:02x} at position {error.start + 1}: {begin}",
         where=where,
         todo="convert the file to UTF-8, or remove the row",
     )
 
 
+def _too_long(found: str, where: str) -> BadRecord:
+    return BadRecord(
+        "too long",
+        expected=f"a record of at most {LONGEST_RECORD_BYTES:,} bytes",
+        found=found,
+        where=where,
+        todo="split or remove the document; if the file is one JSON value, write one object on each "
+        "line",
+    )
+
+
+def _too_many(error: BadRecord, file: PoolFile) -> UserError:
+    return UserError(
+        expected=f"at most {MOST_REJECTS:,} bad records in one job",
+        found=f"more, the last: {error.found}",
+        where=error.where,
+        todo=f"{error.todo}; or remove {file.path} from pool.paths",
+    )
+
+
 def _shown(line: bytes) -> str:
-    return repr(line.decode(errors="replace")[:80])
+    return repr(line[:400].decode(errors="replace")[:80])

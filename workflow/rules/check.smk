@@ -32,7 +32,8 @@ rule check_pool:
     input:
         check=[artefact("check", shard=shard) for shard in SHARDS],
     output:
-        artefact("files"),
+        files=artefact("files"),
+        rejects=artefact("rejects"),
     log:
         logged("check_pool"),
     benchmark:
@@ -45,9 +46,10 @@ rule check_pool:
         mem_mb=memory(4000),
         runtime=minutes(30),
     params:
-        settings=settings("CheckSettings", "files"),
+        settings=settings("CheckPoolSettings", "files"),
         check=listed("check"),
         root=POOL_ROOT,
     shell:
         "workflow/run check-pool --log {log:q} --settings {params.settings:q}"
-        " --check {params.check:q} --root {params.root:q} --output {output:q}"
+        " --check {params.check:q} --root {params.root:q}"
+        " --output {output.files:q} --rejects {output.rejects:q}"

@@ -118,6 +118,7 @@ try:
     )
     POOL = pool_module.list_files(POOL_PATTERNS)
     POOL_ROOT = pool_module.common_root([f.path for f in POOL])
+    SHARDS = pool_module.deal(POOL, CONFIG.pool.files_per_shard, CONFIG.pool.shard_mb)
     SAMPLED = pool_module.chosen(POOL, CONFIG.sample.paths)
     REFERENCE = (
         [artefact("corpus_reference")]
@@ -130,7 +131,6 @@ try:
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
-SHARDS = pool_module.deal(POOL, CONFIG.pool.files_per_shard)
 FILES = {file.name: file for file in POOL}
 SHARD_OF = {file.name: shard for shard, files in SHARDS.items() for file in files}
 METHODS = list(CONFIG.select.methods)

@@ -19,6 +19,7 @@ import yaml
 
 from groupmates.config import Config, load
 from groupmates.copying import copy_rows
+from groupmates.files import exists
 from groupmates.plan.sizes import count_documents
 from groupmates.pool import expand, list_files
 from groupmates.readers import read_documents
@@ -87,7 +88,7 @@ def documents_wanted(config: Config) -> int:
         documents = config.corpus.documents
     if documents is None:
         files = list_files(list(config.pool.paths))
-        documents = count_documents(files, [f for f in files if Path(f.path).exists()])[0]
+        documents = count_documents(files, [f for f in files if exists(f.path)])[0]
     return max(DOCUMENTS, 2 * documents // cluster.clusters)
 
 
@@ -98,15 +99,15 @@ def pool_sample(config: Config, folder: Path) -> list[str] | None:
     """
     if config.pool.paths == "builtin":
         return None
-    there = [f for f in list_files(list(config.pool.paths)) if Path(f.path).exists()]
+    there = [f for f in list_files(list(config.pool.paths)) if exists(f.path)]
     if not there:
         return None
     wanted, found = -(-documents_wanted(config) // FILES), []
     for number in range(FILES):
         file = there[number % len(there)]
         first = number // len(there) * wanted  # of a pool of one file: its next documents
-        documents = islice(read_documents(file, config.pool.columns), first + wanted)
-        rows = sum(1 for _ in documents)
+        documents = islice(read_documents(file, config.pool.columns, []), first + wanted)
+        rows = max((d.row + 1 for d in documents), default=0)
         if rows <= first:
             break
         copy = folder / "pool" / f"part-{number}{file.suffix}"
@@ -126,7 +127,8 @@ def reduced(config: Config, pool: list[str] | None) -> dict[str, Any]:
         raw["corpus"] = {"documents": min(documents, 10_000), "files": FILES}
     else:
         raw["pool"]["paths"] = pool
-    raw["pool"]["files_per_shard"] = 1
+    # Of its few records more may be bad.
+    raw["pool"] |= {"files_per_shard": 1, "shard_mb": None, "max_bad_share": 1.0}
     if config.reference.paths != "builtin" and not _all_there(
         [*config.reference.paths, *(config.reference.evaluation_paths or [])]
     ):

@@ -6,9 +6,11 @@ Light: no torch. A few hundred documents of a few files are read, whatever the p
 from __future__ import annotations
 
 import json
+import zlib
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -17,9 +19,11 @@ from tokenizers import Tokenizer
 
 from groupmates.config import Config, PlannedShape
 from groupmates.errors import UserError
+from groupmates.files import exists, opened, size_of
 from groupmates.maths.costs import Shape, clipped_mean
-from groupmates.pool import PoolFile, expand, list_files, suffix_of
+from groupmates.pool import TABLES, PoolFile, deal, expand, list_files
 from groupmates.readers import read_documents, read_reference
+from groupmates.tables import number_of_rows
 
 FILES_READ = 8
 DOCUMENTS_READ = 200  # of each of these files
@@ -42,6 +46,7 @@ class Sizes:
     selection_examples: int
     evaluation_examples: int
     files: int
+    shards: int
     lm: Shape
     encoder: Shape | None
     basis: dict[str, str] = field(default_factory=dict)
@@ -58,7 +63,7 @@ def measure(config: Config, root: Path) -> Sizes:
         else list(config.pool.paths)
     )
     files = list_files(patterns)
-    there = [f for f in files if Path(f.path).exists()]
+    there = [f for f in files if exists(f.path)]
     # The corpus that a calibration made is the corpus; it only stood in for a pool of files.
     sampled = there or (_calibration_files(root) if builtin else [])
     text = _texts(config, sampled) if sampled else []
@@ -76,7 +81,7 @@ def measure(config: Config, root: Path) -> Sizes:
         basis["text_bytes"] = f"{len(text):,} documents read"
     file_bytes = planned.file_bytes_per_document
     if file_bytes is None:
-        sizes = [Path(f.path).stat().st_size for f in sampled]
+        sizes = [size_of(f.path) for f in sampled]
         per_file = [lines_of(f) for f in sampled[:FILES_READ]]
         if not per_file:
             raise _no_pool("file_bytes_per_document", files)
@@ -115,6 +120,7 @@ def measure(config: Config, root: Path) -> Sizes:
         selection_examples=config.reference.selection_examples,
         evaluation_examples=config.reference.evaluation_examples,
         files=len(files),
+        shards=len(deal(files, config.pool.files_per_shard, config.pool.shard_mb)),
         lm=lm,
         encoder=encoder,
         basis=basis,
@@ -154,7 +160,7 @@ def _texts(config: Config, files: list[PoolFile]) -> list[str]:
     columns = config.pool.columns.model_copy(update={"source": None})
     found: list[str] = []
     for file in files[::step][:FILES_READ]:
-        found += [d.text for d in islice(read_documents(file, columns), DOCUMENTS_READ)]
+        found += [d.text for d in islice(read_documents(file, columns, []), DOCUMENTS_READ)]
     return found
 
 
@@ -164,28 +170,26 @@ def count_documents(files: list[PoolFile], there: list[PoolFile]) -> tuple[int, 
         raise _no_pool("documents", files)
     step = max(1, len(there) // FILES_READ)
     some = there[::step][:FILES_READ]
-    share = sum(Path(f.path).stat().st_size for f in some) / sum(
-        Path(f.path).stat().st_size for f in there
-    )
+    share = sum(size_of(f.path) for f in some) / sum(size_of(f.path) for f in there)
     estimate = sum(map(lines_of, some)) / share * len(files) / len(there)
     return round(estimate), f"estimated from {len(some)} of {len(files):,} files"
 
 
 def lines_of(file: PoolFile) -> float:
-    """Rows of a pool file: exact for Parquet, else by the lines in its first megabyte."""
-    if suffix_of(file.path) == ".parquet":
-        return float(pq.read_metadata(file.path).num_rows)
-    size = Path(file.path).stat().st_size
-    with open(file.path, "rb") as stream:
+    """Rows of a pool file: exact for a table, else by the lines in its first megabyte."""
+    if file.suffix in TABLES:
+        return float(number_of_rows(file.path))
+    size = size_of(file.path)
+    with opened(file.path) as stream:
         prefix = stream.read(PREFIX_BYTES)
-    text = prefix
-    if file.path.endswith(".zst"):
-        text = b""
-        rest = prefix
-        while rest:  # frame after frame
+    text, rest = b"", prefix
+    while rest and file.suffix != ".jsonl":  # frame after frame
+        decoder: Any = zlib.decompressobj(wbits=31)
+        if file.suffix == ".jsonl.zst":
             decoder = zstandard.ZstdDecompressor().decompressobj()
-            text += decoder.decompress(rest)
-            rest = decoder.unused_data
+        text += decoder.decompress(rest)
+        rest = decoder.unused_data
+    text = text or prefix
     return text.count(b"\n") * size / max(1, len(prefix))
 
 

@@ -116,7 +116,7 @@ def stages(config: Config, sizes: Sizes) -> dict[str, list[Jobs]]:
 class Work:
     def __init__(self, config: Config, sizes: Sizes) -> None:
         self.config, self.sizes = config, sizes
-        self.shards = -(-sizes.files // config.pool.files_per_shard)
+        self.shards = sizes.shards
         self.in_shard = sizes.documents / self.shards
         self.states = 16.0 * sizes.lm.parameters(2)  # weights, gradients, two moments; float32
         encoder = sizes.encoder

@@ -1,41 +1,45 @@
 """Read the whole pool once, before any GPU hour: what finds the broken line in file 200 early.
 
-Every shard by itself, then the ids of all shards together.
+Every shard by itself, then the ids and the bad records of all shards together.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pyarrow.compute as pc
 
-from groupmates.config import CheckSettings
+from groupmates.config import CheckPoolSettings, CheckSettings
 from groupmates.errors import UserError
+from groupmates.lines import bytes_of, place
 from groupmates.maths.randomness import hash64
-from groupmates.pool import named
+from groupmates.pool import located, named, path_of
 from groupmates.progress import Progress, note
-from groupmates.readers import read_documents, sha256_of
+from groupmates.readers import read_documents, rejects_of, sha256_of
 from groupmates.store import Provenance, digests, read_table, write_table
 
-LISTED = ["source_file", "bytes", "sha256", "documents"]
+LISTED = ["source_file", "bytes", "sha256", "documents", "rejected"]
 
 
-def run(settings: CheckSettings, *, pool: list[Path], root: Path, output: Path) -> None:
+def run(settings: CheckSettings, *, pool: list[str], root: str, output: Path) -> None:
     """Check every document of `pool` (files below `root`); their sizes, digests and id hashes."""
-    listing: dict[str, list] = {name: [] for name in (*LISTED, "id_hashes")}
-    progress = Progress(f"check {output.stem}", sum(p.stat().st_size for p in pool), "bytes")
-    for path in pool:
-        file = named(path, root)
-        hashes = np.fromiter(
-            (hash64(0, "id", d.doc_id) for d in read_documents(file, settings.text_columns)),
-            np.uint64,
-        )
+    listing: dict[str, list] = {name: [] for name in (*LISTED, "id_hashes", "rejects")}
+    files = located(pool, root)
+    progress = Progress(f"check {output.stem}", sum(bytes_of(f.path) for f in files), "bytes")
+    for file in files:
+        rejects = rejects_of(settings.bad_records)
+        documents = read_documents(file, settings.text_columns, rejects)
+        hashes = np.fromiter((hash64(0, "id", d.doc_id) for d in documents), np.uint64)
         listing["source_file"].append(file.name)
-        listing["bytes"].append(path.stat().st_size)
-        listing["sha256"].append(sha256_of(path))
+        listing["bytes"].append(bytes_of(file.path))
+        listing["sha256"].append(sha256_of(file.path))
         listing["documents"].append(len(hashes))
+        listing["rejected"].append(len(rejects or []))
         listing["id_hashes"].append(hashes)
+        listing["rejects"].append([asdict(reject) for reject in rejects or []])
         progress.advance(listing["bytes"][-1])
     progress.finish()
     inputs = dict(zip(listing["source_file"], listing["sha256"], strict=True))
@@ -43,9 +47,16 @@ def run(settings: CheckSettings, *, pool: list[Path], root: Path, output: Path) 
     write_table(output, "check", provenance, listing)
 
 
-def run_pool(settings: CheckSettings, *, check: list[Path], root: Path, output: Path) -> None:
-    """Every document id once in the pool; the list of all files. Memory: 8 bytes a document."""
+def run_pool(
+    settings: CheckPoolSettings, *, check: list[Path], root: str, output: Path, rejects: Path
+) -> None:
+    """Every document id once in the pool; the list of all files, and that of all bad records.
+
+    Memory: 8 bytes a document, and the bad records.
+    """
     tables = [read_table(path, "check") for path in check]
+    files = [row for t in tables for row in t.drop_columns("id_hashes").to_pylist()]
+    check_share(settings, files, root)
     hashes = np.concatenate([t["id_hashes"].combine_chunks().flatten().to_numpy() for t in tables])
     hashes.sort()
     twice = np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
@@ -57,23 +68,58 @@ def run_pool(settings: CheckSettings, *, check: list[Path], root: Path, output: 
             todo="remove the copies, or set pool.columns.id to null: ids then come from file and row",
         )
     note("check", f"{len(hashes):,} documents, every id once")
-    columns = {name: [value for t in tables for value in t[name].to_pylist()] for name in LISTED}
     provenance = Provenance("check", settings.model_dump(mode="json"), digests(check=check))
+    left_out = [(file["source_file"], reject) for file in files for reject in file["rejects"]]
+    listing = {
+        "source_file": [name for name, _ in left_out],
+        "source_row": [reject["row"] for _, reject in left_out],
+        "reason": [reject["reason"] for _, reject in left_out],
+        "found": [reject["found"] for _, reject in left_out],
+    }
+    write_table(rejects, "rejects", provenance, listing)
+    columns = {name: [file[name] for file in files] for name in LISTED}
     write_table(output, "files", provenance, columns)
 
 
-def places(settings: CheckSettings, tables: list, twice: int, root: Path) -> list[str]:
+def check_share(settings: CheckPoolSettings, files: list[dict], root: str) -> None:
+    """No more than the allowed share of the pool's records is bad."""
+    bad = sum(file["rejected"] for file in files)
+    if not bad:
+        return
+    records = bad + sum(file["documents"] for file in files)
+    reasons = Counter(reject["reason"] for file in files for reject in file["rejects"])
+    told = ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
+    if bad > settings.max_bad_share * records:
+        worst = max(files, key=lambda file: file["rejected"])
+        path, first = path_of(worst["source_file"], root), worst["rejects"][0]
+        raise UserError(
+            expected=f"at most {settings.max_bad_share:.2%} bad records (pool.max_bad_share)",
+            found=f"{bad:,} of {records:,}, {bad / records:.2%}: {told}",
+            where=f"{worst['rejected']:,} in {path}, the first of them "
+            f"{place(path, first['row'])}: {first['found']}",
+            todo="mend the files or correct pool.columns; or raise pool.max_bad_share: "
+            "check/rejects.parquet then lists every one",
+        )
+    note(
+        "check",
+        f"WARNING: {bad:,} of {records:,} records are left out: {told}; see rejects.parquet",
+    )
+
+
+def places(settings: CheckPoolSettings, tables: list, twice: int, root: str) -> list[str]:
     """The first three places of the document id with this hash."""
     found: list[str] = []
     for table in tables:
         for name, hashes in zip(table["source_file"].to_pylist(), table["id_hashes"], strict=True):
             wanted = pc.equal(hashes.values, np.uint64(twice)).to_numpy(zero_copy_only=False)
-            rows = set(np.flatnonzero(wanted).tolist())
-            if rows and len(found) < 3:
-                file = named(root / name, root)
+            numbers = set(np.flatnonzero(wanted).tolist())
+            if numbers and len(found) < 3:
+                file = named(path_of(name, root), root)
+                rejects = rejects_of(settings.bad_records)
+                documents = read_documents(file, settings.text_columns, rejects)
                 found += [
-                    f"{file.path}, line {d.row + 1} (id {d.doc_id!r})"
-                    for d in read_documents(file, settings.text_columns)
-                    if d.row in rows
+                    f"{place(file.path, d.row)} (id {d.doc_id!r})"
+                    for number, d in enumerate(documents)
+                    if number in numbers
                 ]
     return found[:3]

@@ -25,7 +25,7 @@ from groupmates.models.processes import processes
 from groupmates.models.reference import reference_part
 from groupmates.models.text import document_tokens, load_tokenizer
 from groupmates.models.training import Training, set_learning_rate, warm_up_then_decay
-from groupmates.pool import PoolFile, named
+from groupmates.pool import PoolFile, located
 from groupmates.progress import Progress
 from groupmates.resume import Kept
 from groupmates.store import (
@@ -43,8 +43,8 @@ def run(
     tokenizer: Path,
     reference: Path,
     select: list[Path],
-    pool: list[Path],
-    root: Path,
+    pool: list[str],
+    root: str,
     number: int,
     curve: Path,
     examples: Path,
@@ -77,7 +77,7 @@ def run(
     reading = Kept(examples, "example_losses", provenance) if ours.first else None
     drawn = {}
     if reading is not None:
-        files = [named(path, root) for path in pool]
+        files = located(pool, root)
         label = f"evaluate {method} seed {number} tokens"
         drawn = read_on(reading, chosen, files, settings.text_columns.text, tokens, label)
     drawn = ours.tensors_of_first(drawn)

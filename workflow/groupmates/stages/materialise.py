@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,8 @@ import pyarrow.compute as pc
 from groupmates.config import AssembleSettings, MaterialiseSettings
 from groupmates.copying import convert_rows, copy_rows
 from groupmates.errors import UserError
-from groupmates.pool import PoolFile
+from groupmates.lines import bytes_of
+from groupmates.pool import named
 from groupmates.progress import Progress, note
 from groupmates.store import (
     Provenance,
@@ -28,24 +28,25 @@ from groupmates.tokenised import write_index, write_manifest
 
 
 def run(
-    settings: MaterialiseSettings, *, pool: Path, root: Path, selection: Path, output: Path
+    settings: MaterialiseSettings, *, pool: str, root: str, selection: Path, output: Path
 ) -> None:
     """Write what `selection` names of the pool file `pool`, which lies below the folder `root`.
 
     `selection` may hold other files of the same shard too. A file of which nothing was selected
     becomes an empty file of its format.
     """
-    name = Path(os.path.abspath(pool)).relative_to(os.path.abspath(root)).as_posix()
+    file = named(pool, root)
+    name, size = file.name, bytes_of(file.path)
     table = read_table(selection, "select", columns=["doc_id", "source_file", "source_row"])
     ours = table.filter(pc.equal(table["source_file"].cast("string"), name))
-    file, rows = PoolFile(str(pool), name), ours["source_row"].to_numpy()
-    progress = Progress(f"materialise {name}", pool.stat().st_size, "bytes")
+    rows = ours["source_row"].to_numpy()
+    progress = Progress(f"materialise {name}", size, "bytes")
     with replacing(output) as temporary:
         if settings.format == "same":
             copy_rows(file, rows, temporary)
         else:
             convert_rows(file, rows, ours["doc_id"], settings.text_columns.text, temporary)
-    progress.advance(pool.stat().st_size)
+    progress.advance(size)
     progress.finish()
     note("materialise", f"{name}: {len(rows):,} rows")
 

@@ -49,13 +49,21 @@ def reference_columns(
     evaluating = dict(examples(settings, evaluation))
     if not evaluating:
         share = split.evaluation_share * 2**64
-        held_out = {i for i in selecting if hash64(settings.seed, "reference split", i) < share}
+        # The same text may be parted differently into context and label: one side has all of it.
+        first: dict[str, str] = {}
+        for example in sorted(selecting):
+            first.setdefault("".join(selecting[example]), example)
+        held_out = {
+            i
+            for i, parts in selecting.items()
+            if hash64(settings.seed, "reference split", first["".join(parts)]) < share
+        }
         evaluating = {i: e for i, e in selecting.items() if i in held_out}
         selecting = {i: e for i, e in selecting.items() if i not in held_out}
-    elif common := selecting.keys() & evaluating.keys():
+    elif common := texts(selecting) & texts(evaluating):
         raise UserError(
             expected="reference.paths and reference.evaluation_paths without common examples",
-            found=f"{len(common):,} examples in both, such as {selecting[min(common)]!r}"[:400],
+            found=f"{len(common):,} examples in both, such as {min(common)!r}"[:400],
             where=", ".join(map(str, evaluation)),
             todo="remove them from one side: evaluation must be on text that steered nothing",
         )
@@ -85,6 +93,11 @@ def reference_columns(
             f"reference.split.max_tokens ({split.max_tokens}) or cut to it",
         )
     return table
+
+
+def texts(found: dict[str, tuple[str, str]]) -> set[str]:
+    """The texts of examples, however they are parted into context and label."""
+    return {context + labelled for context, labelled in found.values()}
 
 
 def examples(

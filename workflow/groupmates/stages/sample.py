@@ -11,15 +11,16 @@ from transformers import PreTrainedTokenizerBase
 
 from groupmates.config import SampleSettings
 from groupmates.errors import UserError
+from groupmates.lines import bytes_of, place
 from groupmates.maths.randomness import hash64
 from groupmates.models.text import (
     document_tokens,
     load_tokenizer,
     train_tokenizer,
 )
-from groupmates.pool import PoolFile, named
+from groupmates.pool import PoolFile, located
 from groupmates.progress import Progress, note
-from groupmates.readers import Document, read_documents, sha256_of
+from groupmates.readers import Document, read_documents, rejects_of, sha256_of
 from groupmates.store import (
     Provenance,
     replacing,
@@ -43,15 +44,15 @@ class Drawn:
 def run(
     settings: SampleSettings,
     *,
-    pool: list[Path],
-    root: Path,
+    pool: list[str],
+    root: str,
     tokenizer: Path,
     probe_pool: Path,
     training_pool: Path,
 ) -> None:
     """Write tokenizer, probe pool and training pool, drawn from `pool`, files below `root`."""
     sample = settings.sample
-    pool_files = [named(path, root) for path in pool]
+    pool_files = located(pool, root)
     drawn, documents = draw(settings, pool_files)
     check_unique(drawn)
     probed, training = drawn[: sample.probe_documents], drawn[sample.probe_documents :]
@@ -87,19 +88,23 @@ def draw(settings: SampleSettings, files: list[PoolFile]) -> tuple[list[Drawn], 
     """
     wanted = settings.sample.probe_documents + settings.sample.training_documents
     heap: list[Drawn] = []
-    documents = 0
-    sizes = [Path(file.path).stat().st_size for file in files]
+    documents = rejected = 0
+    sizes = [bytes_of(file.path) for file in files]
     progress = Progress("sample", sum(sizes), "bytes")
     for number, file in enumerate(files):
-        for document in read_documents(file, settings.text_columns):
+        rejects = rejects_of(settings.bad_records)
+        for document in read_documents(file, settings.text_columns, rejects):
             documents += 1
             priority = hash64(settings.seed, "sample", document.doc_id)
             if len(heap) < wanted:
                 heapq.heappush(heap, Drawn(-priority, (number, document.row), file, document))
             elif -priority > heap[0].minus_priority:
                 heapq.heapreplace(heap, Drawn(-priority, (number, document.row), file, document))
+        rejected += len(rejects or [])
         progress.advance(sizes[number])
     progress.finish()
+    if rejected:
+        note("sample", f"WARNING: {rejected:,} bad records are left out; the check lists them")
     return sorted(heap, reverse=True), documents
 
 
@@ -107,7 +112,7 @@ def check_unique(drawn: list[Drawn]) -> None:
     """Two drawn documents of one id raise `UserError`; `check` looks at the whole pool."""
     for one, other in pairwise(drawn):
         if one.document.doc_id == other.document.doc_id:
-            places = [f"{d.file.path}, line {d.document.row + 1}" for d in (one, other)]
+            places = [place(d.file.path, d.document.row) for d in (one, other)]
             raise UserError(
                 expected="every document id once in the pool",
                 found=f"the id {one.document.doc_id!r} twice",

@@ -16,12 +16,12 @@ from transformers import PreTrainedTokenizerBase
 from groupmates.artefacts import ARTEFACTS
 from groupmates.config import ScoreSettings
 from groupmates.errors import UserError
-from groupmates.lines import place
+from groupmates.lines import bytes_of, place
 from groupmates.models.influence import InfluenceModel
 from groupmates.models.text import document_tokens, load_tokenizer
-from groupmates.pool import PoolFile, named
+from groupmates.pool import PoolFile, located
 from groupmates.progress import Progress
-from groupmates.readers import Document, read_documents
+from groupmates.readers import Document, read_documents, rejects_of
 from groupmates.resume import Kept
 from groupmates.store import Provenance, digest, read_table, row_groups, table_writer
 
@@ -31,8 +31,8 @@ ROW_GROUP = 4096  # documents that are tokenised, sorted by length and encoded t
 def run(
     settings: ScoreSettings,
     *,
-    pool: list[Path],
-    root: Path,
+    pool: list[str],
+    root: str,
     check: Path,
     model: Path,
     output: Path,
@@ -47,7 +47,7 @@ def run(
     tokenizer = load_tokenizer(model / "tokenizer")
     listing = read_table(check, "check", ["source_file", "bytes", "sha256", "documents"])
     known = dict(zip(listing["source_file"].to_pylist(), listing.to_pylist(), strict=True))
-    pool_files = [named(path, root) for path in pool]
+    pool_files = located(pool, root)
     provenance = Provenance(
         "score",
         settings.model_dump(mode="json"),
@@ -93,7 +93,8 @@ def row_groups_from(
 ) -> Iterator[dict[str, Any]]:
     """Columns of row group after row group, past the first `done` documents: whole groups."""
     for file in files:
-        for documents in blocks(read_documents(file, settings.columns)):
+        rejects = rejects_of(settings.bad_records)
+        for documents in blocks(read_documents(file, settings.columns, rejects)):
             if done:
                 done -= len(documents)
                 assert done >= 0, "what was kept ends within a row group"
@@ -135,7 +136,7 @@ def blocks(documents: Iterator[Document]) -> Iterator[list[Document]]:
 
 def check_unchanged(file: PoolFile, size: int) -> None:
     """A pool file must be the one that was checked and sampled."""
-    found = Path(file.path).stat().st_size
+    found = bytes_of(file.path)
     if found != size:
         raise UserError(
             expected=f"{size:,} bytes, as when the pool was sampled",

@@ -16,7 +16,7 @@ from groupmates.chosen import chosen_texts
 from groupmates.config import TokeniseSettings
 from groupmates.maths.randomness import generator
 from groupmates.models.text import TOKENISED_TOGETHER, document_tokens, load_tokenizer
-from groupmates.pool import PoolFile, named
+from groupmates.pool import PoolFile, located
 from groupmates.progress import Progress, note
 from groupmates.resume import Kept
 from groupmates.store import (
@@ -35,8 +35,8 @@ PIECE_TOKENS = 1 << 24  # in memory before they are written to disk
 def run(
     settings: TokeniseSettings,
     *,
-    pool: list[Path],
-    root: Path,
+    pool: list[str],
+    root: str,
     selection: list[Path],
     tokenizer: Path,
     part: str,
@@ -59,7 +59,7 @@ def run(
     )
     label = f"tokenise {output.parent.name} {part}"
     with Kept(output, "dataset_part", provenance) as kept:
-        files = [named(path, root) for path in pool]
+        files = located(pool, root)
         read(kept, files, table, settings.text_columns.text, language, kind, label)
         stream = Stream(kept_of(kept, "tokens"))
         if settings.open_lm is not None:
