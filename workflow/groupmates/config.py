@@ -208,6 +208,11 @@ class Evaluate(Section):
     training: EvaluateTraining
 
 
+class Report(Section):
+    map_points: Annotated[int, Field(ge=2)]
+    texts_gigabytes: Rate
+
+
 class PlannedPool(Section):
     documents: Positive | None
     tokens_per_document: Annotated[float, Field(gt=0)] | None
@@ -258,6 +263,7 @@ class Config(Section):
     cluster: Cluster
     select: Select
     evaluate: Evaluate
+    report: Report
     plan: Plan
 
     @model_validator(mode="after")
@@ -437,6 +443,8 @@ class SummarySettings(StageSettings):
 
 class ReportSettings(StageSettings):
     run: str
+    text_columns: PoolColumns
+    report: Report
 
 
 class PlanSettings(StageSettings):
@@ -472,6 +480,7 @@ def settings(config: Config, kind: type[StageSettings]) -> StageSettings:
         "budget": config.select.budget,
         "group_mates": config.select.group_mates,
         "training": config.evaluate.training,
+        "report": config.report,
     }
     return kind(**{name: places[name] for name in kind.model_fields})
 

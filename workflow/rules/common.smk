@@ -63,7 +63,8 @@ def several(rule):
 def launch(wildcards, threads, resources):
     """The command line's part about them. Not recorded: machines make nothing stale."""
     place = "local" if workflow.local_exec else "slurm"
-    first = workflow.remote_execution_settings.precommand
+    remote = workflow.remote_execution_settings  # None in `snakemake --report`
+    first = remote.precommand if remote else None
     return clusters.option(place, dict(resources.items()), first)
 
 
