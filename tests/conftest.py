@@ -50,7 +50,11 @@ def pytest_terminal_summary(terminalreporter):
     """What this machine lacks is not passed over in silence."""
     skipped = terminalreporter.stats.get("skipped", [])
     reasons = [r.longrepr[2] for r in skipped if isinstance(r.longrepr, tuple)]
-    slurm = [reason for reason in reasons if "needs SLURM" in reason]
-    if slurm:
-        terminalreporter.section("NOT TESTED: profiles/slurm against a real SLURM", red=True)
-        terminalreporter.line(f"{len(slurm)} tests were skipped: {slurm[0]}")
+    for need, what in (
+        ("needs SLURM", "profiles/slurm against a real SLURM"),
+        ("needs a browser", "the report in a real browser"),
+    ):
+        of_need = [reason for reason in reasons if need in reason]
+        if of_need:
+            terminalreporter.section(f"NOT TESTED: {what}", red=True)
+            terminalreporter.line(f"{len(of_need)} tests were skipped: {of_need[0]}")

@@ -562,6 +562,8 @@ AFFECTS: dict[str, tuple[object, set[str]]] = {
     "evaluate.training.learning_rate": (0.002, EVALUATE),
     "evaluate.training.learning_rate_warmup_steps": (2, EVALUATE),
     "evaluate.training.points": (4, EVALUATE),
+    "report.map_points": (100, {"report"}),
+    "report.texts_gigabytes": (0.5, {"report"}),
     # The plan is no part of a run.
     "plan.gpus": (2, set()),
     "plan.cores": (3, set()),

@@ -239,6 +239,11 @@ class Evaluate(Section):
     training: EvaluateTraining
 
 
+class Report(Section):
+    map_points: Annotated[int, Field(ge=2)]
+    texts_gigabytes: Rate
+
+
 class PlannedPool(Section):
     documents: Positive | None
     tokens_per_document: Annotated[float, Field(gt=0)] | None
@@ -290,6 +295,7 @@ class Config(Section):
     select: Select
     materialise: Materialise
     evaluate: Evaluate
+    report: Report
     plan: Plan
 
     @model_validator(mode="after")
@@ -494,6 +500,8 @@ class SummarySettings(StageSettings):
 
 class ReportSettings(StageSettings):
     run: str
+    text_columns: PoolColumns
+    report: Report
 
 
 class PlanSettings(StageSettings):
@@ -533,6 +541,7 @@ def settings(config: Config, kind: type[StageSettings]) -> StageSettings:
         "format": config.materialise.format,
         "open_lm": (config.materialise.open_lm if config.materialise.format == "open_lm" else None),
         "training": config.evaluate.training,
+        "report": config.report,
     }
     return kind(**{name: places[name] for name in kind.model_fields})
 

@@ -63,12 +63,9 @@ def several(rule):
 def launch(wildcards, threads, resources):
     """The command line's part about them. Not recorded: machines make nothing stale."""
     place = "local" if workflow.local_exec else "slurm"
-    remote = (
-        workflow.remote_execution_settings
-    )  # None for --report, --summary and the like
-    return clusters.option(
-        place, dict(resources.items()), remote.precommand if remote else None
-    )
+    remote = workflow.remote_execution_settings  # None in `snakemake --report`
+    first = remote.precommand if remote else None
+    return clusters.option(place, dict(resources.items()), first)
 
 
 def listed(name):

@@ -1,5 +1,25 @@
-# One self-contained page: what was selected from what, with what effect, and how far to trust it.
-# reads: everything above. writes: report.html.
+# One self-contained page: what was selected from what, with what effect, and how far to trust it; its
+# figures also reach `snakemake --report`, with the captions of workflow/report/.
+# reads: everything above, and texts of the pool where it still is. writes: report.html, report/.
+FIGURES = {  # name -> its place in snakemake's report
+    "gap": "1. Effect",
+    "differences": "1. Effect",
+    "loss": "1. Effect",
+    "times": "2. Pipeline",
+    "timeline": "2. Pipeline",
+    "labels": "3. Influence model",
+    "positions": "3. Influence model",
+    "predictions-initial": "3. Influence model",
+    "predictions-final": "3. Influence model",
+    "calibration": "3. Influence model",
+    "map": "4. Selection",
+    "clusters": "4. Selection",
+    "sources": "4. Selection",
+    "lengths": "4. Selection",
+    "resemblances": "4. Selection",
+}
+if "bootstrap" not in ROUNDS:
+    FIGURES.pop("predictions-initial")
 
 
 rule report:
@@ -10,11 +30,26 @@ rule report:
         final=artefact("fit", model="final"),
         score=SCORES,
         cluster=CLUSTERS,
+        centroids=artefact("centroids"),
         select=SELECTIONS,
         curves=CURVES,
         summary=artefact("summary"),
     output:
-        artefact("report"),
+        page=report(
+            artefact("report"),
+            caption="../report/page.rst",
+            category="0. The report",
+            labels={"figure": "page"},
+        ),
+        figures=[
+            report(
+                artefact("figure", figure=name),
+                caption=f"../report/{name}.rst",
+                category=category,
+                labels={"figure": name},
+            )
+            for name, category in FIGURES.items()
+        ],
     log:
         logged("report"),
     conda:
@@ -22,7 +57,7 @@ rule report:
     threads: 1
     resources:
         mem_mb=memory(8000),
-        runtime=minutes(60),
+        runtime=minutes(120),
     params:
         settings=settings("ReportSettings", "report"),
         score=listed("score"),
@@ -30,11 +65,15 @@ rule report:
         select=listed("select"),
         benchmarks=f"results/{CONFIG.run}/benchmarks",
         logs=f"results/{CONFIG.run}/logs",
-        plan=artefact("plan"),  # no input: the report does without
+        # No inputs: the report does without.
+        pool=given(pool_module.compact([file.path for file in POOL])),
+        root=POOL_ROOT,
+        plan=artefact("plan"),
     shell:
         "workflow/run report --log {log:q} --settings {params.settings:q}"
         " --random {input.random:q} --bootstrap {input.bootstrap:q} --initial {input.initial:q}"
         " --final {input.final:q} --score {params.score:q} --cluster {params.cluster:q}"
-        " --select {params.select:q} --curves {input.curves:q} --summary {input.summary:q}"
-        " --benchmarks {params.benchmarks:q} --logs {params.logs:q} --plan {params.plan:q}"
-        " --output {output:q}"
+        " --centroids {input.centroids:q} --select {params.select:q} --curves {input.curves:q}"
+        " --summary {input.summary:q} --benchmarks {params.benchmarks:q} --logs {params.logs:q}"
+        " --pool {params.pool:q} --root {params.root:q} --plan {params.plan:q}"
+        " --output {output.page:q} --figures {output.figures:q}"

@@ -416,5 +416,9 @@ class Work:
         return [Jobs(len(self.config.select.methods) * evaluate.seeds, phases, **memory)]
 
     def report(self) -> list[Jobs]:
-        phases = [Phase("shards", self.shards, {"rows": self.sizes.documents})]
+        looks = 3  # at all embeddings
+        phases = [
+            Phase("shards", self.shards, {"rows": self.sizes.documents}),
+            Phase("score files", looks * self.shards, {"rows": looks * self.sizes.documents}),
+        ]
         return [Jobs(1, phases, 200.0 * self.in_shard)]

@@ -77,6 +77,17 @@ def svg(figure: Figure, name: str) -> str:
     return re.sub(r"<[^>]+>", _coarse, text).strip()
 
 
+def alone(drawn: str | None) -> str:
+    """A figure of `svg` as a file of its own; where there is none, the words that say so."""
+    if drawn is None:
+        drawn = (
+            '<svg viewBox="0 0 360 60"><text x="180" y="34" text-anchor="middle" font-size="14">'
+            "This run has nothing to draw here.</text></svg>"
+        )
+    outer = '<svg xmlns="http://www.w3.org/2000/svg" style="background: white" '
+    return drawn.replace("<svg ", outer, 1) + "\n"
+
+
 def _coarse(tag: re.Match[str]) -> str:
     """A tag, its coordinates cut to a hundredth of a point: half the bytes, the same picture."""
     return re.sub(r"(\d\.\d\d)\d+", r"\1", tag[0])

@@ -12,8 +12,9 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from groupmates.maths.calibration import Calibration
 from groupmates.report.canvas import (
     GREY,
     LINE_GREY,
@@ -24,10 +25,9 @@ from groupmates.report.canvas import (
     svg,
     thousands,
 )
-from groupmates.report.words import short
+from groupmates.report.words import interval, short
 
 MOST_VECTOR_POINTS = 5_000  # more points of a scatter become an image inside the SVG
-MOST_SINGLE_CLUSTERS = 300  # more hide each other
 MARKERS = "osD^vP"
 
 Curve = tuple[np.ndarray, np.ndarray]  # training tokens, held-out loss in nats
@@ -67,8 +67,16 @@ def loss_curves(curves: dict[str, list[Curve]], colours: dict[str, str]) -> str:
     return svg(figure, "loss")
 
 
-def loss_gaps(curves: dict[str, list[Curve]], baseline: str, colours: dict[str, str]) -> str:
-    """Held-out loss minus the baseline's mean over seeds (nats) against training tokens."""
+def loss_gaps(
+    curves: dict[str, list[Curve]],
+    baseline: str,
+    intervals: dict[str, Interval],
+    colours: dict[str, str],
+) -> str:
+    """Held-out loss minus the baseline's mean over seeds (nats) against training tokens.
+
+    `intervals` of the differences after the last token stand beside the curves' ends.
+    """
     tokens = curves[baseline][0][0]
     level = np.mean([np.interp(tokens, *curve) for curve in curves[baseline]], axis=0)
     gaps = {
@@ -77,6 +85,22 @@ def loss_gaps(curves: dict[str, list[Curve]], baseline: str, colours: dict[str, 
     with panel("gap") as (figure, axes):
         axes.axhline(0, color=LINE_GREY, lw=0.8)
         _seeds(figure, axes, gaps, colours)
+        for number, (method, bounds) in enumerate(intervals.items()):
+            if bounds is None:
+                continue
+            last = tokens[-1] * (1.035 + 0.03 * number)
+            axes.plot([last, last], bounds, color=colours[method], lw=5, solid_capstyle="butt")
+            axes.annotate(
+                f"{interval(list(bounds), 3)}",
+                (last, min(bounds)),
+                (0, -5),
+                textcoords="offset points",
+                ha="right",
+                va="top",
+                size=9,
+                color=colours[method],
+            )
+        axes.margins(y=0.12)
         axes.set_ylabel(f"loss minus that of {short(baseline, 20)} (nats)")
     return svg(figure, "gap")
 
@@ -165,81 +189,30 @@ def predictions(predicted: np.ndarray, oracle: np.ndarray, step: np.ndarray, nam
     return svg(figure, name)
 
 
-def source_shares(
-    sources: Sequence[str], shares: dict[str, np.ndarray], colours: dict[str, str]
-) -> str:
-    """Horizontal bars: per source, its share (0 to 1) of the pool and of each selection."""
-    height = 0.8 / len(shares)
-    rows = np.arange(len(sources))
-    with panel("sources", 1.1 + len(sources) * max(0.3, 0.11 * len(shares))) as (figure, axes):
-        for number, (name, share) in enumerate(shares.items()):
-            offset = (number - (len(shares) - 1) / 2) * height
-            axes.barh(
-                rows + offset, 100 * share, height, color=colours[name], label=short(name, 20)
+def calibration(models: dict[str, Calibration]) -> str:
+    """Mean oracle influence (nats) against mean predicted influence, per tenth of the predictions."""
+    factor, unit = scale(np.concatenate([c.outcome_B for c in models.values()]))
+    ends = np.concatenate([c.predicted_B for c in models.values()]) * factor
+    with panel("calibration", 3.9) as (figure, axes):
+        axes.plot(
+            [ends.min(), ends.max()], [ends.min(), ends.max()], color=LINE_GREY, lw=1, ls="--"
+        )
+        for number, (name, c) in enumerate(models.items()):
+            colour = OKABE_ITO[number]
+            axes.vlines(c.predicted_B * factor, c.low_B * factor, c.high_B * factor, colour, lw=1.6)
+            axes.plot(
+                c.predicted_B * factor,
+                c.outcome_B * factor,
+                MARKERS[number],
+                color=colour,
+                mec="white",
+                ms=7,
+                label=f"{name} model",
             )
-        axes.set_yticks(rows, [short(s, 24) for s in sources])
-        axes.set_ylim(len(sources) - 0.5, -0.5)
-        axes.grid(axis="y", visible=False)
-        axes.tick_params(axis="y", length=0)
-        axes.set_xlabel("share of tokens (%)")
+        axes.set_xlabel(f"mean predicted influence ({unit})")
+        axes.set_ylabel(f"mean oracle influence ({unit})")
         legend(figure, axes)
-    return svg(figure, "sources")
-
-
-def length_shares(edges: np.ndarray, shares: dict[str, np.ndarray], colours: dict[str, str]) -> str:
-    """Share (0 to 1) of the documents per length bin; `edges` in tokens. The first is the pool."""
-    with panel("lengths") as (figure, axes):
-        for number, (name, share) in enumerate(shares.items()):
-            axes.stairs(
-                100 * share,
-                edges,
-                fill=number == 0,
-                lw=0 if number == 0 else 1.7,
-                color=colours[name],
-                label=short(name, 20),
-            )
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5), numticks=20))
-        axes.xaxis.set_major_formatter(FuncFormatter(thousands))
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.minorticks_off()
-        axes.set_xlabel("length of the document (tokens, log scale)")
-        axes.set_ylabel("share of documents (%)")
-        legend(figure, axes)
-    return svg(figure, "lengths")
-
-
-def cluster_shares(
-    influence: np.ndarray, shares: dict[str, np.ndarray], colours: dict[str, str]
-) -> str:
-    """Share (0 to 1) of each cluster's documents that is kept, against its mean influence.
-
-    Many clusters fade behind a line: the mean over each fiftieth of them, by influence.
-    """
-    many = len(influence) > MOST_SINGLE_CLUSTERS
-    neighbours = np.array_split(np.argsort(influence, kind="stable"), 50)
-    with panel("clusters") as (figure, axes):
-        for number, (name, share) in enumerate(shares.items()):
-            marks = axes.plot(
-                influence,
-                100 * share,
-                MARKERS[number % len(MARKERS)],
-                color=colours[name],
-                ms=2 if many else 4.5,
-                mew=0,
-                alpha=0.15 if many else 0.75,
-                rasterized=len(influence) * len(shares) > MOST_VECTOR_POINTS,
-            )
-            if many:
-                middle = [influence[near].mean() for near in neighbours]
-                level = [100 * share[near].mean() for near in neighbours]
-                marks = axes.plot(middle, level, color=colours[name], lw=2)
-            marks[0].set_label(short(name, 20))
-        axes.set_ylim(-4, 104)
-        axes.set_xlabel("mean individual influence of the cluster (standardised)")
-        axes.set_ylabel("share of its documents kept (%)")
-        legend(figure, axes)
-    return svg(figure, "clusters")
+    return svg(figure, "calibration")
 
 
 def stage_seconds(stages: Sequence[str], seconds: Sequence[float]) -> str:

@@ -1,4 +1,4 @@
-"""The inputs of the report as small arrays; embeddings and texts are never read."""
+"""The inputs of the report as small arrays."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ import pyarrow.compute as pc
 from groupmates.artefacts import ARTEFACTS
 from groupmates.errors import UserError
 from groupmates.jobs import named_records
-from groupmates.progress import Progress
-from groupmates.report.tally import Tally
 from groupmates.store import KEY, concatenate, open_table, read_table
 
 Records = dict[str, list[dict[str, Any]]]  # name of a job -> its attempts
@@ -34,6 +32,7 @@ class Labels:
 
 @dataclass(frozen=True)
 class Heldout:
+    rollout: np.ndarray
     step: np.ndarray
     predicted_nats: np.ndarray
     oracle_nats: np.ndarray
@@ -58,7 +57,7 @@ def labels(parts: list[Path]) -> Labels:
 
 
 def heldout(fit: Path) -> Heldout:
-    names = ["step", "predicted_nats", "influence_nats"]
+    names = ["rollout", "step", "predicted_nats", "influence_nats"]
     table = read_table(fit / "heldout.parquet", "heldout", names)
     return Heldout(*(table[name].to_numpy() for name in names))
 
@@ -81,51 +80,11 @@ def by_method(select: list[Path]) -> dict[str, dict[str, Path]]:
     return found
 
 
-def count_pool(
-    score: list[Path], cluster: list[Path], select: dict[str, dict[str, Path]]
-) -> tuple[Tally, list[str]]:
-    """Counts over the whole pool, and the names of the sources in the order of their codes."""
-    for method, files in select.items():
-        if files.keys() != {p.name for p in score}:
-            raise UserError(
-                expected=f"{len(score)} selected shards, named as those of score/",
-                found=f"{len(files)} shards",
-                where=f"select/{method}/",
-                todo="delete that folder and run snakemake again",
-            )
-    tally, codes = Tally.empty(len(select)), dict[str, int]()
-    shards = list(zip(score, cluster, strict=True))
-    for score_path, cluster_path in Progress("report", len(shards), "shards").over(shards):
-        columns = ["source_file", "source_row", "source", "n_tokens", "individual_influence"]
-        scored = read_table(score_path, "score", columns)
-        cluster_N = read_table(cluster_path, "cluster", ["cluster"])["cluster"].to_numpy()
-        if len(cluster_N) != len(scored):
-            raise UserError(
-                expected=f"{len(scored):,} rows, as in {score_path}",
-                found=f"{len(cluster_N):,}",
-                where=str(cluster_path),
-                todo="delete the file and run snakemake again",
-            )
-        kept_MN = np.zeros((len(select), len(scored)), bool)
-        for kept_N, files in zip(kept_MN, select.values(), strict=True):
-            kept_N[selected_rows(files[score_path.name], scored)] = True
-        local_N, names = _codes(scored["source"])
-        shared = np.array([codes.setdefault(n, len(codes)) for n in names.to_pylist()], np.int64)
-        tally.add(
-            scored["n_tokens"].to_numpy(),
-            scored["individual_influence"].to_numpy(),
-            shared[local_N],
-            cluster_N,
-            kept_MN,
-        )
-    return tally, list(codes)
-
-
 def selected_rows(path: Path, scored: pa.Table) -> np.ndarray:
     """Positions in `scored` of the documents in the select shard `path`, by file and row."""
     chosen = read_table(path, "select", ["source_file", "source_row"])
-    file_N, files = _codes(scored["source_file"])
-    chosen_file, chosen_files = _codes(chosen["source_file"])
+    file_N, files = codes(scored["source_file"])
+    chosen_file, chosen_files = codes(chosen["source_file"])
     known = pc.fill_null(pc.index_in(chosen_files, value_set=files), len(files)).to_numpy()
     row_N, chosen_row = scored["source_row"].to_numpy(), chosen["source_row"].to_numpy()
     span = 1 + max(row_N.max(initial=0), chosen_row.max(initial=0))
@@ -144,7 +103,19 @@ def selected_rows(path: Path, scored: pa.Table) -> np.ndarray:
     return rows
 
 
-def _codes(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
+def marks(path: Path, source_file: str, source_row: int) -> tuple[int, float]:
+    """Rank in its cluster and group influence of a document in the select shard `path`."""
+    names = ["source_file", "source_row", "rank", "group_influence"]
+    table = read_table(path, "select", names)
+    same = pc.and_(
+        pc.equal(table["source_row"], source_row),
+        pc.equal(table["source_file"].cast(pa.string()), source_file),
+    )
+    row = table.filter(same).to_pylist()[0]
+    return row["rank"], row["group_influence"]
+
+
+def codes(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
     """A dictionary column as int64 codes and their values."""
     whole = column.unify_dictionaries().combine_chunks()
     return whole.indices.to_numpy(zero_copy_only=False).astype(np.int64), whole.dictionary

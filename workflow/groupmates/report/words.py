@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 NOTHING = "–"
@@ -62,6 +63,22 @@ def memory(megabytes: float | None) -> str:
 
 def short(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def tidy(text: str) -> str:
+    """An excerpt without the blank that only takes room: long spaces, and more than one empty line."""
+    text = re.sub(r"[^\S\n]{3,}", "  ", text.strip())
+    return re.sub(r"\n\s*\n\s*", "\n\n", text)
+
+
+def beginning(text: str, letters: int) -> tuple[str, str]:
+    """The first words of a tidy text, and the rest; nothing is split for a few letters."""
+    text = tidy(text)
+    if len(text) <= 1.2 * letters:
+        return text, ""
+    cut = text[: letters + 1].rfind(" ")
+    cut = cut if cut > letters / 2 else letters
+    return text[:cut], text[cut:]
 
 
 def decimals_for(summary: dict[str, Any]) -> int:
@@ -157,3 +174,24 @@ def relation_finding(metrics: dict[str, Any]) -> str:
         text += ", not shown to be better)" if gain[0] <= 0 else ")"
     within = metrics["spearman_within_position"]["full"]
     return f"{text}. Among documents at the same position the correlation is {number(within)}."
+
+
+def why(document: dict[str, Any], mark: tuple[int, float] | None, method: str) -> str:
+    """Why a document was selected or not; `mark`: rank in its cluster and group influence."""
+    alone = document["individual_influence"]
+    text = f"Predicted influence {number(alone, 2, sign=True)} label standard deviations: "
+    text += "it helps." if alone < 0 else "it harms."
+    if mark is not None:
+        rank, theta = mark
+        if rank == 0:
+            return f"{text} {method} picked it first in its cluster."
+        text += f" {method} kept it, as pick {count(rank + 1)} of its cluster"
+        if math.isfinite(theta):
+            text += f": beside those picked before, {number(theta, 2, sign=True)} of it was left"
+        return f"{text}."
+    if document["passed_over"]:
+        return (
+            f"{text} {method} passed it over: it resembles documents of its cluster that were picked "
+            "before, and less of its influence was left than of others that help less by themselves."
+        )
+    return f"{text} {method} did not keep it."

@@ -1,0 +1,191 @@
+"""What the template needs of each section about the run: its effect, its models, its cost."""
+
+from __future__ import annotations
+
+import json
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from groupmates.artefacts import ARTEFACTS
+from groupmates.maths.calibration import calibration
+from groupmates.maths.randomness import generator
+from groupmates.plan.compare import compare, read_plan
+from groupmates.report import figures, reading, timeline, words
+from groupmates.store import read_folder_json, read_json
+
+BINS = 10  # of the calibration: held-out steps in equal parts
+
+MEANINGS = {  # what a stage is for, in a few words
+    "corpus": "the built-in pool",
+    "check": "reads every pool file",
+    "sample": "documents to probe with",
+    "base": "the model to be probed",
+    "probe": "oracle influences",
+    "fit": "the influence model",
+    "score": "influence of every document",
+    "cluster": "groups of like documents",
+    "select": "greedy, group by group",
+    "materialise": "writes the datasets",
+    "evaluate": "trains on each selection",
+}
+
+Figures = dict[str, str]  # name -> inline SVG
+
+
+def evaluation(
+    summary: dict[str, Any], curves: dict[str, list[reading.Curve]], colours: dict[str, str]
+) -> tuple[dict[str, Any], Figures]:
+    """The headline: findings in words, and rows of the table, best method first."""
+    methods, baseline = summary["methods"], summary["baseline"]
+    ranked = sorted(methods, key=lambda m: methods[m]["mean_nats"])
+    compared = {m: summary["comparisons"][m] for m in ranked if m in summary["comparisons"]}
+    compared.pop(baseline, None)
+    trained = [tokens[-1] for of_seeds in curves.values() for tokens, _ in of_seeds]
+    training_tokens = float(max(trained))
+    differences = [
+        (
+            method,
+            comparison["difference_nats"],
+            comparison.get("interval_by_seed_nats") if summary["seeds"] > 1 else None,
+            comparison.get("interval_by_example_nats"),
+        )
+        for method, comparison in compared.items()
+    ]
+    ordered = {m: curves[m] for m in ranked if m in curves}
+    drawn = {"loss": figures.loss_curves(ordered, colours)}
+    if differences:
+        drawn["differences"] = figures.differences(differences, baseline, colours)
+    if baseline in ordered and len(ordered) > 1:
+        intervals = {
+            m: over_seeds or over_examples for m, _, over_seeds, over_examples in differences
+        }
+        drawn["gap"] = figures.loss_gaps(ordered, baseline, intervals, colours)
+    return {
+        "findings": words.findings(summary, training_tokens),
+        "training_tokens": training_tokens,
+        "ranked": ranked,
+        "compared": compared,
+    }, drawn
+
+
+def influence(
+    rounds: dict[str, reading.Labels], fits: dict[str, Path]
+) -> tuple[dict[str, Any], Figures]:
+    """Oracle labels of each round, and how well each influence model predicts held-out ones."""
+    metrics = {name: read_folder_json(fit, "fit", "metrics.json") for name, fit in fits.items()}
+    held_out = {name: reading.heldout(fit) for name, fit in fits.items()}
+    calibrated = {
+        name: calibration(
+            h.predicted_nats, h.oracle_nats, h.rollout, BINS, generator(0, "calibration")
+        )
+        for name, h in held_out.items()
+    }
+    drawn = {
+        "labels": figures.label_histogram({n: r.influence_nats for n, r in rounds.items()}),
+        "positions": figures.labels_by_position(
+            {n: (r.step, r.influence_nats) for n, r in rounds.items()}
+        ),
+        "calibration": figures.calibration(calibrated),
+    }
+    for name, h in held_out.items():
+        drawn[f"predictions-{name}"] = figures.predictions(
+            h.predicted_nats, h.oracle_nats, h.step, f"predictions-{name}"
+        )
+    return {
+        "rounds": {
+            name: {
+                "rollouts": labels.rollouts,
+                "labels": len(labels.step),
+                "helpful": float(np.mean(labels.influence_nats < 0)),
+                "mean_nats": float(labels.influence_nats.mean()),
+                "deviation_nats": float(labels.influence_nats.std()),
+            }
+            for name, labels in rounds.items()
+        },
+        "metrics": metrics,
+        "slopes": {name: c.slope for name, c in calibrated.items()},
+        "relation_finding": words.relation_finding(metrics["final"]),
+        "relations": {
+            name: {
+                key: value
+                for key, value in read_folder_json(fit, "fit", "relation.json").items()
+                if isinstance(value, (str, int, float))
+            }
+            for name, fit in fits.items()
+        },
+    }, drawn
+
+
+def cost(
+    times: list[reading.StageTime], gpu: dict[str, reading.GpuUse], records: reading.Records
+) -> tuple[dict[str, Any], Figures]:
+    """Time and memory per stage, and when what ran; `gpu` is empty where none was used."""
+    bars = timeline.bars_of(records)
+    drawn = {}
+    if times:
+        drawn["times"] = figures.stage_seconds([t.stage for t in times], [t.seconds for t in times])
+    if bars:
+        drawn["timeline"] = timeline.figure(bars)
+    return {
+        "times": times,
+        "meanings": {t.stage: MEANINGS.get(t.stage, "") for t in times},
+        "gpu": gpu,
+        "gpu_utilisation_known": any(use.utilisation is not None for use in gpu.values()),
+        "total_seconds": sum(t.seconds for t in times),
+        "total_cpu_seconds": sum(t.cpu_seconds or 0.0 for t in times),
+        "total_jobs": sum(t.jobs for t in times),
+        "peak_megabytes": max((t.peak_megabytes or 0.0 for t in times), default=0.0) or None,
+        "timeline_finding": timeline.finding(bars) if bars else None,
+    }, drawn
+
+
+def against_plan(plan: Path | None) -> dict[str, Any]:
+    """What was planned beside what the jobs took, whose records lie in logs/ beside the plan."""
+    planned = read_plan(plan) if plan else None
+    if plan is None or planned is None:
+        return {"against": None, "planned_by": []}
+    return {
+        "against": compare(planned, plan.parent / "logs"),
+        "planned_by": [f"{s['name']} ({s['basis']}, {s['date']})" for s in planned["sources"]],
+    }
+
+
+def origins(
+    probe: list[Path],
+    fits: dict[str, Path],
+    score: list[Path],
+    cluster: list[Path],
+    selected: dict[str, dict[str, Path]],
+    curves: list[Path],
+    summary: Path,
+) -> dict[str, Any]:
+    """Settings and code of every input, files that agree in both counted together."""
+    records = reading.table_records(probe, "probe")
+    records += [read_json(fit / "provenance.json") for fit in fits.values()]
+    records += reading.table_records(score, "score") + reading.table_records(cluster, "cluster")
+    for shards in selected.values():
+        records += reading.table_records(list(shards.values()), "select")
+    records += [*reading.table_records(curves, "curve"), read_json(summary)["provenance"]]
+
+    def kind(record: dict[str, Any]) -> tuple[int, str, str]:
+        place = list(ARTEFACTS).index(record["artefact"])
+        return place, record["code"], json.dumps(record["settings"], indent=2, sort_keys=True)
+
+    rows = []
+    for (_, code, settings), alike in groupby(sorted(records, key=kind), kind):
+        files = list(alike)
+        rows.append(
+            {
+                "artefact": files[0]["artefact"],
+                "meaning": ARTEFACTS[files[0]["artefact"]].meaning,
+                "version": files[0]["version"],
+                "stage": files[0]["stage"],
+                "code": code,
+                "files": len(files),
+                "settings": settings,
+            }
+        )
+    return {"origins": rows, "revisions": sorted({row["code"] for row in rows})}
