@@ -32,7 +32,7 @@ status:
 	@workflow/run status results/$(RUN) $(if $(WATCH),--watch)
 
 test: env check
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 3 --dist loadgroup
 
 calibrate: env
 	$(BIN)/python -m groupmates calibrate --profile $(PROFILE) $(if $(CONFIG),--configfile $(CONFIG))

@@ -192,7 +192,8 @@ def test_digests_are_of_the_same_kind_as_those_that_stages_record(here):
     compared = set()
     for job in jobs:
         for output in job.outputs:
-            record = stale.provenance(output) if output.exists() else None
+            page = output.suffix == ".html"  # of which the settings alone are compared
+            record = stale.provenance(output) if output.exists() and not page else None
             files = stale._input_files(record["inputs"], job.options) if record else None
             if files is not None:
                 assert files.keys() == record["inputs"].keys(), output

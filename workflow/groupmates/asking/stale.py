@@ -20,11 +20,14 @@ import pyarrow.parquet as pq
 
 from groupmates.artefacts import ARTEFACTS
 from groupmates.errors import UserError
-from groupmates.pool import expand_range, named
+from groupmates.pool import expand_range, located
 from groupmates.store import KEY, digest, intact, read_json
 
 # Inputs that a stage may have been made without: new ones are a difference, too.
 OPTIONAL = ("bootstrap", "evaluation")
+PAGE_RECORD = re.compile(
+    r'<script type="application/json" id="provenance">(.*?)</script>', re.DOTALL
+)
 SHOWN = 3  # differences of one artefact that are told
 MOST = 400  # characters of a message of snakemake's
 
@@ -112,20 +115,28 @@ def _options(command: list[str]) -> dict[str, list[str]]:
     }
 
 
+PAGE_RECORD = re.compile(
+    r'<script type="application/json" id="provenance">(.*?)</script>', re.DOTALL
+)
+
+
 def provenance(path: Path) -> dict[str, Any] | None:
     """That of an artefact, or of the folder that it lies in; None where there is none."""
     if path.suffix == ".parquet":
         with intact(path):
             metadata = (pq.read_schema(path).metadata or {}).get(KEY)
         return json.loads(metadata) if metadata else None
+    if path.suffix == ".html":
+        record = PAGE_RECORD.search(path.read_text(encoding="utf-8"))
+        return json.loads(record[1]) if record else None
     folder = path if path.is_dir() else path.parent
     beside = path.with_suffix(".json") if path.suffix == ".npy" else folder / "provenance.json"
     for file in (path, beside):
         if file.suffix == ".json" and file.exists():
             body = read_json(file)
-            record: dict[str, Any] = body.get("provenance", body)
-            if "artefact" in record:
-                return record
+            found: dict[str, Any] = body.get("provenance", body)
+            if "artefact" in found:
+                return found
     return None
 
 
@@ -168,7 +179,8 @@ class Comparison:
         if record["version"] != version:
             yield f"version {record['version']} of {record['artefact']}, {version} now"
         yield from _settings(record["settings"], job.options)
-        yield from self._inputs(record["inputs"], job.options, output)
+        if output.suffix != ".html":  # a page also shows times, which go on changing
+            yield from self._inputs(record["inputs"], job.options, output)
 
     def _inputs(
         self, recorded: dict[str, str], options: dict[str, list[str]], output: Path
@@ -230,8 +242,9 @@ def _input_files(
     base = json.loads(options["settings"][0]).get("base", {})
     if base.get("checkpoint"):
         found["checkpoint"] = Path(base["checkpoint"]), True
-    if "root" in options and "pool" in options:
-        pool = [named(file, options["root"][0]) for file in options["pool"]]
+    # Stages that know the pool by its scores or a selection record no file of it.
+    if "root" in options and "pool" in options and recorded.keys() - found.keys():
+        pool = located(options["pool"], options["root"][0])
         found |= {file.name: (Path(file.path), True) for file in pool}
     return found or None
 
