@@ -22,7 +22,7 @@ rule check:
     params:
         settings=settings("CheckSettings", "check"),
         pool=shard_files,
-        root=POOL_ROOT,
+        root=given(POOL_ROOT),
     shell:
         "workflow/run check --log {log:q} --settings {params.settings:q}"
         " --pool {params.pool:q} --root {params.root:q} --output {output:q}"
@@ -48,7 +48,7 @@ rule check_pool:
     params:
         settings=settings("CheckPoolSettings", "files"),
         check=listed("check"),
-        root=POOL_ROOT,
+        root=given(POOL_ROOT),
     shell:
         "workflow/run check-pool --log {log:q} --settings {params.settings:q}"
         " --check {params.check:q} --root {params.root:q}"

@@ -30,7 +30,7 @@ rule evaluate:
         settings=settings("EvaluateSettings", "curve"),
         select=listed("select"),
         pool=given(pool_module.compact([file.path for file in POOL])),
-        root=POOL_ROOT,
+        root=given(POOL_ROOT),
         launch=launch,
     shell:
         "workflow/run evaluate {params.launch} --log {log:q} --threads {threads}"

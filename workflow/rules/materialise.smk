@@ -29,7 +29,7 @@ if FORMAT in ("same", "parquet"):
         params:
             settings=settings("MaterialiseSettings", "dataset"),
             pool=lambda wildcards: FILES[wildcards.file].path,
-            root=POOL_ROOT,
+            root=given(POOL_ROOT),
         shell:
             "workflow/run materialise --log {log:q} --settings {params.settings:q}"
             " --pool {params.pool:q} --root {params.root:q} --selection {input.selection:q}"
@@ -67,7 +67,7 @@ else:
         params:
             settings=settings("TokeniseSettings", "dataset_part"),
             pool=lambda wildcards: pool_module.compact(part_files(wildcards)),
-            root=POOL_ROOT,
+            root=given(POOL_ROOT),
             selection=listed("selection"),
             tokenizer=CONFIG.materialise.tokenizer or artefact("tokenizer"),
         shell:

@@ -67,7 +67,7 @@ rule report:
         logs=f"results/{CONFIG.run}/logs",
         # No inputs: the report does without.
         pool=given(pool_module.compact([file.path for file in POOL])),
-        root=POOL_ROOT,
+        root=given(POOL_ROOT),
         plan=artefact("plan"),
     shell:
         "workflow/run report --log {log:q} --settings {params.settings:q}"

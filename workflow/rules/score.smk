@@ -24,7 +24,7 @@ rule score:
     params:
         settings=settings("ScoreSettings", "score"),
         pool=shard_files,
-        root=POOL_ROOT,
+        root=given(POOL_ROOT),
     shell:
         "workflow/run score --log {log:q} --threads {threads} --settings {params.settings:q}"
         " --pool {params.pool:q} --root {params.root:q} --check {input.check:q}"
