@@ -22,6 +22,7 @@ from cluster import Cluster
 
 import checkout
 from groupmates.jobs import read_record
+from groupmates.resume import folder_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm faults")]
 
@@ -84,8 +85,7 @@ class Campaign:
     @property
     def index(self) -> Path:
         """Of what is kept of the artefact; written by every save."""
-        target = self.folder / TARGET
-        return target.with_name(f".{target.name}.kept") / "index.json"
+        return folder_of(self.folder / TARGET) / "index.json"
 
     def unsaved_seconds(self) -> float:
         """Of work, which a kill without warning would lose now."""
@@ -101,25 +101,22 @@ class Campaign:
     def attempts(self) -> list[dict]:
         return read_record(self.folder / RECORD)
 
-    def under_way(self, attempts: int = 1) -> str:
-        """Wait until that many attempts were made and the last has saved something; its job's id."""
+    def under_way(self) -> str:
+        """Wait until an attempt has saved something; its job's id."""
 
         def saved() -> bool:
             assert self.process is None or self.process.poll() is None, self.told()
             made = self.attempts()
-            if len(made) < attempts or made[-1]["state"] != "running" or not made[-1]["phases"]:
+            if not made or made[-1]["state"] != "running" or not self.index.exists():
                 return False
-            phase = made[-1]["phases"][0]
-            if not self.index.exists():
-                return False
-            return json.loads(self.index.read_text())["state"]["steps"] > phase["resumed"]
+            return json.loads(self.index.read_text())["state"]["steps"] > 0
 
-        self.slurm.wait_for(saved, 120, f"attempt {attempts} to be under way")
+        self.slurm.wait_for(saved, 120, "an attempt to be under way")
         return self.attempts()[-1]["slurm_job_id"]
 
-    def ends(self, status: int = 0, seconds: float = 240) -> None:
+    def ends(self) -> None:
         assert self.process is not None
-        assert self.process.wait(seconds) == status, self.told()
+        assert self.process.wait(240) == 0, self.told()
 
     def redone_seconds(self) -> float:
         """Work that the records say was done more than once, at the rate of the last attempt.

@@ -26,7 +26,8 @@ from groupmates.progress import note
 if TYPE_CHECKING:
     from groupmates.worker import Worker
 
-PREFIX = "gm-launch"  # of the name of every such job; snakemake's own jobs are named otherwise
+PREFIX = "gm-launch"  # of the name of every such job
+SNAKEMAKES_PREFIX = "groupmates-"  # of the jobs that snakemake submits, each a stage of one process
 COUNTS = ("nodes", "processes_per_node")  # resources of a rule that trains
 PROFILE = "the profile, such as profiles/slurm/config.yaml"
 # Between the warning and the end of a job at its time limit: room for a step and a save.
@@ -333,8 +334,8 @@ def queue_again() -> None:
     if job is None:
         return
     fields = described(job)
-    # Snakemake's jobs of a run have this name; snakemake itself may be in somebody's job, too.
-    if fields.get("JobName", "").startswith("groupmates-") and is_leaving(fields):
+    # No other job: snakemake itself may run in one, with all its stages.
+    if fields.get("JobName", "").startswith(SNAKEMAKES_PREFIX) and is_leaving(fields):
         asked = subprocess.run(["scontrol", "requeue", job], capture_output=True, check=False)
         if asked.returncode == 0:
             note("job", "preempted: queued again")

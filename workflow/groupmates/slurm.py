@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from groupmates.clusters import SNAKEMAKES_PREFIX
 from groupmates.errors import UserError
 
 PROFILE = "profiles/slurm/config.yaml"
@@ -196,7 +197,7 @@ def no_slurm(command: str) -> UserError:
 def prefix(run: str, folder: Path) -> str:
     """What the names of a run's jobs begin with: its name, and what tells checkouts apart."""
     key = hashlib.sha256(f"{folder.resolve()}\n{run}".encode()).hexdigest()[:10]
-    return f"groupmates-{re.sub('[^A-Za-z0-9-]', '-', run)[:24]}-{key}"
+    return f"{SNAKEMAKES_PREFIX}{re.sub('[^A-Za-z0-9-]', '-', run)[:24]}-{key}"
 
 
 def leftovers(name: str, say: Say) -> list[str]:
