@@ -98,6 +98,7 @@ def test_without_a_list_the_first_bad_record_stops_with_its_place(tmp_path):
     with pytest.raises(BadRecord) as caught:
         list(read_documents(file, PLAIN))
     assert (caught.value.reason, caught.value.where) == ("not JSON", f"{file.path}, line 2")
+    assert "pool.bad_records: skip" in caught.value.todo
 
 
 @pytest.mark.parametrize("suffix", LINES)

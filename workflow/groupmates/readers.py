@@ -76,7 +76,13 @@ def read_documents(
             document = _document(file, columns, row, record)
         except BadRecord as error:
             if rejects is None:
-                raise
+                raise BadRecord(
+                    error.reason,
+                    expected=error.expected,
+                    found=error.found,
+                    where=error.where,
+                    todo=f"{error.todo}; or set pool.bad_records: skip, which lists such rows",
+                ) from None
             first = first or error
             rejects.append(Reject(row, error.reason, error.found[:SHOWN]))
             if len(rejects) > MOST_REJECTS:
