@@ -30,8 +30,8 @@ GRAPH_ONLY = {
     "reference.paths",
     "reference.evaluation_paths",
     "probe.shards",
-    "select.methods",
     "select.partitions",
+    "select.variants",
     "materialise.tokenizer",
     "materialise.shards_per_job",
     # Of a format that is not the default.
@@ -174,6 +174,36 @@ def test_wrong_paths_are_told_by_their_key_and_not_by_types_of_python(wrong):
             "select.budget: exactly one of ratio and tokens must be set, the other null",
         ),
         ({"select__methods": ["random", "random"]}, "select: every method at most once"),
+        (
+            {"select__methods": ["random", "oracle"]},
+            "'oracle' is neither a selector nor one of variants",
+        ),
+        ({"select__methods": ["quality"]}, "quality needs quality.positives"),
+        ({"select__variants": {"mates": {"method": "mates"}}}, "a selector has this name"),
+        (
+            {"select__variants": {"x": {"method": "random"}}},
+            "variants.x.method: one of group_mates",
+        ),
+        (
+            {"select__variants": {"x": {"quota": "marginal"}}},
+            "variants.x.method: one of group_mates",
+        ),
+        (
+            {"select__variants": {"x": {"method": "mates", "quota": "marginal"}}},
+            "variants.x: 'quota' is no setting of mates; known are ['temperature']",
+        ),
+        (
+            {"select__variants": {"x": {"method": "group_mates", "sign": "plus"}}},
+            "variants.x.sign: Input should be 'paper' or 'ceiling', not 'plus'",
+        ),
+        (
+            {
+                "select__methods": ["x"],
+                "select__variants": {"x": {"method": "group_mates", "rounds": "random"}},
+                "probe__bootstrap__rollouts": 0,
+            },
+            "select.methods: x has rounds: random",
+        ),
         ({"run": "../elsewhere"}, "run: String should match pattern"),
         ({"select__budget__ratio": 1.5}, "select.budget.ratio: Input should be less than or equal"),
         (
@@ -208,7 +238,8 @@ def test_settings_that_just_go_together_are_accepted(keys):
 def leaves(section: dict, prefix: str = "") -> set[str]:
     found = set()
     for key, value in section.items():
-        found |= leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key}
+        section = isinstance(value, dict) and value  # variants are a mapping of any names
+        found |= leaves(value, f"{prefix}{key}.") if section else {prefix + key}
     return found
 
 
@@ -227,7 +258,9 @@ def with_other_value(loaded: config.Config, key: str) -> config.Config:
         if name in ONE_OF_TWO:
             section = section.model_copy(update={ONE_OF_TWO[name]: None})
         kind = type(section).model_fields[name].annotation
-        if get_origin(kind) is Literal:
+        if name == "methods":
+            other: object = ["random"]
+        elif get_origin(kind) is Literal:
             other = next(choice for choice in get_args(kind) if choice != value)
         else:
             other = "changed" if "str" in str(kind) else 987
@@ -258,24 +291,47 @@ def test_every_key_runs_a_stage_again_or_shapes_the_graph(key):
 @pytest.mark.parametrize(
     ("key", "stages"),
     [
-        ("pool.columns.source", {"Score"}),
-        ("pool.bad_records", {"Check", "CheckPool", "Sample", "Score"}),
+        ("pool.columns.source", {"Score", "QualityOrder"}),
+        ("pool.bad_records", {"Check", "CheckPool", "Sample", "Score", "QualityOrder"}),
         ("pool.max_bad_share", {"CheckPool"}),
         ("sample.sequence_length", {"Sample", "Base", "Score", "Evaluate"}),
         ("probe.rollout_length", {"RandomPlan", "BootstrapPlan"}),
         ("probe.random.rollouts", {"RandomPlan"}),
         ("fit.relation.sharpness", {"Fit"}),
         ("score.batch_tokens", {"Score"}),
-        ("reference.selection_examples", {"Probe"}),
+        ("reference.selection_examples", {"Probe", "Quality"}),
         ("reference.evaluation_examples", {"Evaluate"}),
         ("accept.minimum_spearman", {"Accept"}),
         ("select.group_mates.sign", {"GroupMates"}),
+        ("select.methods", {"Report"}),  # and the graph
+        ("select.mates.temperature", {"Mates"}),
+        ("select.quality.ngrams", {"Quality", "QualityOrder"}),
+        ("select.semdedup.threshold", {"SemDedup"}),
         ("base.checkpoint", {"Sample", "Base"}),
         ("materialise.format", {"Materialise", "Tokenise", "Assemble"}),
     ],
 )
 def test_a_key_runs_exactly_the_stages_that_depend_on_it(key, stages):
     assert stages_of(key) == stages
+
+
+def test_a_variant_has_its_own_settings_before_those_of_its_selector():
+    raw = changed(
+        select__variants={"paper": {"method": "group_mates", "quota": "proportional"}},
+        select__group_mates__sign="ceiling",
+    )
+    kind, section = config.load(raw).select.method("paper")
+    assert (kind, section.quota, section.sign) == ("group_mates", "proportional", "ceiling")
+    printed = config.as_param(config.load(raw), config.GroupMatesSettings, "order", "paper")
+    assert json.loads(printed)["group_mates"]["quota"] == "proportional"
+
+
+def test_one_step_models_hold_out_the_same_share_of_their_labels():
+    fit = config.one_step_fit(config.load(changed(probe__random__rollouts=100)))
+    assert (fit.validation_rollouts, fit.heldout_rollouts) == (200, 400)  # 1,800 steps
+    few = config.load(changed(sample__probe_documents=1200))  # of 2,400 steps
+    assert config.one_steps(few) == 1200
+    assert config.one_step_fit(few).heldout_rollouts == 200
 
 
 def test_windows_matter_to_the_format_that_has_them_alone():

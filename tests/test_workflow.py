@@ -550,6 +550,16 @@ AFFECTS: dict[str, tuple[object, set[str]]] = {
     "select.partitions": (2, {"order_group_mates"} | TAKE),
     "select.group_mates.quota": ("proportional", {"order_group_mates"} | TAKE),
     "select.group_mates.sign": ("ceiling", {"order_group_mates"} | TAKE),
+    "select.group_mates.relation": ("none", {"order_group_mates"} | TAKE),
+    "select.group_mates.rounds": ("random", {"score_by", "order_group_mates"} | TAKE),
+    # Of selectors that do not run by default.
+    "select.variants": ({"best": {"method": "mates", "temperature": 0}}, set()),
+    "select.mates.temperature": (0.0, set()),
+    "select.quality.positives": ("reference", set()),
+    "select.quality.ngrams": (1, set()),
+    "select.quality.hash_bits": (12, set()),
+    "select.quality.penalty": (2.0, set()),
+    "select.semdedup.threshold": (0.9, set()),
     "materialise.format": ("parquet", DATASET),
     # Of the tokenised formats alone.
     "materialise.tokenizer": ("some/folder", set()),

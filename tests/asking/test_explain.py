@@ -29,7 +29,7 @@ from groupmates.errors import UserError
 from groupmates.maths.greedy import greedy_order
 from groupmates.maths.quota import proportional_quota
 from groupmates.maths.relation import Relation
-from groupmates.stages.select import run_group_mates, run_random, run_take
+from groupmates.stages import order_group_mates, order_random, select
 from groupmates.store import read_table
 
 RELATIONS = {
@@ -70,10 +70,12 @@ def make(
     score, cluster = scored.write_pool(run, pool, shards)
     model = scored.write_model(run / "fit/final", **RELATIONS[kernel])
     budget = Budget(ratio=None if tokens else 0.3, tokens=tokens)
-    chosen = GroupMates.model_validate({"quota": quota, "sign": sign})
+    chosen = GroupMates.model_validate(
+        {"quota": quota, "sign": sign, "relation": "fitted", "rounds": "all"}
+    )
     orders = [run / f"order/group_mates/part-{p:05d}.parquet" for p in range(partitions)]
     for partition, output in enumerate(orders):
-        run_group_mates(
+        order_group_mates.run(
             GroupMatesSettings(budget=budget, group_mates=chosen),
             score=score,
             cluster=cluster,
@@ -83,9 +85,9 @@ def make(
             output=output,
         )
     drawn = run / "order/random/part-00000.parquet"
-    run_random(RandomSettings(seed=0), score=score, output=drawn)
+    order_random.run(RandomSettings(seed=0), score=score, output=drawn)
     for method, made in (("group_mates", orders), ("random", [drawn])):
-        run_take(
+        select.run(
             TakeSettings(budget=budget),
             method=method,
             orders=made,

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "workflow"))
 from groupmates import config as c
 from groupmates.maths.intervals import paired_interval
 from groupmates.pool import common_root, list_files
-from groupmates.stages import evaluate, select
+from groupmates.stages import evaluate, order_group_mates, order_random, select
 from groupmates.store import read_table
 
 NONE = {"alpha": 1.0, "beta": 1e12}  # the factor is 1: individual influence alone
@@ -67,7 +67,7 @@ def selected(run: Path, scratch: Path, config: c.Config, name: str) -> list[Path
     folder = scratch / name.replace(" ", "_").replace(",", "").replace("^", "_")
     order, output = folder / "order.parquet", [folder / s.name for s in score]
     if name == "random":
-        select.run_random(c.RandomSettings(seed=config.seed), score=score, output=order)
+        order_random.run(c.RandomSettings(seed=config.seed), score=score, output=order)
     else:
         quota, sign, relation = VARIANTS[name]
         model = scratch / "model" / folder.name
@@ -76,9 +76,10 @@ def selected(run: Path, scratch: Path, config: c.Config, name: str) -> list[Path
         fitted = json.loads((run / "fit/final/relation.json").read_text())
         (model / "relation.json").write_text(json.dumps(fitted | relation))
         settings = c.GroupMatesSettings(
-            budget=config.select.budget, group_mates=c.GroupMates(quota=quota, sign=sign)
+            budget=config.select.budget,
+            group_mates=c.GroupMates(quota=quota, sign=sign, relation="fitted", rounds="all"),
         )
-        select.run_group_mates(
+        order_group_mates.run(
             settings,
             score=score,
             cluster=cluster,
@@ -88,7 +89,7 @@ def selected(run: Path, scratch: Path, config: c.Config, name: str) -> list[Path
             output=order,
         )
     take = c.TakeSettings(budget=config.select.budget)
-    select.run_take(take, method=name, orders=[order], score=score, cluster=cluster, output=output)
+    select.run(take, method=name, orders=[order], score=score, cluster=cluster, output=output)
     return output
 
 

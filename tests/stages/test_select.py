@@ -12,7 +12,7 @@ from groupmates.config import Budget, GroupMates, GroupMatesSettings, RandomSett
 from groupmates.errors import UserError
 from groupmates.maths.greedy import greedy_order
 from groupmates.maths.relation import Relation
-from groupmates.stages.select import run_group_mates, run_random, run_take
+from groupmates.stages import order_group_mates, order_random, select
 from groupmates.store import read_table
 from scored import Pool, pool, shards_of, unit, write_cluster, write_model, write_pool
 
@@ -24,7 +24,7 @@ def budget(ratio: float | None = 0.3, tokens: int | None = None) -> Budget:
 BUDGET = budget()
 
 
-def order_group_mates(
+def orders_of_group_mates(
     folder: Path,
     score: list[Path],
     cluster: list[Path],
@@ -35,10 +35,12 @@ def order_group_mates(
     **relation: Any,
 ) -> list[Path]:
     model = write_model(folder / "model", **relation)
-    chosen = GroupMates.model_validate({"quota": quota, "sign": sign})
+    chosen = GroupMates.model_validate(
+        {"quota": quota, "sign": sign, "relation": "fitted", "rounds": "all"}
+    )
     orders = [folder / f"order-{p:05d}.parquet" for p in range(partitions)]
     for partition, output in enumerate(orders):
-        run_group_mates(
+        order_group_mates.run(
             GroupMatesSettings(budget=budget, group_mates=chosen),
             score=score,
             cluster=cluster,
@@ -55,7 +57,7 @@ def taken(
 ) -> pa.Table:
     """The selected documents of all shards, in the order of `score`."""
     output = [folder / f"select-{i}.parquet" for i in range(len(score))]
-    run_take(
+    select.run(
         TakeSettings(budget=budget),
         method="any",
         orders=orders,
@@ -70,7 +72,7 @@ def selected(
     folder: Path, pool: Pool, shards: int = 2, partitions: int = 1, **chosen: Any
 ) -> pa.Table:
     score, cluster = write_pool(folder, pool, shards)
-    orders = order_group_mates(folder, score, cluster, partitions, **chosen)
+    orders = orders_of_group_mates(folder, score, cluster, partitions, **chosen)
     return taken(folder, orders, score, cluster, chosen.get("budget", budget()))
 
 
@@ -124,10 +126,10 @@ def test_a_selected_row_names_its_document_in_its_pool_file(tmp_path):
 def test_the_sequence_of_the_score_files_does_not_change_which_documents_are_taken(tmp_path):
     score, cluster = write_pool(tmp_path, pool(), 7)
     chosen = {"quota": "marginal"}  # the keys of proportional quotas tie between clusters
-    orders = order_group_mates(tmp_path, score, cluster, **chosen)
+    orders = orders_of_group_mates(tmp_path, score, cluster, **chosen)
     first = rows(taken(tmp_path, orders, score, cluster, budget()))
     turned = [*score[3:], *score[:3]], [*cluster[3:], *cluster[:3]]
-    orders = order_group_mates(tmp_path, *turned, **chosen)
+    orders = orders_of_group_mates(tmp_path, *turned, **chosen)
     second = rows(taken(tmp_path, orders, *turned, budget()))
     assert [row["doc_id"] for row in second] != [row["doc_id"] for row in first]
     assert sorted(second, key=str) == sorted(first, key=str)
@@ -135,7 +137,7 @@ def test_the_sequence_of_the_score_files_does_not_change_which_documents_are_tak
 
 def test_an_order_of_score_files_in_another_sequence_is_refused(tmp_path):
     score, cluster = write_pool(tmp_path, pool(), 3)
-    orders = order_group_mates(tmp_path, score, cluster)
+    orders = orders_of_group_mates(tmp_path, score, cluster)
     with pytest.raises(UserError, match="in another sequence"):
         taken(tmp_path, orders, score[::-1], cluster[::-1], budget())
 
@@ -160,7 +162,7 @@ def test_a_singleton_cluster_is_selected_by_proportional_quotas(tmp_path):
 
 def test_proportional_orders_hold_no_more_than_the_quotas(tmp_path):
     score, cluster = write_pool(tmp_path, pool(), 2)
-    order = read_table(order_group_mates(tmp_path, score, cluster)[0], "order")
+    order = read_table(orders_of_group_mates(tmp_path, score, cluster)[0], "order")
     sizes = np.bincount(pool().cluster)
     assert len(order) == sum(ceil(36 * size / 120) for size in sizes)
 
@@ -235,14 +237,14 @@ def test_a_token_budget_beyond_the_pool_is_an_error(tmp_path):
 
 def test_an_order_for_a_smaller_budget_is_an_error(tmp_path):
     score, cluster = write_pool(tmp_path, pool(), 2)
-    orders = order_group_mates(tmp_path, score, cluster, budget=budget(0.1))
+    orders = orders_of_group_mates(tmp_path, score, cluster, budget=budget(0.1))
     with pytest.raises(UserError, match="at least 108 documents"):
         taken(tmp_path, orders, score, cluster, budget(0.9))
 
 
 def test_a_document_in_two_orders_is_an_error(tmp_path):
     score, cluster = write_pool(tmp_path, pool(), 2)
-    orders = order_group_mates(tmp_path, score, cluster)
+    orders = orders_of_group_mates(tmp_path, score, cluster)
     with pytest.raises(UserError, match=r"at most once(.|\n)*shard-0000\d\.parquet twice"):
         taken(tmp_path, orders * 2, score, cluster, budget())
 
@@ -251,10 +253,10 @@ def test_a_document_in_two_orders_is_an_error(tmp_path):
 def test_clusters_of_other_documents_are_an_error(tmp_path, change):
     score, cluster = write_pool(tmp_path, pool(), 2)
     members = shards_of(pool(), 2)[1]
-    orders = order_group_mates(tmp_path, score, cluster)
+    orders = orders_of_group_mates(tmp_path, score, cluster)
     write_cluster(cluster[1], pool().part(members[::-1] if change == "order" else members[:-1]))
     with pytest.raises(UserError, match=r"shard-00001\.parquet"):
-        order_group_mates(tmp_path, score, cluster)
+        orders_of_group_mates(tmp_path, score, cluster)
     with pytest.raises(UserError, match=r"shard-00001\.parquet"):
         taken(tmp_path, orders, score, cluster, budget())
 
@@ -269,7 +271,7 @@ def test_an_influence_that_is_no_number_is_an_error(tmp_path):
 def random(folder: Path, shards: int, seed: int = 0, ratio: float = 0.3) -> pa.Table:
     score, cluster = write_pool(folder, pool(), shards)
     order = folder / "order.parquet"
-    run_random(RandomSettings(seed=seed), score=score, output=order)
+    order_random.run(RandomSettings(seed=seed), score=score, output=order)
     return taken(folder, [order], score, cluster, budget(ratio))
 
 
@@ -299,10 +301,10 @@ def test_random_has_no_group_influence_and_takes_every_document_equally_often(tm
 def test_what_a_larger_pool_left_behind_is_removed(tmp_path: Path) -> None:
     score, cluster = write_pool(tmp_path / "pool", pool(40), 2)
     order, folder = tmp_path / "order", tmp_path / "select"
-    run_random(RandomSettings(seed=0), score=score, output=order)
+    order_random.run(RandomSettings(seed=0), score=score, output=order)
     folder.mkdir()
     (folder / "shard-00009.parquet").write_bytes(b"old")
-    run_take(
+    select.run(
         TakeSettings(budget=BUDGET),
         method="random",
         orders=[order],

@@ -55,6 +55,12 @@ LISTED = {
     "documents": "int64",
     "rejected": "int64",
 }
+SCORED = DOCUMENT | {
+    "source": "dictionary",
+    "n_tokens": "int64",
+    "individual_influence": "float32",
+    "embedding": "embedding",
+}
 PROBED = DOCUMENT | {"text": "string", "input_ids": "tokens"}
 
 ARTEFACTS = {
@@ -161,13 +167,14 @@ ARTEFACTS = {
         "every pool document: n_tokens of the language model (end-of-text token included), "
         "individual influence (in label standard deviations), embedding of at most unit length; "
         "source is '' without one",
-        DOCUMENT
-        | {
-            "source": "dictionary",
-            "n_tokens": "int64",
-            "individual_influence": "float32",
-            "embedding": "embedding",
-        },
+        SCORED,
+    ),
+    "score_by": Artefact(
+        "score/{model}/shard-{shard}.parquet",
+        1,
+        "the same by another influence model, for the methods that use it: the initial one, or that "
+        "of single steps (MATES)",
+        SCORED,
     ),
     "centroids": Artefact(
         "cluster/centroids.npy",
@@ -180,6 +187,12 @@ ARTEFACTS = {
         1,
         "the cluster of every document, rows as in score/",
         {"doc_id": "string", "cluster": "int32"},
+    ),
+    "classifier": Artefact(
+        "quality/{method}.safetensors",
+        1,
+        "a quality classifier: float32 weights of hashed n-grams; beside it a .json with the numbers "
+        "of texts and the held-out area under the ROC curve",
     ),
     "order": Artefact(
         "order/{method}/part-{partition}.parquet",
@@ -238,8 +251,13 @@ ARTEFACTS = {
         "summed loss and number of label tokens per held-out example after the last step",
         {"example_id": "string", "loss_sum_nats": "float64", "label_tokens": "int64"},
     ),
-    "summary": Artefact("evaluate/summary.json", 1, "headline comparison of the methods"),
-    "report": Artefact("report.html", 2, "the report"),
+    "summary": Artefact(
+        "evaluate/summary.json", 2, "every method against random and against each other"
+    ),
+    "report": Artefact("report.html", 3, "the report"),
+    "comparison": Artefact(
+        "report/comparison.{format}", 1, "the methods side by side, as CSV and as Markdown"
+    ),
     "figure": Artefact(
         "report/{figure}.svg", 1, "a figure of the report by itself, for snakemake --report"
     ),

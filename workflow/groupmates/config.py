@@ -22,6 +22,7 @@ Share = Annotated[float, Field(gt=0, le=1)]
 Rate = Annotated[float, Field(ge=0)]
 Paths = Literal["builtin"] | Annotated[list[str], Field(min_length=1)]
 Format = Literal["same", "parquet", "open_lm", "megatron"]
+MethodName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
 
@@ -199,19 +200,95 @@ class Budget(Section):
 class GroupMates(Section):
     quota: Literal["proportional", "marginal"]
     sign: Literal["paper", "ceiling"]
+    relation: Literal["fitted", "none"]
+    rounds: Literal["all", "random"]
+
+
+class Mates(Section):
+    temperature: Rate
+
+
+class Quality(Section):
+    positives: Literal["reference"] | Annotated[list[str], Field(min_length=1)] | None
+    ngrams: Annotated[int, Field(ge=1, le=5)]
+    hash_bits: Annotated[int, Field(ge=8, le=24)]
+    penalty: Annotated[float, Field(gt=0)]
+
+
+class SemDedup(Section):
+    threshold: Annotated[float, Field(gt=0, le=1)]
+
+
+SELECTORS: dict[str, type[Section] | None] = {
+    "group_mates": GroupMates,
+    "mates": Mates,
+    "quality": Quality,
+    "semdedup": SemDedup,
+    "random": None,
+}
 
 
 class Select(Section):
-    methods: Annotated[list[Literal["group_mates", "random"]], Field(min_length=1)]
+    methods: Annotated[list[MethodName], Field(min_length=1)]
+    variants: dict[MethodName, dict[str, Any]]
     budget: Budget
     partitions: Positive
     group_mates: GroupMates
+    mates: Mates
+    quality: Quality
+    semdedup: SemDedup
 
     @model_validator(mode="after")
-    def methods_once(self) -> Self:
+    def methods_are_known(self) -> Self:
         if len(set(self.methods)) < len(self.methods):
             raise ValueError("every method at most once")
+        for name, variant in self.variants.items():
+            if name in SELECTORS:
+                raise ValueError(f"variants.{name}: a selector has this name; choose another")
+            self._check_variant(name, variant)
+        for name in self.methods:
+            if name not in SELECTORS and name not in self.variants:
+                known = ", ".join([*SELECTORS, *self.variants])
+                raise ValueError(
+                    f"methods: {name!r} is neither a selector nor one of variants; known are {known}"
+                )
+            section = self.method(name)[1]
+            if isinstance(section, Quality) and section.positives is None:
+                raise ValueError(
+                    f"methods: {name} needs quality.positives: files of texts that are good, or "
+                    f"'reference' for the examples that steer the selection"
+                )
         return self
+
+    def _check_variant(self, name: str, variant: dict[str, Any]) -> None:
+        kind = variant.get("method")
+        section = SELECTORS.get(kind) if isinstance(kind, str) else None
+        if section is None:
+            able = ", ".join(k for k, v in SELECTORS.items() if v)
+            raise ValueError(f"variants.{name}.method: one of {able}, not {kind!r}")
+        known = set(section.model_fields)
+        unknown = sorted(variant.keys() - known - {"method"})
+        if unknown:
+            raise ValueError(
+                f"variants.{name}: {unknown[0]!r} is no setting of {kind}; known are {sorted(known)}"
+            )
+        try:
+            self.method(name)
+        except ValidationError as error:
+            found = error.errors()[0]
+            key = ".".join(map(str, found["loc"][:1]))
+            raise ValueError(
+                f"variants.{name}.{key}: {found['msg']}, not {found['input']!r}"
+            ) from None
+
+    def method(self, name: str) -> tuple[str, Section | None]:
+        """The selector of a method and its settings; a variant's own stand before the section's."""
+        if name in SELECTORS:
+            return name, getattr(self, name, None)
+        changed = {k: v for k, v in self.variants[name].items() if k != "method"}
+        kind = self.variants[name]["method"]
+        section: Section = getattr(self, kind)
+        return kind, type(section).model_validate(section.model_dump() | changed)
 
 
 class OpenLm(Section):
@@ -325,6 +402,14 @@ class Config(Section):
                 f"probe.bootstrap.beam_width ({bootstrap.beam_width}) must be at least half of "
                 f"probe.bootstrap.rollouts ({bootstrap.rollouts}): a search gives one set per beam"
             )
+        for name in self.select.methods:
+            section = self.select.method(name)[1]
+            of_random = isinstance(section, GroupMates) and section.rounds == "random"
+            if of_random and not bootstrap.rollouts:
+                raise ValueError(
+                    f"select.methods: {name} has rounds: random, which is what all methods do "
+                    f"where probe.bootstrap.rollouts is 0"
+                )
         if self.reference.evaluation_paths is not None and self.reference.paths == "builtin":
             raise ValueError("reference.evaluation_paths needs reference.paths that are files")
         if self.base.architecture.hidden_size % (2 * self.base.architecture.heads):
@@ -424,6 +509,13 @@ class BootstrapPlanSettings(StageSettings):
     bootstrap: BootstrapRound
 
 
+class OneStepPlanSettings(StageSettings):
+    """`steps`: as many training steps as all rollouts of the other rounds together."""
+
+    seed: int
+    steps: int
+
+
 class ProbeSettings(StageSettings):
     selection_examples: int
 
@@ -431,6 +523,10 @@ class ProbeSettings(StageSettings):
 class FitSettings(StageSettings):
     seed: int
     fit: Fit
+
+
+class OneStepFitSettings(FitSettings):
+    """Rollouts of one step: numbers of rollouts stand for as many steps."""
 
 
 class AcceptSettings(StageSettings):
@@ -460,6 +556,27 @@ class GroupMatesSettings(StageSettings):
 
 class RandomSettings(StageSettings):
     seed: int
+
+
+class MatesSettings(StageSettings):
+    seed: int
+    mates: Mates
+
+
+class QualitySettings(StageSettings):
+    selection_examples: int
+    quality: Quality
+
+
+class QualityOrderSettings(StageSettings):
+    columns: PoolColumns
+    bad_records: BadRecords
+    quality: Quality
+
+
+class SemDedupSettings(StageSettings):
+    seed: int
+    semdedup: SemDedup
 
 
 class TakeSettings(StageSettings):
@@ -499,7 +616,10 @@ class SummarySettings(StageSettings):
 
 
 class ReportSettings(StageSettings):
+    """`selectors`: the selector that each method is, perhaps as a variant."""
+
     run: str
+    selectors: dict[str, str]
     text_columns: PoolColumns
     report: Report
 
@@ -510,8 +630,11 @@ class PlanSettings(StageSettings):
     config: Config
 
 
-def settings(config: Config, kind: type[StageSettings]) -> StageSettings:
-    """Pick `kind`'s fields out of the configuration; each field name stands for one place in it."""
+def settings(config: Config, kind: type[StageSettings], method: str | None = None) -> StageSettings:
+    """Pick `kind`'s fields out of the configuration; each field name stands for one place in it.
+
+    `method`: the selector's section is as this method, perhaps a variant, has it.
+    """
     places: dict[str, Any] = {
         "run": config.run,
         "config": config,
@@ -538,20 +661,55 @@ def settings(config: Config, kind: type[StageSettings]) -> StageSettings:
         "cluster": config.cluster,
         "budget": config.select.budget,
         "group_mates": config.select.group_mates,
+        "mates": config.select.mates,
+        "quality": config.select.quality,
+        "semdedup": config.select.semdedup,
+        "steps": one_steps(config),
         "format": config.materialise.format,
         "open_lm": (config.materialise.open_lm if config.materialise.format == "open_lm" else None),
         "training": config.evaluate.training,
         "report": config.report,
+        "selectors": {name: config.select.method(name)[0] for name in config.select.methods},
     }
+    if method is not None:
+        selector, section = config.select.method(method)
+        places[selector] = section
+    if kind is OneStepFitSettings:
+        places["fit"] = one_step_fit(config)
     return kind(**{name: places[name] for name in kind.model_fields})
 
 
-def as_param(config: Config, kind: type[StageSettings], artefact: str) -> str:
+def one_steps(config: Config) -> int:
+    """Steps of the one-step round: those of the other rounds, or all documents of the probe pool."""
+    probe = config.probe
+    steps = (probe.random.rollouts + probe.bootstrap.rollouts) * probe.rollout_length
+    return min(steps, config.sample.probe_documents)
+
+
+def one_step_fit(config: Config) -> Fit:
+    """The fit's settings for rollouts of one step: the same share of them chosen by and held out."""
+    fit, probe = config.fit, config.probe
+    share = one_steps(config) / (probe.random.rollouts + probe.bootstrap.rollouts)
+    training = fit.training.model_copy(
+        update={"batch_rollouts": fit.training.batch_rollouts * probe.rollout_length}
+    )
+    return fit.model_copy(
+        update={
+            "validation_rollouts": max(1, round(fit.validation_rollouts * share)),
+            "heldout_rollouts": max(1, round(fit.heldout_rollouts * share)),
+            "training": training,
+        }
+    )
+
+
+def as_param(
+    config: Config, kind: type[StageSettings], artefact: str, method: str | None = None
+) -> str:
     """The `params.settings` of a rule: sorted JSON, with the version of what the rule writes.
 
     Sorted JSON because snakemake compares params as text: the same settings are the same text.
     """
-    body = settings(config, kind).model_dump(mode="json")
+    body = settings(config, kind, method).model_dump(mode="json")
     return json.dumps({**body, "version": ARTEFACTS[artefact].version}, sort_keys=True)
 
 

@@ -47,6 +47,18 @@ def settings(kind, name):
     return given(settings_module.as_param(CONFIG, getattr(settings_module, kind), name))
 
 
+def settings_of_method(kind, name):
+    """The same, where a method may be a variant with settings of its own."""
+    return lambda wildcards: settings_module.as_param(
+        CONFIG, getattr(settings_module, kind), name, wildcards.method
+    )
+
+
+def methods_of(selector):
+    """A pattern of the methods that are this selector, as it is or as a variant."""
+    return "|".join(m for m, kind in KINDS.items() if kind == selector) or "(?!)"
+
+
 def given(values):
     """Params that are text as it stands: braces in it are no wildcards."""
     return lambda wildcards: values
@@ -135,7 +147,16 @@ SEEDS = range(CONFIG.evaluate.seeds)
 ROUNDS = ["random", "bootstrap"][: 1 + bool(CONFIG.probe.bootstrap.rollouts)]
 PARTS = [f"{i:05d}" for i in range(CONFIG.probe.shards)]
 SCORES = [artefact("score", shard=shard) for shard in SHARDS]
-PARTITIONS = {"group_mates": CONFIG.select.partitions}  # of other methods: 1
+KINDS = {method: CONFIG.select.method(method)[0] for method in METHODS}
+# Jobs that share a method's order: by clusters, by score shards; of other methods: 1
+PARTITIONS = {
+    method: {
+        "group_mates": CONFIG.select.partitions,
+        "semdedup": CONFIG.select.partitions,
+        "quality": len(SHARDS),
+    }.get(kind, 1)
+    for method, kind in KINDS.items()
+}
 CLUSTERS = [artefact("cluster", shard=shard) for shard in SHARDS]
 
 
@@ -149,6 +170,22 @@ def present(paths):
 
 
 # Inputs that depend on wildcards.
+
+
+def model_of(wildcards):
+    """The influence model that a group_mates method goes by."""
+    ours = CONFIG.select.method(wildcards.method)[1]
+    return "initial" if ours.rounds == "random" else "final"
+
+
+def scored_by(wildcards):
+    """The pool scored by that model, where it is not the final one."""
+    model = model_of(wildcards)
+    return [] if model == "final" else scores_by(model)
+
+
+def scores_by(model):
+    return [artefact("score_by", model=model, shard=shard) for shard in SHARDS]
 
 
 def probed(round):
@@ -171,7 +208,7 @@ def shard_files(wildcards):
 def orders(wildcards):
     return [
         artefact("order", method=wildcards.method, partition=f"{i:05d}")
-        for i in range(PARTITIONS.get(wildcards.method, 1))
+        for i in range(PARTITIONS[wildcards.method])
     ]
 
 
@@ -201,8 +238,8 @@ wildcard_constraints:
     shard=r"\d{5}",
     part=r"\d{5}",
     partition=r"\d{5}",
-    round="random|bootstrap",
-    model="initial|final",
-    method="[a-z_]+",
+    round="random|bootstrap|one_step",
+    model="initial|final|one_step",
+    method="[a-z][a-z0-9_]*",
     seed=r"\d+",
     file="|".join(re.escape(name) for name in FILES),

@@ -1,4 +1,5 @@
 # The relational influence model: initial on the random round, final on both rounds.
+# Where MATES is asked for, also a model of single steps: one_step.
 # A floor on its held-out correlation stops the run. reads: base/, sample/, probe/.
 # writes: fit/{initial,final}/, accept/.
 
@@ -9,7 +10,9 @@ rule fit:
         encoder=folder_files(CONFIG.fit.encoder.name),
         tokenizer=artefact("tokenizer"),
         probe_pool=artefact("probe_pool"),
-        random=probed("random"),
+        random=lambda wildcards: probed(
+            "one_step" if wildcards.model == "one_step" else "random"
+        ),
         bootstrap=bootstrapped,
     output:
         directory(artefact("fit")),
@@ -28,7 +31,15 @@ rule fit:
         nodes=1,
         processes_per_node=1,
     params:
-        settings=settings("FitSettings", "fit"),
+        settings=lambda wildcards: settings_module.as_param(
+            CONFIG,
+            (
+                settings_module.OneStepFitSettings
+                if wildcards.model == "one_step"
+                else settings_module.FitSettings
+            ),
+            "fit",
+        ),
         launch=launch,
     shell:
         "workflow/run fit {params.launch} --log {log:q} --threads {threads}"

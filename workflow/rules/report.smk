@@ -50,6 +50,7 @@ rule report:
             )
             for name, category in FIGURES.items()
         ],
+        tables=[artefact("comparison", format=kind) for kind in ("csv", "md")],
     log:
         logged("report"),
     conda:
@@ -76,4 +77,4 @@ rule report:
         " --centroids {input.centroids:q} --select {params.select:q} --curves {input.curves:q}"
         " --summary {input.summary:q} --benchmarks {params.benchmarks:q} --logs {params.logs:q}"
         " --pool {params.pool:q} --root {params.root:q} --plan {params.plan:q}"
-        " --output {output.page:q} --figures {output.figures:q}"
+        " --output {output.page:q} --figures {output.figures:q} --tables {output.tables:q}"

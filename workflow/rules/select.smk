@@ -1,16 +1,20 @@
 # Each method puts the documents in an order of preference; one rule takes them until the budget is
-# met. reads: score/, cluster/, fit/final. writes: select/{method}/.
+# met. What mates and quality need beside that is in their own files.
+# reads: score/, cluster/, fit/final. writes: order/{method}/, select/{method}/.
 rule order_group_mates:
     input:
         score=SCORES,
         cluster=CLUSTERS,
-        model=artefact("fit", model="final"),
+        model=lambda wildcards: artefact("fit", model=model_of(wildcards)),
+        scored_by=scored_by,
     output:
-        artefact("order", method="group_mates"),
+        artefact("order"),
     log:
-        logged("order_group_mates_{partition}"),
+        logged("order_{method}_{partition}"),
     benchmark:
-        timed("select/group_mates_{partition}")
+        timed("select/{method}_{partition}")
+    wildcard_constraints:
+        method=methods_of("group_mates"),
     conda:
         "../../envs/cpu.yaml"
     threads: 2
@@ -18,13 +22,45 @@ rule order_group_mates:
         mem_mb=memory(32000),
         runtime=minutes(240),
     params:
-        settings=settings("GroupMatesSettings", "order"),
+        settings=settings_of_method("GroupMatesSettings", "order"),
         score=listed("score"),
         cluster=listed("cluster"),
-        partitions=PARTITIONS["group_mates"],
+        scored_by=listed("scored_by"),
+        partitions=CONFIG.select.partitions,
     shell:
         "workflow/run order-group-mates --log {log:q} --settings {params.settings:q}"
         " --score {params.score:q} --cluster {params.cluster:q} --model {input.model:q}"
+        " --scored-by {params.scored_by:q}"
+        " --partition {wildcards.partition} --partitions {params.partitions} --output {output:q}"
+
+
+rule order_semdedup:
+    input:
+        score=SCORES,
+        cluster=CLUSTERS,
+        centroids=artefact("centroids"),
+    output:
+        artefact("order"),
+    log:
+        logged("order_{method}_{partition}"),
+    benchmark:
+        timed("select/{method}_{partition}")
+    wildcard_constraints:
+        method=methods_of("semdedup"),
+    conda:
+        "../../envs/cpu.yaml"
+    threads: 2
+    resources:
+        mem_mb=memory(32000),
+        runtime=minutes(240),
+    params:
+        settings=settings_of_method("SemDedupSettings", "order"),
+        score=listed("score"),
+        cluster=listed("cluster"),
+        partitions=CONFIG.select.partitions,
+    shell:
+        "workflow/run order-semdedup --log {log:q} --settings {params.settings:q}"
+        " --score {params.score:q} --cluster {params.cluster:q} --centroids {input.centroids:q}"
         " --partition {wildcards.partition} --partitions {params.partitions} --output {output:q}"
 
 

@@ -120,10 +120,17 @@ def _explain(
     order = selection.order(cluster, members_N2, selection.taken(cluster))
     ids, influence_K, emb_KD = selection.read(order.place_N2[: order.taken])
     chosen = selection.made["settings"].get("group_mates", {})
+    if chosen.get("rounds") == "random":
+        raise UserError(
+            expected="a method that goes by the final influence model",
+            found="one that goes by the initial model (rounds: random)",
+            where=str(selection.orders[0]),
+            todo="ask about another method: --method NAME",
+        )
     origin = float(max(p.max() for p in pool)) if chosen.get("sign") == "ceiling" else 0.0
     here = order.rank(place)
     found = Standing(here, None if place is None else here is not None and here < order.taken)
-    if selection.method != RANDOM:
+    if chosen:
         mine = gains(np.array([influence]), chosen["sign"], origin)[0]
         theta_K1 = thetas_along(mine, document["embedding"], emb_KD, selection.relation)
         last_key = selection.last_key() if chosen["quota"] == "marginal" else None

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from groupmates.artefacts import DOCUMENT, path
 from groupmates.errors import UserError
-from groupmates.maths.relation import Relation
+from groupmates.maths.relation import NONE, Relation
 from groupmates.store import (
     digests,
     embeddings,
@@ -90,7 +90,9 @@ class Selection:
 
     @cached_property
     def relation(self) -> Relation:
-        """The relation of the final influence model."""
+        """The relation that the method goes by: that of the final influence model, or none."""
+        if self.made["settings"].get("group_mates", {}).get("relation") == "none":
+            return NONE
         model = self.run / path("fit").format(model="final")
         return Relation.from_json(read_folder_json(model, "fit", "relation.json"))
 
@@ -141,7 +143,9 @@ class Selection:
         wanted = _codes(members_N2[:, 0], members_N2[:, 1])
         names = ["shard", "row", "key", "rank", "group_influence"]
         found: dict[str, list[np.ndarray]] = {name: [] for name in names}
-        for table in row_groups(self.orders[cluster % len(self.orders)], "order", names):
+        by_cluster = "partitions" in self.made["settings"]  # else each file has its shards
+        files = [self.orders[cluster % len(self.orders)]] if by_cluster else self.orders
+        for table in (t for file in files for t in row_groups(file, "order", names)):
             columns = {name: table[name].to_numpy() for name in names}
             here = np.isin(_codes(columns["shard"], columns["row"]), wanted)
             for name in names:

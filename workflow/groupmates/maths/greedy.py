@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from groupmates.maths.relation import Relation, mean_factor, on_grid
+from groupmates.maths.relation import NONE, Relation, mean_factor, on_grid
 
 BLOCK = 64  # similarity rows that are computed at once
 WINDOW = 160  # candidates between two looks at the whole cluster
@@ -37,6 +37,9 @@ def greedy_order(
     assert np.isfinite(influence_N).all()
     influence_N = influence_N.astype(np.float64)
     stop = len(influence_N) if stop is None else min(stop, len(influence_N))
+    if relation == NONE:
+        order = np.argsort(influence_N, kind="stable")[:stop]
+        return order, influence_N[order]
     mean_of_many = relation.kernel == "mean" and len(influence_N) > WINDOW
     by = _by_window if mean_of_many else _by_rows
     return by(influence_N, on_grid(emb_ND), relation, stop)

@@ -62,7 +62,8 @@ def take(
                 expected=f"at least {documents:,} documents in the method's order",
                 found=f"{len(order):,}",
                 where="select.budget.ratio",
-                todo="lower the ratio; orders made for a smaller one must be made again",
+                todo="lower the ratio, or let the method drop less (select.semdedup.threshold); orders "
+                "made for a smaller ratio must be made again",
             )
         return order[:documents]
     sum_N = np.cumsum(n_tokens_N[order])

@@ -12,6 +12,7 @@ a float32 dot product of such vectors is in doubt.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, Self
 
@@ -102,3 +103,7 @@ def mean_factor(relation: Relation, total_N: np.ndarray, count: int) -> np.ndarr
     if count == 0:
         return np.ones_like(total_N)
     return relation.alpha - relation.alpha / (relation.beta * count) * total_N
+
+
+# No relation: every factor is exactly 1, theta is the individual influence.
+NONE = Relation("nearest", alpha=1.0, beta=math.inf, sharpness=1.0)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from groupmates.config import Config
+from groupmates.config import Config, GroupMates, Section, one_step_fit, one_steps
 from groupmates.maths.costs import forward_flops, training_flops
 from groupmates.plan.sizes import Sizes
 
@@ -30,6 +30,7 @@ KERNELS = {
     "sums": "multiply-adds of float64 sums of clusters",
     "greedy": "multiply-adds of similarities, greedy selection",
     "beam": "multiply-adds of similarities, bootstrapped rollouts",
+    "hash": "bytes of text, hashed into n-grams",
     "draw": "rollouts of documents drawn at random",
     "figures": "values of the resampled held-out figures",
     "corpus": "documents of the built-in corpus",
@@ -93,6 +94,7 @@ def stages(config: Config, sizes: Sizes) -> dict[str, list[Jobs]]:
         "reference": [Jobs(1, [])],
         "base": work.base(),
         "plan-random": work.plan_random(),
+        "plan-one-step": work.plan_one_step(),
         "probe": work.probe(),
         "fit": work.fit(),
         "accept": [Jobs(1 + bool(config.probe.bootstrap.rollouts), [])],
@@ -101,7 +103,11 @@ def stages(config: Config, sizes: Sizes) -> dict[str, list[Jobs]]:
         "centroids": work.centroids(),
         "cluster": work.cluster(),
         "order-group-mates": work.order_group_mates(),
-        "order-random": work.order_random(),
+        "order-mates": work.order_whole("mates"),
+        "fit-quality": work.fit_quality(),
+        "order-quality": work.order_quality(),
+        "order-semdedup": work.order_semdedup(),
+        "order-random": work.order_whole("random"),
         "take": work.take(),
         "materialise": work.materialise(),
         "tokenise": work.tokenise(),
@@ -123,6 +129,8 @@ class Work:
         self.embedding = (
             encoder.hidden if encoder else min(config.fit.encoder.embedding_size, sizes.lm.hidden)
         )
+        select = config.select
+        self.methods = [select.method(name) for name in select.methods]
         self.row_bytes = 60.0 + 4 * self.embedding  # of a scored document
 
     # Work that several stages do
@@ -208,15 +216,30 @@ class Work:
         rollouts = self.config.probe.random.rollouts
         return [Jobs(1, [Phase("rollouts", rollouts, {"draw": rollouts})])]
 
+    def plan_one_step(self) -> list[Jobs]:
+        steps = one_steps(self.config)
+        return [Jobs(1, [Phase("rollouts", steps, {"draw": steps})])] if self.mates else []
+
+    @property
+    def mates(self) -> bool:
+        """Whether single steps are probed and a model is fitted to them."""
+        return any(kind == "mates" for kind, _ in self.methods)
+
+    def of_kind(self, selector: str) -> list[Section | None]:
+        """The settings of the methods that are this selector."""
+        return [section for kind, section in self.methods if kind == selector]
+
     def probe(self) -> list[Jobs]:
         probe, found = self.config.probe, []
         step = {
             "train": self.train_step(1, self.sizes.window_tokens - 1),
             "forward": self.reference(self.sizes.selection_examples),
         }
-        for rollouts in (probe.random.rollouts, probe.bootstrap.rollouts):
-            if rollouts:
-                steps = rollouts * probe.rollout_length / probe.shards
+        length = probe.rollout_length
+        rounds = [probe.random.rollouts * length, probe.bootstrap.rollouts * length]
+        for all_steps in [*rounds, one_steps(self.config) if self.mates else 0]:
+            if all_steps:
+                steps = all_steps / probe.shards
                 parts = {kernel: steps * amount for kernel, amount in step.items()}
                 memory = self.state_bytes(1, snapshot=True)
                 jobs = Jobs(probe.shards, [Phase("steps", steps, parts)], **memory)
@@ -225,20 +248,22 @@ class Work:
 
     def fit(self) -> list[Jobs]:
         fit, probe = self.config.fit, self.config.probe
-        held = fit.validation_rollouts + fit.heldout_rollouts
-        rounds = [probe.random.rollouts]
+        length, documents = probe.rollout_length, self.config.sample.probe_documents
+        rounds = [(fit, probe.random.rollouts, length)]
         if probe.bootstrap.rollouts:
-            rounds.append(rounds[0] + probe.bootstrap.rollouts)
-        labels = fit.heldout_rollouts * probe.rollout_length
-        documents = self.config.sample.probe_documents
+            rounds.append((fit, rounds[0][1] + probe.bootstrap.rollouts, length))
+        if self.mates:
+            rounds.append((one_step_fit(self.config), one_steps(self.config), 1))
         found = []
-        for rollouts in rounds:
+        for fit, rollouts, length in rounds:
+            held = fit.validation_rollouts + fit.heldout_rollouts
+            labels = fit.heldout_rollouts * length
             steps = fit.training.epochs * -(-(rollouts - held) // fit.training.batch_rollouts)
             prepared, step = self.embed(documents), {"head": 1.0}
             memory = 8.0 * documents * self.sizes.lm.hidden + 4 * self.sizes.lm.parameters(2)
             if self.sizes.encoder is not None:
                 prepared = {"tokenise": prepared["tokenise"]}
-                tokens = fit.training.batch_rollouts * probe.rollout_length
+                tokens = fit.training.batch_rollouts * length
                 tokens *= self.sizes.encoder_tokens  # type: ignore[assignment]
                 step = {
                     "encoder_train": 3
@@ -287,15 +312,16 @@ class Work:
         weights = 4.0 * shape.parameters(2)
         batch = 20.0 * self.config.score.batch_tokens * shape.hidden
         block = min(documents, 4096) * (3 * self.sizes.text_bytes + 4 * self.row_bytes)
-        return [
-            Jobs(
-                self.shards,
-                [Phase("documents", documents, parts)],
-                block,
-                weights + batch,
-                documents * self.row_bytes,
-            )
-        ]
+        jobs = self.shards * (1 + len(self.other_models))
+        phases = [Phase("documents", documents, parts)]
+        return [Jobs(jobs, phases, block, weights + batch, documents * self.row_bytes)]
+
+    @property
+    def other_models(self) -> set[str]:
+        """Models beside the final one that the pool is scored by."""
+        ours = self.of_kind("group_mates")
+        initial = any(isinstance(s, GroupMates) and s.rounds == "random" for s in ours)
+        return {name for name, used in (("one_step", self.mates), ("initial", initial)) if used}
 
     @property
     def clusters(self) -> int:
@@ -329,27 +355,50 @@ class Work:
         return [Jobs(self.shards, phases, host, 4.0 * self.clusters * size, documents * 30.0)]
 
     def order_group_mates(self) -> list[Jobs]:
-        select, size = self.config.select, self.embedding
-        if "group_mates" not in select.methods:
-            return []
-        documents = self.sizes.documents / select.partitions
+        found = []
+        for section in self.of_kind("group_mates"):
+            assert isinstance(section, GroupMates)
+            ratio = self.config.select.budget.ratio
+            proportional = section.quota == "proportional" and ratio is not None
+            found.append(self._by_cluster("greedy", ratio if proportional and ratio else 1.0))
+        return found
+
+    def order_semdedup(self) -> list[Jobs]:
+        return [self._by_cluster("greedy", 1.0) for _ in self.of_kind("semdedup")]
+
+    def _by_cluster(self, kernel: str, share: float) -> Jobs:
+        """Jobs that compare the documents of each cluster, or a share of them with all."""
+        partitions, size = self.config.select.partitions, self.embedding
+        documents = self.sizes.documents / partitions
         in_cluster = self.sizes.documents / self.clusters
-        ratio = select.budget.ratio
-        share = ratio if select.group_mates.quota == "proportional" and ratio else 1.0
-        work = {"greedy": documents * share * in_cluster * size}
         phases = [
             Phase("rows", documents, {"embeddings": self.sizes.documents * 4.0 * size}),
-            Phase("documents", documents, work),
+            Phase("documents", documents, {kernel: documents * share * in_cluster * size}),
         ]
         host = documents * (4.0 * size + 60) + in_cluster * size * 16.0 + 8 * self.sizes.documents
-        return [Jobs(select.partitions, phases, host, 0, documents * share * 30.0)]
+        return Jobs(partitions, phases, host, 0, documents * share * 30.0)
 
-    def order_random(self) -> list[Jobs]:
+    def order_whole(self, selector: str) -> list[Jobs]:
+        """A key for every document, by its id and influence."""
         documents = self.sizes.documents
-        if "random" not in self.config.select.methods:
-            return []
         phases = [Phase("documents", documents, {"rows": documents})]
-        return [Jobs(1, phases, 200.0 * self.in_shard, 0, documents * 20.0)]
+        host = 200.0 * self.in_shard + (4.0 * documents if selector == "mates" else 0.0)
+        return [Jobs(1, phases, host, 0, documents * 20.0) for _ in self.of_kind(selector)]
+
+    def fit_quality(self) -> list[Jobs]:
+        """Positives are not counted: they are not known before they are read."""
+        sample = self.config.sample
+        texts = min(self.sizes.documents, sample.probe_documents + sample.training_documents)
+        text = texts * self.sizes.text_bytes
+        phases = [Phase("texts", texts, {"hash": text})]
+        return [Jobs(1, phases, 6.0 * text, 0, 4.0e6) for _ in self.of_kind("quality")]
+
+    def order_quality(self) -> list[Jobs]:
+        text = self.in_shard * self.sizes.text_bytes
+        phases = [Phase("documents", self.in_shard, {"read": text, "hash": text})]
+        host = 200.0 * self.in_shard
+        disk = self.in_shard * 20.0
+        return [Jobs(self.shards, phases, host, 0, disk) for _ in self.of_kind("quality")]
 
     @property
     def share(self) -> float:

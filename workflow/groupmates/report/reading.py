@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -135,10 +136,15 @@ PART_OF = {
     "reference": "sample",
     "plan-random": "probe",
     "plan-bootstrap": "probe",
+    "plan-one-step": "probe",
     "accept": "fit",
     "centroids": "cluster",
     "order-group-mates": "select",
     "order-random": "select",
+    "order-mates": "select",
+    "order-semdedup": "select",
+    "order-quality": "select",
+    "fit-quality": "fit",
     "take": "select",
     "tokenise": "materialise",
     "assemble": "materialise",
@@ -175,6 +181,17 @@ def _gpu_use(attempts: list[dict[str, Any]]) -> GpuUse:
         max(a["gpu_peak_bytes"] for a in attempts) / 1e6,
         sum(share * s for share, s in measured) / seconds if seconds else None,
     )
+
+
+def benchmark_seconds(benchmarks: Path, patterns: list[str]) -> float:
+    """Seconds of the jobs whose benchmark file, below the folder, matches one of these."""
+    total = 0.0
+    for path in sorted(benchmarks.rglob("*.tsv")):
+        name = path.relative_to(benchmarks).as_posix()
+        if any(fnmatchcase(name, pattern) for pattern in patterns):
+            with path.open(newline="") as lines:
+                total += sum(float(row["s"]) for row in csv.DictReader(lines, delimiter="\t"))
+    return total
 
 
 def stage_times(benchmarks: Path) -> list[StageTime]:

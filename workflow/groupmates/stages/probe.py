@@ -13,9 +13,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from groupmates.config import BootstrapPlanSettings, ProbeSettings, RandomPlanSettings
+from groupmates.config import (
+    BootstrapPlanSettings,
+    OneStepPlanSettings,
+    ProbeSettings,
+    RandomPlanSettings,
+)
 from groupmates.errors import UserError
-from groupmates.maths.randomness import hash64
+from groupmates.maths.randomness import generator, hash64
 from groupmates.maths.rollouts import beam_rollouts, random_rollouts
 from groupmates.models import lm
 from groupmates.models.checkpoint import open_base
@@ -39,6 +44,17 @@ def run_plan_random(settings: RandomPlanSettings, *, probe_pool: Path, output: P
     progress.finish()
     provenance = Provenance("probe", settings.model_dump(mode="json"), digests(pool=probe_pool))
     _write_plan(output, provenance, ids, chosen)
+
+
+def run_plan_one_step(settings: OneStepPlanSettings, *, probe_pool: Path, output: Path) -> None:
+    """Rollouts of one step, for methods without groups (MATES): every document at most once.
+
+    As many steps as the rounds of the group take together, where the probe pool has the documents.
+    """
+    ids = read_table(probe_pool, "probe_pool", ["doc_id"])["doc_id"].to_numpy()
+    order = generator(settings.seed, "one step").permutation(len(ids))
+    provenance = Provenance("probe", settings.model_dump(mode="json"), digests(pool=probe_pool))
+    _write_plan(output, provenance, ids, order[: settings.steps, None])
 
 
 def run_plan_bootstrap(

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from groupmates.config import ReportSettings
 from groupmates.pool import located
 from groupmates.progress import note
-from groupmates.report import atlas, canvas, examples, kept, reading, sections, words
+from groupmates.report import atlas, canvas, comparison, examples, kept, reading, sections, words
 from groupmates.store import Provenance, digests, read_artefact_json, replacing
 
 TEMPLATE = "report.html.jinja"
@@ -40,8 +40,10 @@ def run(
     plan: Path | None = None,
     output: Path,
     figures: list[Path],
+    tables: list[Path],
 ) -> None:
-    """Write the page, and its figures as files of their own, each called by its name.
+    """Write the page, its figures as files of their own, each called by its name, and the
+    comparison as `tables`, .csv and .md.
 
     `bootstrap` may be empty, `initial` and `final` may be the same folder. Of the `pool` files,
     which lie below the folder `root`, some may be gone: they are read for texts alone.
@@ -63,10 +65,14 @@ def run(
         reading.stage_times(benchmarks), reading.gpu_use(records), records
     )
     drawn = drawn_effect | drawn_honesty | drawn_pool | drawn_shares | drawn_times
+    rows = comparison.table(found, settings.selectors, benchmarks)
+    decimals = words.decimals_for(found)
     page = {
+        "comparison": rows if len(rows) > 2 else [],
+        "conclusion": comparison.conclusion(found) if len(rows) > 1 else None,
         "run": settings.run,
         "summary": found,
-        "decimals": words.decimals_for(found),
+        "decimals": decimals,
         **effect,
         **honesty,
         **looked,
@@ -102,6 +108,10 @@ def run(
     for path in figures:
         with replacing(path) as temporary:
             temporary.write_text(canvas.alone(drawn.get(path.stem)), encoding="utf-8")
+    texts = {".csv": comparison.as_csv(rows), ".md": comparison.as_markdown(rows, decimals)}
+    for path in tables:
+        with replacing(path) as temporary:
+            temporary.write_text(texts[path.suffix], encoding="utf-8")
     with replacing(output) as temporary:
         temporary.write_text(render(page), encoding="utf-8")
     note("report", f"{output}: {output.stat().st_size / 1e6:.1f} MB")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from groupmates.config import SummarySettings
+from groupmates.maths.curves import tokens_to_reach
 from groupmates.maths.intervals import example_interval, paired_interval
 from groupmates.maths.randomness import generator
 from groupmates.progress import note
@@ -27,12 +29,15 @@ def run(
 ) -> None:
     """Compare every method with random selection on the held-out half of the reference."""
     final: dict[str, list[float]] = {}
-    base_loss = float("nan")
-    trained_tokens = 0
+    means: dict[str, list[np.ndarray]] = {}
+    tokens_P = np.empty(0)
     for path in curves:
         table = read_table(path, "curve")
-        final.setdefault(path.parent.name, []).append(table["loss_nats"][-1].as_py())
-        base_loss, trained_tokens = table["loss_nats"][0].as_py(), table["tokens"][-1].as_py()
+        losses_P, tokens_P = table["loss_nats"].to_numpy(), table["tokens"].to_numpy()
+        final.setdefault(path.parent.name, []).append(float(losses_P[-1]))
+        means.setdefault(path.parent.name, []).append(losses_P)
+        base_loss = float(losses_P[0])
+    trained_tokens = int(tokens_P[-1])
     sums, labels = example_sums(examples)
     pool_tokens = np.concatenate(
         [read_table(p, "score", ["n_tokens"])["n_tokens"].to_numpy() for p in score]
@@ -47,28 +52,35 @@ def run(
             "documents": len(n_tokens),
             "tokens": int(n_tokens.sum()),
             "epochs": trained_tokens / float(n_tokens.sum()),
+            "tokens_to_reach_baseline": tokens_to_reach(
+                tokens_P, np.mean(means[method], axis=0), float(np.mean(final[BASELINE]))
+            )
+            if BASELINE in final
+            else None,
         }
-    comparisons = {}
-    for method in methods.keys() - {BASELINE} if BASELINE in methods else ():
-        difference = np.array(final[method]) - np.array(final[BASELINE])
-        by_example = example_interval(
-            sums[method],
-            sums[BASELINE],
-            labels,
-            CONFIDENCE,
-            generator(settings.seed, "summary", method),
-        )
-        comparisons[method] = {
+
+    def compared(a: str, b: str) -> dict[str, Any]:
+        """Method `a` minus method `b`; the trainings of one seed belong together."""
+        difference = np.array(final[a]) - np.array(final[b])
+        random = generator(settings.seed, "summary", a if b == BASELINE else f"{a} - {b}")
+        by_example = example_interval(sums[a], sums[b], labels, CONFIDENCE, random)
+        return {
             "difference_nats": float(difference.mean()),
             "interval_by_seed_nats": finite(paired_interval(difference, CONFIDENCE)),
             "interval_by_example_nats": finite(by_example),
             "confidence": CONFIDENCE,
         }
+
+    comparisons = {}
+    for method in methods.keys() - {BASELINE} if BASELINE in methods else ():
+        comparisons[method] = compared(method, BASELINE)
+        found = comparisons[method]
         note(
             "summarise",
-            f"{method} - {BASELINE}: {difference.mean():+.4f} nats, by seed "
-            f"{comparisons[method]['interval_by_seed_nats']}, by example {by_example}",
+            f"{method} - {BASELINE}: {found['difference_nats']:+.4f} nats, by seed "
+            f"{found['interval_by_seed_nats']}, by example {found['interval_by_example_nats']}",
         )
+    ranked = sorted(final, key=lambda m: float(np.mean(final[m])))
     write_json(
         output,
         "summary",
@@ -82,6 +94,10 @@ def run(
             "baseline": BASELINE,
             "base_loss_nats": base_loss,
             "comparisons": comparisons,
+            "pairs": {
+                better: {worse: compared(better, worse) for worse in ranked[i + 1 :]}
+                for i, better in enumerate(ranked)
+            },
             "seeds": max(len(v) for v in final.values()),
             "trained_tokens": trained_tokens,
             "evaluation_examples": len(labels),

@@ -1,0 +1,76 @@
+"""SemDeDup (arXiv 2303.09540): near-duplicates within clusters are dropped, the rest is drawn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from groupmates.config import SemDedupSettings
+from groupmates.errors import UserError
+from groupmates.maths.near_duplicates import near_duplicates
+from groupmates.maths.randomness import priorities
+from groupmates.maths.relation import on_grid
+from groupmates.orders import read_members
+from groupmates.progress import Progress, note
+from groupmates.store import Provenance, digests, read_centroids, read_table, write_table
+
+
+def run(
+    settings: SemDedupSettings,
+    *,
+    score: list[Path],
+    cluster: list[Path],
+    centroids: Path,
+    partition: int,
+    partitions: int,
+    output: Path,
+) -> None:
+    """Order what is left of the clusters c with c % partitions == partition by a hash of the id."""
+    members = read_members(score, cluster, partition, partitions)
+    centre_KD = on_grid(read_centroids(centroids))
+    if centre_KD.shape[1] != members.emb_ND.shape[1]:
+        raise UserError(
+            expected=f"centroids of {members.emb_ND.shape[1]} dimensions, as the embeddings",
+            found=f"{centre_KD.shape[1]} dimensions",
+            where=str(centroids),
+            todo="delete the centroids and run snakemake again",
+        )
+    progress = Progress(
+        f"near-duplicates {partition + 1}/{partitions}", len(members.row_N), "documents"
+    )
+    kept_N = np.ones(len(members.row_N), bool)
+    for here in members.by_cluster():
+        centre_D = centre_KD[members.cluster_N[here.start]]
+        kept_N[here] = ~near_duplicates(
+            on_grid(members.emb_ND[here]), centre_D, settings.semdedup.threshold
+        )
+        progress.advance(here.stop - here.start)
+    progress.finish()
+    note("semdedup", f"{(~kept_N).sum():,} of {len(kept_N):,} documents are near-duplicates")
+    in_pool = np.lexsort((members.row_N, members.shard_N))
+    kept = in_pool[kept_N[in_pool]]
+    shard_N, row_N = members.shard_N[kept], members.row_N[kept]
+    key_N = np.empty(len(kept))
+    for shard, path in enumerate(score):
+        mine = shard_N == shard
+        if mine.any():
+            ids = read_table(path, "score", ["doc_id"])["doc_id"].take(row_N[mine]).to_pylist()
+            key_N[mine] = priorities(settings.seed, "select", ids) / 2.0**64
+    provenance = Provenance(
+        "select",
+        settings.model_dump(mode="json") | {"partition": partition, "partitions": partitions},
+        digests(score=score, cluster=cluster, centroids=centroids),
+    )
+    write_table(
+        output,
+        "order",
+        provenance,
+        {
+            "shard": shard_N,
+            "row": row_N,
+            "rank": np.zeros(len(kept), np.int32),
+            "key": key_N,
+            "group_influence": np.full(len(kept), np.nan),
+        },
+    )
