@@ -249,6 +249,72 @@ def test_a_plan_is_printed_and_makes_nothing_stale(finished: Path, tmp_path: Pat
     assert "Nothing to be done" in checkout.snakemake(folder, "-n").stdout
 
 
+def test_every_selector_and_a_variant_of_each_run_side_by_side(
+    finished: Path, tmp_path: Path
+) -> None:
+    """From a run of the default methods on: what they share is not done again."""
+    folder = shutil.copytree(finished, tmp_path / "copy")
+    methods = ["group_mates", "mates", "quality", "semdedup", "random"]
+    change = {
+        "methods": [*methods, "early", "best", "words", "strict"],
+        "variants": {
+            "early": {"method": "group_mates", "rounds": "random", "relation": "none"},
+            "best": {"method": "mates", "temperature": 0},
+            "words": {"method": "quality", "ngrams": 1, "hash_bits": 10},
+            "strict": {"method": "semdedup", "threshold": 1.0},
+        },
+        "partitions": 2,
+        "semdedup": {"threshold": 0.9999},
+        "quality": {"positives": "reference"},
+    }
+    settings = checkout.merged(
+        checkout.TINY, {"select": change, "reference": {"selection_examples": 12}}
+    )
+    (folder / "settings.yaml").write_text(yaml.safe_dump(settings))
+    jobs = planned(folder)
+    assert jobs["score_by"] == 2 * jobs["order_quality"] // 2 == 6  # two models, three shards
+    assert (jobs["order_group_mates"], jobs["order_semdedup"]) == (4, 4)  # in two partitions
+    assert (jobs["order_mates"], jobs["fit_quality"], jobs["plan_one_step"]) == (2, 2, 1)
+    assert not {"sample", "base", "check"} & set(jobs)
+    shown = checkout.snakemake(folder, "--", "plan").stdout
+    assert "Plan of the run tiny" in shown, shown[-2000:]
+    run = checkout.snakemake(folder)
+    assert run.returncode == 0, run.stdout[-4000:]
+    assert not planned(folder)
+    root = folder / "results/tiny"
+    summary = json.loads((root / "evaluate/summary.json").read_text())
+    assert set(summary["methods"]) == set(change["methods"])
+    assert {m["documents"] for m in summary["methods"].values()} == {88}  # a quarter of 350
+    rows = (root / "report/comparison.csv").read_text().splitlines()
+    assert len(rows) == 1 + len(change["methods"])
+    assert len((root / "report/comparison.md").read_text().splitlines()) == 2 + 9
+    assert "The methods side by side" in (root / "report.html").read_text()
+    everything = checkout.snakemake(folder, "-n", "--forceall", "--quiet", "rules").stdout
+    table = dict(re.findall(r"^(\w+) +(\d+)$", everything, re.MULTILINE))
+    counted = {name.replace("_", "-"): int(count) for name, count in table.items()}
+    counted["score"] += counted.pop("score-by")
+    del counted["all"], counted["total"]
+    planned_jobs = json.loads((root / "plan.json").read_text())["stages"]
+    assert {name: stage["jobs"] for name, stage in planned_jobs.items()} == counted
+    for method in change["methods"]:
+        asked = subprocess.run(
+            [
+                *(sys.executable, "-m", "groupmates", "explain", "results/tiny"),
+                *("shard-00000.jsonl.zst#0", "--method", method),
+            ],
+            cwd=folder,
+            env=os.environ | {"PYTHONPATH": str(folder / "workflow")},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if method == "early":
+            assert (asked.returncode, "initial model" in asked.stderr) == (2, True)
+        else:
+            assert (asked.returncode, asked.stderr) == (0, "")
+            assert method in asked.stdout
+
+
 def test_a_calibration_measures_every_stage_of_the_run(tmp_path: Path) -> None:
     folder = checkout.make(tmp_path)
     done = subprocess.run(

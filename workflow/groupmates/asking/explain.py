@@ -113,12 +113,6 @@ def _explain(
     place: tuple[int, int] | None,
     neighbours: int,
 ) -> Explanation:
-    selection.check_model(selection.made, selection.orders[0])
-    influence, cluster = document["individual_influence"], document["cluster"]
-    pool = selection.influences()
-    members_N2 = selection.members(cluster)
-    order = selection.order(cluster, members_N2, selection.taken(cluster))
-    ids, influence_K, emb_KD = selection.read(order.place_N2[: order.taken])
     chosen = selection.made["settings"].get("group_mates", {})
     if chosen.get("rounds") == "random":
         raise UserError(
@@ -127,6 +121,12 @@ def _explain(
             where=str(selection.orders[0]),
             todo="ask about another method: --method NAME",
         )
+    selection.check_model(selection.made, selection.orders[0])
+    influence, cluster = document["individual_influence"], document["cluster"]
+    pool = selection.influences()
+    members_N2 = selection.members(cluster)
+    order = selection.order(cluster, members_N2, selection.taken(cluster))
+    ids, influence_K, emb_KD = selection.read(order.place_N2[: order.taken])
     origin = float(max(p.max() for p in pool)) if chosen.get("sign") == "ceiling" else 0.0
     here = order.rank(place)
     found = Standing(here, None if place is None else here is not None and here < order.taken)
