@@ -89,6 +89,15 @@ def mixed_pool(folder: Path) -> None:
     path.write_text(yaml.safe_dump(checkout.merged(yaml.safe_load(path.read_text()), small)))
 
 
+def fewer_methods(folder: Path) -> None:
+    """The comparison at the smallest sizes, with a method of each kind that is not in the demo."""
+    path = folder / "workflow/configs/compare.yaml"
+    select = {"methods": ["mates", "quality", "random"]}
+    small = {k: v for k, v in checkout.TINY.items() if k != "run"} | {"select": select}
+    small["reference"] = {**checkout.TINY["reference"], "selection_examples": 12}
+    path.write_text(yaml.safe_dump(checkout.merged(yaml.safe_load(path.read_text()), small)))
+
+
 LOCAL = "snakemake --profile profiles/local --configfile "
 PLAN = "snakemake plan --profile profiles/local --configfile "
 SLURM = "snakemake --profile profiles/slurm --configfile mine.yaml"
@@ -113,6 +122,7 @@ COMMANDS = {
     ),
     # All of it takes an hour; test_workflow.py runs it with a small pool.
     f"{LOCAL}workflow/configs/mixed-pool.yaml": Run(
+    f"{LOCAL}workflow/configs/compare.yaml": Run("(100%) done", before=fewer_methods),
         "Finished jobid", further=" --until sample", before=mixed_pool
     ),
 }

@@ -27,6 +27,7 @@ from groupmates.report.canvas import (
 )
 from groupmates.report.words import interval, short
 
+MOST_WRITTEN = 3  # intervals that are written beside the curves
 MOST_VECTOR_POINTS = 5_000  # more points of a scatter become an image inside the SVG
 MARKERS = "osD^vP"
 
@@ -75,7 +76,8 @@ def loss_gaps(
 ) -> str:
     """Held-out loss minus the baseline's mean over seeds (nats) against training tokens.
 
-    `intervals` of the differences after the last token stand beside the curves' ends.
+    `intervals` of the differences after the last token stand beside the curves' ends, in numbers
+    where they are few.
     """
     tokens = curves[baseline][0][0]
     level = np.mean([np.interp(tokens, *curve) for curve in curves[baseline]], axis=0)
@@ -90,6 +92,8 @@ def loss_gaps(
                 continue
             last = tokens[-1] * (1.035 + 0.03 * number)
             axes.plot([last, last], bounds, color=colours[method], lw=5, solid_capstyle="butt")
+            if len(intervals) > MOST_WRITTEN:
+                continue
             axes.annotate(
                 f"{interval(list(bounds), 3)}",
                 (last, min(bounds)),

@@ -69,7 +69,7 @@ def run(
     decimals = words.decimals_for(found)
     page = {
         "comparison": rows if len(rows) > 2 else [],
-        "conclusion": comparison.conclusion(found) if len(rows) > 1 else None,
+        "conclusion": comparison.conclusion(found) if len(rows) > 2 else None,
         "run": settings.run,
         "summary": found,
         "decimals": decimals,
