@@ -121,8 +121,8 @@ COMMANDS = {
         "{block Plan of the run}", before=plain_settings
     ),
     # All of it takes an hour; test_workflow.py runs it with a small pool.
-    f"{LOCAL}workflow/configs/mixed-pool.yaml": Run(
     f"{LOCAL}workflow/configs/compare.yaml": Run("(100%) done", before=fewer_methods),
+    f"{LOCAL}workflow/configs/mixed-pool.yaml": Run(
         "Finished jobid", further=" --until sample", before=mixed_pool
     ),
 }
