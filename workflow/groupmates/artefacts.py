@@ -239,7 +239,7 @@ ARTEFACTS = {
         {"example_id": "string", "loss_sum_nats": "float64", "label_tokens": "int64"},
     ),
     "summary": Artefact("evaluate/summary.json", 1, "headline comparison of the methods"),
-    "report": Artefact("report.html", 2, "the report"),
+    "report": Artefact("report.html", 3, "the report"),
     "figure": Artefact(
         "report/{figure}.svg", 1, "a figure of the report by itself, for snakemake --report"
     ),
