@@ -172,7 +172,7 @@ def test_parquet_reading_takes_only_the_columns_it_needs(tmp_path, monkeypatch):
         (b'["text"]', "a JSON object", "list"),
         (b'{"id": "b", "body": "two"}', "a string in the field 'text'", "['id', 'body']"),
         (b'{"id": "b", "text": 5}', "a string in the field 'text'", "int in 'text'"),
-        (b'{"id": "b", "text": null}', "a string in the field 'text'", "NoneType in 'text'"),
+        (b'{"id": "b", "text": null}', "a string in the field 'text'", "null in 'text'"),
         (b'{"id": "b", "text": ""}', "text in the field 'text'", "an empty string"),
         (b'{"id": "b", "text": " \\n\\t"}', "text in the field 'text'", "white space"),
         (b'{"text": "two"}', "an id in the field 'id'", "the fields ['text']"),
@@ -196,7 +196,7 @@ def test_a_bad_line_is_named_by_file_and_line_counted_from_1(
 @pytest.mark.parametrize(
     ("values", "expected", "found"),
     [
-        ({"id": ["a", "b"], "text": ["one", None]}, "'text'", "NoneType"),
+        ({"id": ["a", "b"], "text": ["one", None]}, "'text'", "null"),
         ({"id": ["a", "b"], "text": ["one", "  "]}, "'text'", "white space"),
         ({"id": ["a", None], "text": ["one", "two"]}, "'id'", "None"),
     ],
@@ -496,7 +496,7 @@ def test_reference_rows_give_context_and_labelled_text_as_written(tmp_path, suff
     [
         (b'{"prompt": "Add."}', "{prompt, response}", "['prompt']"),
         (b'{"question": "?"}', "'text'", "['question']"),
-        (b'{"prompt": "Add.", "response": null}', "'response'", "NoneType"),
+        (b'{"prompt": "Add.", "response": null}', "'response'", "null"),
         (b'{"prompt": 5, "response": "x"}', "'prompt'", "int"),
         (b'{"context": "a", "continuation": " "}', "'continuation'", "white space"),
         (b"[]", "a JSON object", "list"),

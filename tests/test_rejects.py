@@ -37,6 +37,21 @@ BAD = {
 }
 
 
+@pytest.mark.parametrize(
+    ("first", "advice"),
+    [
+        (b"\xef\xbb\xbf" + GOOD, "without its byte order mark"),
+        (b"[", "one object on each line"),
+        (b"{broken", "correct or remove the line"),
+    ],
+)
+def test_a_file_of_another_kind_is_told_from_a_broken_line(tmp_path, first, advice):
+    """Removing the line would lose its document, and leave the next line as bad."""
+    error = refusal(lambda: list(read_documents(lines_file(tmp_path, [first, GOOD]), PLAIN)))
+    assert advice in error.todo
+    assert error.where.endswith("line 1")
+
+
 def lines_file(folder: Path, lines: list[bytes], suffix: str = ".jsonl") -> PoolFile:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"part{suffix}"

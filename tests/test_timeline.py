@@ -70,9 +70,9 @@ def test_what_the_figure_shows_is_said():
         take_random=[attempt(3720, 3730, "failed"), attempt(3730, 3780)],
     )
     assert timeline.finding(found).replace(SPACE, " ") == (
-        "2 jobs ran in 4 attempts within 1 h 03 min; their times add up to 3 min 00 s; for "
-        "1 h 00 min nothing ran. Attempts that ended otherwise than done: 1 failed, 1 killed or "
-        "stopped. 1 of those done went on from what an earlier one had kept."
+        "2 jobs ran in 4 attempts within 1 h 03 min; for 1 h 00 min nothing ran. Attempts that "
+        "ended otherwise than done: 1 failed, 1 killed or stopped. 1 of those done went on from "
+        "what an earlier one had kept."
     )
 
 

@@ -7,10 +7,12 @@ import gzip
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from test_report import report, synthetic_run
 
 from browser import draw_map, needs_browser, opened
+from groupmates.report import figures
 
 pytestmark = needs_browser
 
@@ -36,6 +38,36 @@ def test_it_renders_in_silence_without_network_and_nothing_is_cut_off(written, w
     assert wide == width
 
 
+def test_on_a_wide_window_no_table_goes_on_beyond_its_edge(written):
+    """The last column of the table beside the calibration was cut off."""
+    hidden = """() => [...document.querySelectorAll('.scroll')]
+        .filter(e => e.checkVisibility() && e.scrollWidth > e.clientWidth)
+        .map(e => e.ariaLabel)"""
+    with opened(written, 1280) as found:
+        assert found.page.locator(".scroll:visible").count() >= 4
+        assert found.page.evaluate(hidden) == []
+
+
+@pytest.mark.parametrize("width", [536, 380])
+def test_no_number_below_an_axis_runs_into_the_next(tmp_path, width):
+    """The browser's letters are wider than those that matplotlib spaces the ticks for."""
+    predicted = np.linspace(-0.043, 0.129, 60)
+    step = np.tile(np.arange(1, 9), 8)[:60]
+    drawn = figures.predictions(predicted, predicted[::-1] * 1.1, step, "predictions")
+    page = tmp_path / "figure.html"
+    page.write_text(f'<div style="width: {width}px; font-family: sans-serif">{drawn}</div>')
+    meeting = """() => {
+        const texts = [...document.querySelectorAll('svg text')];
+        return texts.flatMap((t, i) => texts.slice(i + 1).filter(u => {
+            const [a, b] = [t.getBoundingClientRect(), u.getBoundingClientRect()];
+            return a.left < b.right && b.left < a.right && a.top + 3 < b.bottom && b.top + 3 < a.bottom;
+        }).map(u => t.textContent + ' ' + u.textContent));
+    }"""
+    with opened(page, width + 20) as found:
+        assert found.page.locator("svg text").count() > 15
+        assert found.page.evaluate(meeting) == []
+
+
 @pytest.mark.parametrize(("width", "least"), [(1280, 9.0), (420, 7.5)])
 def test_letters_of_text_and_figures_are_legible(written, width, least):
     heights = """() => [...document.querySelectorAll('p, td, h1, figcaption, figure svg text')]
@@ -51,7 +83,6 @@ def test_letters_of_text_and_figures_are_legible(written, width, least):
 def test_a_screenshot_of_the_map_has_the_colours_of_help_and_harm(written):
     from io import BytesIO
 
-    import numpy as np
     from matplotlib.image import imread
 
     with opened(written, 1280) as found:

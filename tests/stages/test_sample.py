@@ -256,3 +256,15 @@ def test_a_reference_file_without_examples_is_refused(small_run, tmp_path):
     with pytest.raises(UserError) as caught:
         referenced(small_run, tmp_path, [])
     assert str(tmp_path / "reference.jsonl") in caught.value.where
+
+
+def test_a_missing_reference_file_is_named_before_it_is_digested(small_run, tmp_path):
+    """It ended in a traceback."""
+    with pytest.raises(UserError) as caught:
+        reference.run(
+            small.reference_settings(),
+            reference=[tmp_path / "none.jsonl"],
+            tokenizer=small_run.tokenizer,
+            output=tmp_path / "out.parquet",
+        )
+    assert caught.value.where == str(tmp_path / "none.jsonl")

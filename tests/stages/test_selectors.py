@@ -63,13 +63,15 @@ def taken(folder: Path, orders: list[Path], pool_files, ratio: float = 0.25) -> 
 # group_mates, its ablations
 
 
-def group_mates(folder: Path, pool_files, relation="fitted", scored_by=None) -> list[str]:
+def group_mates(
+    folder: Path, pool_files, relation="fitted", scored_by=None, **fitted: float
+) -> list[str]:
     chosen = GroupMates(quota="marginal", sign="paper", relation=relation, rounds="all")
     order_group_mates.run(
         GroupMatesSettings(budget=Budget(ratio=0.25, tokens=None), group_mates=chosen),
         score=pool_files[0],
         cluster=pool_files[1],
-        model=write_model(folder / "model"),
+        model=write_model(folder / "model", **fitted),
         scored_by=scored_by,
         partition=0,
         partitions=1,
@@ -84,6 +86,15 @@ def test_without_relation_the_documents_of_lowest_influence_are_taken(tmp_path):
     found = group_mates(tmp_path, write_pool(tmp_path, documents, 2), relation="none")
     assert found == documents.doc_id[best].tolist()
     assert found != group_mates(tmp_path / "with", write_pool(tmp_path / "with", documents, 2))
+
+
+def test_a_unit_relation_is_the_kernel_without_its_fitted_parameters(tmp_path):
+    documents = pool()
+    found = group_mates(tmp_path, write_pool(tmp_path, documents, 2), relation="unit")
+    fitted = {"alpha": 1.0, "beta": 1.0}
+    files = write_pool(tmp_path / "by hand", documents, 2)
+    assert found == group_mates(tmp_path / "by hand", files, **fitted)
+    assert found != group_mates(tmp_path / "fitted", write_pool(tmp_path / "fitted", documents, 2))
 
 
 def other_scores(folder: Path, documents: Pool, shards: int, influence: np.ndarray) -> list[Path]:

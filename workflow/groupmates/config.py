@@ -200,7 +200,7 @@ class Budget(Section):
 class GroupMates(Section):
     quota: Literal["proportional", "marginal"]
     sign: Literal["paper", "ceiling"]
-    relation: Literal["fitted", "none"]
+    relation: Literal["fitted", "unit", "none"]
     rounds: Literal["all", "random"]
 
 

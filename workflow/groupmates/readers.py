@@ -240,7 +240,7 @@ def _not_a_string(values: dict[str, Any], field: str, where: str, setting: str) 
     value = value_of(values, field)
     pairs = " or ".join(f"{{{a}, {b}}}" for a, b in LABELLED)
     fields = f" (or {pairs})" if setting == "reference.paths" else ""
-    found = f"{type(value).__name__} in {field!r}"
+    found = f"{'null' if value is None else type(value).__name__} in {field!r}"
     return BadRecord(
         "no text",
         expected=f"a string in the field {field!r}{fields}",
@@ -255,12 +255,19 @@ def _not_json(line: bytes, error: orjson.JSONDecodeError, where: str) -> BadReco
         line.decode()
     except UnicodeDecodeError as undecoded:
         return _not_utf8(undecoded, where)
+    todo = "correct or remove the line"
+    if line.startswith("\ufeff".encode()):
+        todo = (
+            "write the file anew without its byte order mark: sed -i '1s/^\\xEF\\xBB\\xBF//' FILE"
+        )
+    elif line.strip() in (b"[", b"{"):
+        todo = "if the file is one JSON value, write one object on each line: jq -c '.[]' FILE"
     return BadRecord(
         "not JSON",
         expected="a JSON object on every line",
         found=f"{_shown(line)} ({error})" if line.strip() else "a blank line",
         where=where,
-        todo="correct or remove the line",
+        todo=todo,
     )
 
 

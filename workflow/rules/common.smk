@@ -218,6 +218,22 @@ def selection(wildcards):
     ]
 
 
+def positives(wildcards):
+    """Files of good texts; none where they are the reference examples."""
+    patterns = CONFIG.select.method(wildcards.method)[1].positives
+    if patterns == "reference":
+        return []
+    try:
+        return pool_module.expand(list(patterns), "select.quality.positives")
+    except UserError as error:
+        raise WorkflowError(str(error)) from None
+
+
+def score_shard(wildcards):
+    """The shard whose documents an order's partition holds."""
+    return list(SHARDS)[int(wildcards.partition)]
+
+
 def part_files(wildcards):
     """The pool files of some scoring shards."""
     shards = DATASET_PARTS[wildcards.part]

@@ -1,19 +1,5 @@
 # Quality, DCLM-Baseline's way: a classifier of good texts against the pool, top by score.
 # reads: good texts, sample/, pool, score/. writes: quality/{method}.safetensors, order/{method}/.
-def positives(wildcards):
-    """Files of good texts; none where they are the reference examples."""
-    patterns = CONFIG.select.method(wildcards.method)[1].positives
-    if patterns == "reference":
-        return []
-    try:
-        return pool_module.expand(list(patterns), "select.quality.positives")
-    except UserError as error:
-        raise WorkflowError(str(error)) from None
-
-
-def score_shard(wildcards):
-    """The shard whose documents an order's partition holds."""
-    return list(SHARDS)[int(wildcards.partition)]
 
 
 rule fit_quality:

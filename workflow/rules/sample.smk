@@ -42,6 +42,7 @@ rule reference:
         logged("reference"),
     benchmark:
         timed("sample/reference")
+    priority: 10  # a bad example shows before the base model is made
     conda:
         "../../envs/cpu.yaml"
     threads: 1

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from groupmates.artefacts import DOCUMENT, path
 from groupmates.errors import UserError
-from groupmates.maths.relation import NONE, Relation
+from groupmates.maths.relation import Relation
 from groupmates.store import (
     digests,
     embeddings,
@@ -90,11 +90,10 @@ class Selection:
 
     @cached_property
     def relation(self) -> Relation:
-        """The relation that the method goes by: that of the final influence model, or none."""
-        if self.made["settings"].get("group_mates", {}).get("relation") == "none":
-            return NONE
+        """The relation of the final influence model, as the method goes by it."""
         model = self.run / path("fit").format(model="final")
-        return Relation.from_json(read_folder_json(model, "fit", "relation.json"))
+        fitted = Relation.from_json(read_folder_json(model, "fit", "relation.json"))
+        return fitted.used_as(self.made["settings"]["group_mates"]["relation"])
 
     def check_model(self, made: dict[str, Any], file: Path) -> None:
         """That the influence model is the one that `file`, of the provenance `made`, was made with."""

@@ -13,7 +13,7 @@ a float32 dot product of such vectors is in doubt.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, Self
 
 import numpy as np
@@ -90,6 +90,12 @@ class Relation:
     def from_json(cls, record: dict[str, Any]) -> Self:
         """The relation in relation.json; what else stands there belongs to other stages."""
         return cls(record["kernel"], record["alpha"], record["beta"], record["sharpness"])
+
+    def used_as(self, setting: str) -> Relation:
+        """What selection takes of it: as "fitted", with "unit" alpha and beta, or "none"."""
+        if setting == "none":
+            return NONE
+        return replace(self, alpha=1.0, beta=1.0) if setting == "unit" else self
 
     def related(self, documents: int) -> Related:
         """The state of this kernel for `documents` documents, nothing selected."""

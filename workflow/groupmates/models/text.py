@@ -42,7 +42,8 @@ def load_tokenizer(folder: str | Path, needs_end: bool = True) -> PreTrainedToke
             expected="a folder with a Hugging Face tokenizer",
             found=str(error).splitlines()[0],
             where=str(folder),
-            todo="set sample.tokenizer (or materialise.tokenizer) to such a folder, or to null",
+            todo="put the tokenizer's files, tokenizer.json among them, beside the weights of "
+            "base.checkpoint, or set sample.tokenizer (or materialise.tokenizer) to such a folder",
         ) from error
     if needs_end and tokenizer.eos_token_id is None:
         raise UserError(

@@ -28,6 +28,7 @@ from groupmates.report.canvas import (
 from groupmates.report.words import interval, short
 
 MOST_WRITTEN = 3  # intervals that are written beside the curves
+FEW_TICKS = 6  # of numbers as long as −0.025
 MOST_VECTOR_POINTS = 5_000  # more points of a scatter become an image inside the SVG
 MARKERS = "osD^vP"
 
@@ -187,6 +188,7 @@ def predictions(predicted: np.ndarray, oracle: np.ndarray, step: np.ndarray, nam
         bar.ax.yaxis.set_major_locator(MaxNLocator(12, integer=True))
         bar.ax.tick_params(length=0)
         bar.outline.set_visible(False)
+        axes.locator_params(axis="x", nbins=FEW_TICKS)
         axes.set_xlabel(f"predicted influence ({unit})")
         axes.set_ylabel(f"oracle influence ({unit})")
         legend(figure, axes)
@@ -213,6 +215,7 @@ def calibration(models: dict[str, Calibration]) -> str:
                 ms=7,
                 label=f"{name} model",
             )
+        axes.locator_params(axis="x", nbins=FEW_TICKS)
         axes.set_xlabel(f"mean predicted influence ({unit})")
         axes.set_ylabel(f"mean oracle influence ({unit})")
         legend(figure, axes)

@@ -94,7 +94,7 @@ def finding(bars: Sequence[Bar]) -> str:
     paused = sum(end - start for start, end in pauses(bars))
     text = (
         f"{_number(len(jobs), 'job')} ran in {_number(len(bars), 'attempt')} within "
-        f"{duration(wall)}; their times add up to {duration(sum(bar.end - bar.start for bar in bars))}"
+        f"{duration(wall)}"
     )
     text += f"; for {duration(paused)} nothing ran." if paused else "."
     lost = [f"{count(how[h])} {h}" for h in ("failed", "killed or stopped") if how[h]]

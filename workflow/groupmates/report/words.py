@@ -15,10 +15,10 @@ def count(value: float | None) -> str:
 
 
 def tokens(value: float) -> str:
-    """A number of tokens: 0.4M, 8.2B."""
-    for divisor, letter in ((1e12, "T"), (1e9, "B"), (1e5, "M")):
+    """A number of tokens: 401,408, 50M, 8.2B."""
+    for divisor, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M")):
         if value >= divisor:
-            return f"{value / max(divisor, 1e6):.3g}{letter}"
+            return f"{value / divisor:.3g}{letter}"
     return f"{value:,.0f}"
 
 
@@ -169,7 +169,7 @@ def relation_finding(metrics: dict[str, Any]) -> str:
         text += (
             f"; the mean of each position alone, which knows no document, reaches "
             f"{number(spearman['position_mean'])} (95{SPACE}% interval of the difference "
-            f"{interval(gain)}"
+            f"{interval(gain, 3)}"
         )
         text += ", not shown to be better)" if gain[0] <= 0 else ")"
     within = metrics["spearman_within_position"]["full"]

@@ -14,7 +14,7 @@ from groupmates.maths.quota import (
     proportional_key,
     proportional_quota,
 )
-from groupmates.maths.relation import NONE, Relation
+from groupmates.maths.relation import Relation
 from groupmates.orders import read_members
 from groupmates.progress import Progress
 from groupmates.store import Provenance, digests, read_folder_json, write_table
@@ -37,8 +37,7 @@ def run(
     """
     ours = settings.group_mates
     relation = Relation.from_json(read_folder_json(model, "fit", "relation.json"))
-    if ours.relation == "none":
-        relation = NONE
+    relation = relation.used_as(ours.relation)
     members = read_members(score, cluster, partition, partitions, scored_by or None)
     documents = len(members.cluster_N)
     picked_N = np.zeros(documents, bool)

@@ -25,16 +25,11 @@ def run(
     output: Path,
 ) -> None:
     """Write both parts; files of `evaluation` replace the split by hash where given."""
-    write_table(
-        output,
-        "reference",
-        Provenance(
-            "reference",
-            settings.model_dump(mode="json"),
-            digests(reference=reference, evaluation=evaluation or [], tokenizer=tokenizer),
-        ),
-        reference_columns(settings, load_tokenizer(tokenizer), reference, evaluation or []),
-    )
+    # Read before they are digested: the readers say what is wrong with a file.
+    columns = reference_columns(settings, load_tokenizer(tokenizer), reference, evaluation or [])
+    inputs = digests(reference=reference, evaluation=evaluation or [], tokenizer=tokenizer)
+    provenance = Provenance("reference", settings.model_dump(mode="json"), inputs)
+    write_table(output, "reference", provenance, columns)
 
 
 def reference_columns(
