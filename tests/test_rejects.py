@@ -116,6 +116,18 @@ def test_without_a_list_the_first_bad_record_stops_with_its_place(tmp_path):
     assert "pool.bad_records: skip" in caught.value.todo
 
 
+def test_a_bad_line_of_a_damaged_file_is_told_as_damage(tmp_path):
+    """Its checksum, at the end, says what the line does not."""
+    whole = gzip.compress(b"\n".join([GOOD] * 50), compresslevel=0)
+    at = whole.index(b'"text"') + 2
+    path = tmp_path / "part.jsonl.gz"
+    path.write_bytes(whole[:at] + b'"' + whole[at + 1 :])
+    error = refusal(lambda: list(read_documents(PoolFile(str(path), path.name), PLAIN)))
+    assert not isinstance(error, BadRecord)
+    assert "damaged" in error.found
+    assert "copy or make the file again" in error.todo
+
+
 @pytest.mark.parametrize("suffix", LINES)
 def test_a_line_of_100_mb_is_a_bad_record(tmp_path, suffix):
     line = b'{"text": "' + b"word " * 20_000_000 + b'"}'

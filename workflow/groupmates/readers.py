@@ -76,6 +76,8 @@ def read_documents(
             document = _document(file, columns, row, record)
         except BadRecord as error:
             if rejects is None:
+                for _ in _records(file, columns):  # a file damaged further on has no lines to mend
+                    pass
                 raise BadRecord(
                     error.reason,
                     expected=error.expected,
