@@ -118,7 +118,8 @@ def test_provenance_says_what_wrote_an_artefact_from_what(tmp_path):
     store.write_json(tmp_path / "s.json", "summary", PROVENANCE, {"x": 1})
     body = store.read_json(tmp_path / "s.json")
     assert body["x"] == 1
-    assert body["provenance"] == record | {"artefact": "summary"}
+    summary = {"artefact": "summary", "version": ARTEFACTS["summary"].version}
+    assert body["provenance"] == record | summary
 
 
 def test_not_a_number_is_no_json(tmp_path):
