@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from groupmates.config import Budget, GroupMates, GroupMatesSettings
+from groupmates.stages import order_group_mates as stage
 from groupmates.store import (
     Provenance,
     replacing,
@@ -105,3 +107,30 @@ def write_model(folder: Path, **relation: Any) -> Path:
         write_folder_provenance(temporary, "fit", Provenance("fit", {}))
         write_json(temporary / "relation.json", "fit", Provenance("fit", {}), parameters)
     return folder
+
+
+def order_group_mates(
+    orders: list[Path],
+    model: Path,
+    score: list[Path],
+    cluster: list[Path],
+    budget: Budget,
+    scored_by: list[Path] | None = None,
+    **chosen: str,
+) -> list[Path]:
+    """Greedy orders of a pool, a file per partition; `chosen` replaces the default settings."""
+    settings = {"quota": "marginal", "sign": "paper", "relation": "fitted", "rounds": "all"}
+    for partition, output in enumerate(orders):
+        stage.run(
+            GroupMatesSettings(
+                budget=budget, group_mates=GroupMates.model_validate(settings | chosen)
+            ),
+            score=score,
+            cluster=cluster,
+            model=model,
+            scored_by=scored_by,
+            partition=partition,
+            partitions=len(orders),
+            output=output,
+        )
+    return orders

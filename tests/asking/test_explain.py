@@ -20,8 +20,6 @@ from groupmates.asking import explain as asked
 from groupmates.asking.selection import Selection
 from groupmates.config import (
     Budget,
-    GroupMates,
-    GroupMatesSettings,
     RandomSettings,
     TakeSettings,
 )
@@ -29,7 +27,7 @@ from groupmates.errors import UserError
 from groupmates.maths.greedy import greedy_order
 from groupmates.maths.quota import proportional_quota
 from groupmates.maths.relation import Relation
-from groupmates.stages import order_group_mates, order_random, select
+from groupmates.stages import order_random, select
 from groupmates.store import read_table
 
 RELATIONS = {
@@ -70,20 +68,8 @@ def make(
     score, cluster = scored.write_pool(run, pool, shards)
     model = scored.write_model(run / "fit/final", **RELATIONS[kernel])
     budget = Budget(ratio=None if tokens else 0.3, tokens=tokens)
-    chosen = GroupMates.model_validate(
-        {"quota": quota, "sign": sign, "relation": "fitted", "rounds": "all"}
-    )
     orders = [run / f"order/group_mates/part-{p:05d}.parquet" for p in range(partitions)]
-    for partition, output in enumerate(orders):
-        order_group_mates.run(
-            GroupMatesSettings(budget=budget, group_mates=chosen),
-            score=score,
-            cluster=cluster,
-            model=model,
-            partition=partition,
-            partitions=partitions,
-            output=output,
-        )
+    scored.order_group_mates(orders, model, score, cluster, budget, quota=quota, sign=sign)
     drawn = run / "order/random/part-00000.parquet"
     order_random.run(RandomSettings(seed=0), score=score, output=drawn)
     for method, made in (("group_mates", orders), ("random", [drawn])):

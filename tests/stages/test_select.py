@@ -8,13 +8,22 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from groupmates.config import Budget, GroupMates, GroupMatesSettings, RandomSettings, TakeSettings
+from groupmates.config import Budget, RandomSettings, TakeSettings
 from groupmates.errors import UserError
 from groupmates.maths.greedy import greedy_order
 from groupmates.maths.relation import Relation
-from groupmates.stages import order_group_mates, order_random, select
+from groupmates.stages import order_random, select
 from groupmates.store import read_table
-from scored import Pool, pool, shards_of, unit, write_cluster, write_model, write_pool
+from scored import (
+    Pool,
+    order_group_mates,
+    pool,
+    shards_of,
+    unit,
+    write_cluster,
+    write_model,
+    write_pool,
+)
 
 
 def budget(ratio: float | None = 0.3, tokens: int | None = None) -> Budget:
@@ -35,21 +44,8 @@ def orders_of_group_mates(
     **relation: Any,
 ) -> list[Path]:
     model = write_model(folder / "model", **relation)
-    chosen = GroupMates.model_validate(
-        {"quota": quota, "sign": sign, "relation": "fitted", "rounds": "all"}
-    )
     orders = [folder / f"order-{p:05d}.parquet" for p in range(partitions)]
-    for partition, output in enumerate(orders):
-        order_group_mates.run(
-            GroupMatesSettings(budget=budget, group_mates=chosen),
-            score=score,
-            cluster=cluster,
-            model=model,
-            partition=partition,
-            partitions=partitions,
-            output=output,
-        )
-    return orders
+    return order_group_mates(orders, model, score, cluster, budget, quota=quota, sign=sign)
 
 
 def taken(

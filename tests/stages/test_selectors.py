@@ -12,8 +12,6 @@ from safetensors.numpy import load_file, save_file
 
 from groupmates.config import (
     Budget,
-    GroupMates,
-    GroupMatesSettings,
     Mates,
     MatesSettings,
     OneStepPlanSettings,
@@ -31,7 +29,6 @@ from groupmates.maths.randomness import priorities
 from groupmates.models.quality import QualityClassifier
 from groupmates.models.text import train_tokenizer
 from groupmates.stages import (
-    order_group_mates,
     order_mates,
     order_semdedup,
     probe,
@@ -39,7 +36,7 @@ from groupmates.stages import (
     select,
 )
 from groupmates.store import Provenance, digest, read_table, replacing, write_json, write_table
-from scored import Pool, pool, unit, write_model, write_pool, write_score
+from scored import Pool, order_group_mates, pool, unit, write_model, write_pool, write_score
 from small import write_lines
 
 MADE = Provenance("test", {})
@@ -66,16 +63,13 @@ def taken(folder: Path, orders: list[Path], pool_files, ratio: float = 0.25) -> 
 def group_mates(
     folder: Path, pool_files, relation="fitted", scored_by=None, **fitted: float
 ) -> list[str]:
-    chosen = GroupMates(quota="marginal", sign="paper", relation=relation, rounds="all")
-    order_group_mates.run(
-        GroupMatesSettings(budget=Budget(ratio=0.25, tokens=None), group_mates=chosen),
-        score=pool_files[0],
-        cluster=pool_files[1],
-        model=write_model(folder / "model", **fitted),
-        scored_by=scored_by,
-        partition=0,
-        partitions=1,
-        output=folder / "order.parquet",
+    order_group_mates(
+        [folder / "order.parquet"],
+        write_model(folder / "model", **fitted),
+        *pool_files,
+        Budget(ratio=0.25, tokens=None),
+        scored_by,
+        relation=relation,
     )
     return taken(folder, [folder / "order.parquet"], pool_files)
 

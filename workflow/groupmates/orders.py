@@ -29,12 +29,14 @@ from groupmates.store import (
 )
 
 
-def without_groups(shard: int, key_N: np.ndarray) -> dict[str, np.ndarray]:
-    """Columns of an order for a whole shard, of a method that looks at no group."""
+def without_groups(
+    shard: int | np.ndarray, key_N: np.ndarray, row_N: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """Columns of an order of a method that looks at no group; of a whole shard without `row_N`."""
     documents = len(key_N)
     return {
-        "shard": np.full(documents, shard),
-        "row": np.arange(documents),
+        "shard": np.broadcast_to(shard, documents),
+        "row": np.arange(documents) if row_N is None else row_N,
         "rank": np.zeros(documents, np.int32),
         "key": key_N,
         "group_influence": np.full(documents, np.nan),
@@ -61,6 +63,11 @@ class Members:
     influence_N: np.ndarray
     emb_ND: np.ndarray
     maximum: float  # of the individual influences of the whole pool
+
+    def in_pool(self, chosen_N: np.ndarray) -> np.ndarray:
+        """Indices of the chosen ones (bool [N]), in pool order."""
+        order = np.lexsort((self.row_N, self.shard_N))
+        return order[chosen_N[order]]
 
     def by_cluster(self) -> Iterator[slice]:
         """The places of one cluster's documents after the other."""

@@ -19,8 +19,6 @@ from groupmates.maths.insertion import rank_among, thetas_along
 from groupmates.maths.relation import on_grid
 from groupmates.store import read_centroids, table_record
 
-RANDOM = "random"  # the method whose order is drawn, and knows no theta
-
 
 @dataclass(frozen=True)
 class Neighbour:

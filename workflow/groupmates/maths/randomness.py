@@ -23,6 +23,11 @@ def priorities(seed: int, purpose: str, items: Iterable[str]) -> np.ndarray:
     return np.fromiter((hash64(seed, purpose, item) for item in items), np.uint64)
 
 
+def uniforms(seed: int, purpose: str, items: Iterable[str]) -> np.ndarray:
+    """`hash64` of every item as a number in [0, 1], float64 [N]."""
+    return priorities(seed, purpose, items) / 2.0**64
+
+
 def generator(seed: int, purpose: str, item: int | str = "") -> np.random.Generator:
     """A generator for the choices that belong to one item, such as a rollout."""
     return np.random.default_rng(hash64(seed, purpose, str(item)))

@@ -40,7 +40,7 @@ def table(
     summary: dict[str, Any], selectors: dict[str, str], benchmarks: Path
 ) -> list[dict[str, Any]]:
     """A row per method, best first; losses in nats, lower is better."""
-    ranked = sorted(summary["methods"], key=lambda m: summary["methods"][m]["mean_nats"])
+    ranked = words.ranked(summary)
     rows = []
     for method in ranked:
         found = summary["methods"][method]
@@ -109,13 +109,13 @@ def _bounds(row: dict[str, Any], kind: str) -> list[float] | None:
 
 def conclusion(summary: dict[str, Any]) -> str:
     """One sentence: which method is best, and which others it cannot be told from."""
-    ranked = sorted(summary["methods"], key=lambda m: summary["methods"][m]["mean_nats"])
+    ranked = words.ranked(summary)
     best, others = ranked[0], ranked[1:]
     pairs, places = summary["pairs"][best], words.decimals_for(summary)
     seeds = summary["seeds"]
     if seeds < 2:
         return f"{best} has the lowest loss; with one seed, by how much is unknown."
-    surely = [m for m in others if not _holds_zero(pairs[m]["interval_by_seed_nats"])]
+    surely = [m for m in others if not words.holds_zero(pairs[m]["interval_by_seed_nats"])]
     unsure = [m for m in others if m not in surely]
     text = f"{best} has the lowest held-out loss of {len(ranked)} methods"
     if unsure:
@@ -128,7 +128,3 @@ def conclusion(summary: dict[str, Any]) -> str:
         text += f"; it is shown to be better than {', '.join(surely)}"
     level = f"{100 * pairs[others[0]]['confidence']:g}"
     return f"{text} ({level}{words.SPACE}% intervals over {seeds} seeds of one selection each)."
-
-
-def _holds_zero(bounds: list[float] | None) -> bool:
-    return bounds is None or bounds[0] <= 0 <= bounds[1]

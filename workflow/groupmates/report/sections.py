@@ -39,8 +39,8 @@ def evaluation(
     summary: dict[str, Any], curves: dict[str, list[reading.Curve]], colours: dict[str, str]
 ) -> tuple[dict[str, Any], Figures]:
     """The headline: findings in words, and rows of the table, best method first."""
-    methods, baseline = summary["methods"], summary["baseline"]
-    ranked = sorted(methods, key=lambda m: methods[m]["mean_nats"])
+    baseline = summary["baseline"]
+    ranked = words.ranked(summary)
     compared = {m: summary["comparisons"][m] for m in ranked if m in summary["comparisons"]}
     compared.pop(baseline, None)
     trained = [tokens[-1] for of_seeds in curves.values() for tokens, _ in of_seeds]

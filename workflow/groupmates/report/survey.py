@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from groupmates.errors import UserError
 from groupmates.maths.randomness import priorities
+from groupmates.orders import read_clusters
 from groupmates.progress import Progress
 from groupmates.report.reading import codes, selected_rows
 from groupmates.report.tally import Tally
@@ -111,7 +112,7 @@ def survey(
     shards = list(zip(score, cluster, strict=True))
     for path, of_cluster in Progress("report", len(shards), "shards").over(shards):
         scored = read_table(path, "score", COLUMNS)
-        cluster_N = read_clusters(of_cluster, path, len(scored))
+        cluster_N = read_clusters(path, of_cluster)
         kept_MN = np.zeros((len(select), len(scored)), bool)
         for kept_N, files in zip(kept_MN, select.values(), strict=True):
             kept_N[selected_rows(files[path.name], scored)] = True
@@ -154,7 +155,7 @@ def documents_at(
     found = []
     for shard in sorted({shard for shard, _ in places}):
         scored = read_table(score[shard], "score", COLUMNS)
-        cluster_N = read_clusters(cluster[shard], score[shard], len(scored))
+        cluster_N = read_clusters(score[shard], cluster[shard])
         rows = np.array([row for of_shard, row in places if of_shard == shard])
         kept_N = np.unpackbits(kept_SN[shard], count=len(scored))[rows].astype(bool)
         nothing_N = np.zeros(len(rows), bool)
@@ -220,19 +221,6 @@ def padded(values: np.ndarray, size: int, fill: float) -> np.ndarray:
     """`values`, made at least `size` long."""
     more = np.full(max(0, size - len(values)), fill, values.dtype)
     return np.concatenate([values, more])
-
-
-def read_clusters(path: Path, score: Path, rows: int) -> np.ndarray:
-    """The cluster of every row of the score shard `score`."""
-    cluster_N = read_table(path, "cluster", ["cluster"])["cluster"].to_numpy()
-    if len(cluster_N) != rows:
-        raise UserError(
-            expected=f"{rows:,} rows, as in {score}",
-            found=f"{len(cluster_N):,}",
-            where=str(path),
-            todo="delete the file and run snakemake again",
-        )
-    return cluster_N
 
 
 def check_shards(score: list[Path], select: dict[str, dict[str, Path]]) -> None:

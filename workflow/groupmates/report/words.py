@@ -99,12 +99,18 @@ def _intervals(comparison: dict[str, Any]) -> list[list[float]]:
     return [comparison[n] for n in names if comparison.get(n) is not None]
 
 
+def ranked(summary: dict[str, Any]) -> list[str]:
+    """The methods, the one of lowest held-out loss first."""
+    return sorted(summary["methods"], key=lambda m: summary["methods"][m]["mean_nats"])
+
+
 def findings(summary: dict[str, Any], training_tokens: float) -> list[str]:
     """One sentence per method on its loss against the baseline, the best method first."""
-    ranked = sorted(summary["comparisons"], key=lambda m: summary["methods"][m]["mean_nats"])
-    ranked = [m for m in ranked if m != summary["baseline"]]
-    if ranked:
-        return [finding(method, summary, training_tokens) for method in ranked]
+    compared = [
+        m for m in ranked(summary) if m in summary["comparisons"].keys() - {summary["baseline"]}
+    ]
+    if compared:
+        return [finding(method, summary, training_tokens) for method in compared]
     return [
         f"{_kept(method, summary)}. There is no comparison: a selection and the baseline "
         f"“{summary['baseline']}” must both be in select.methods."
@@ -139,12 +145,12 @@ def finding(method: str, summary: dict[str, Any], training_tokens: float) -> str
     )
     if bounds is None:
         return f"{text}. Without an interval this is not evidence of a difference."
-    if _holds_zero(bounds):
+    if holds_zero(bounds):
         return f"{text}. The interval includes zero: no difference is shown."
     text += "." if difference < 0 else f": worse than {summary['baseline']}."
     if bounds is by_example:
         return f"{text} With one seed, how it varies from training to training is unknown."
-    if by_example is not None and _holds_zero(by_example):
+    if by_example is not None and holds_zero(by_example):
         text += (
             f" Over the {count(summary['evaluation_examples'])} held-out examples the interval is "
             f"{interval(by_example, places)} and includes zero: other examples may show none."
@@ -152,8 +158,9 @@ def finding(method: str, summary: dict[str, Any], training_tokens: float) -> str
     return text
 
 
-def _holds_zero(bounds: list[float]) -> bool:
-    return bounds[0] <= 0 <= bounds[1]
+def holds_zero(bounds: list[float] | None) -> bool:
+    """Whether a difference is not shown; of one seed there is no interval."""
+    return bounds is None or bounds[0] <= 0 <= bounds[1]
 
 
 def relation_finding(metrics: dict[str, Any]) -> str:

@@ -64,7 +64,6 @@ def run(
         settings.model_dump(mode="json") | {"partition": partition, "partitions": partitions},
         digests(score=score, cluster=cluster, model=model, scored_by=scored_by or []),
     )
-    in_pool = np.lexsort((members.row_N, members.shard_N))
     order = {
         "shard": members.shard_N,
         "row": members.row_N,
@@ -72,5 +71,5 @@ def run(
         "key": key_N,
         "group_influence": theta_N,
     }
-    kept = in_pool[picked_N[in_pool]]
+    kept = members.in_pool(picked_N)
     write_table(output, "order", provenance, {name: v[kept] for name, v in order.items()})

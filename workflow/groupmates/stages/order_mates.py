@@ -8,7 +8,7 @@ import numpy as np
 
 from groupmates.config import MatesSettings
 from groupmates.maths.gumbel import gumbel_keys
-from groupmates.maths.randomness import priorities
+from groupmates.maths.randomness import uniforms
 from groupmates.orders import check_same_documents, rows_of, without_groups
 from groupmates.progress import Progress
 from groupmates.store import Provenance, digests, read_table, table_writer
@@ -33,7 +33,7 @@ def run(settings: MatesSettings, *, score: list[Path], scored_by: list[Path], ou
     with table_writer(output, "order", provenance) as writer:
         for shard, (path, found) in enumerate(zip(score, influences, strict=True)):
             ids = read_table(path, "score", ["doc_id"])["doc_id"].to_pylist()
-            uniform_N = priorities(settings.seed, "mates", ids) / 2.0**64
+            uniform_N = uniforms(settings.seed, "mates", ids)
             standard_N = (found.astype(np.float64) - mean) / max(deviation, 1e-12)
             key_N = gumbel_keys(standard_N, uniform_N, settings.mates.temperature)
             writer.write(without_groups(shard, key_N))

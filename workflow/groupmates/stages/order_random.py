@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from groupmates.config import RandomSettings
-from groupmates.maths.randomness import priorities
+from groupmates.maths.randomness import uniforms
 from groupmates.orders import rows_of, without_groups
 from groupmates.progress import Progress
 from groupmates.store import Provenance, digests, read_table, table_writer
@@ -18,7 +18,7 @@ def run(settings: RandomSettings, *, score: list[Path], output: Path) -> None:
     with table_writer(output, "order", provenance) as writer:
         for shard, path in enumerate(score):
             ids = read_table(path, "score", ["doc_id"])["doc_id"].to_pylist()
-            key_N = priorities(settings.seed, "select", ids) / 2.0**64
+            key_N = uniforms(settings.seed, "select", ids)
             writer.write(without_groups(shard, key_N))
             progress.advance(len(ids))
     progress.finish()

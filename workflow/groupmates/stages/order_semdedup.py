@@ -9,9 +9,9 @@ import numpy as np
 from groupmates.config import SemDedupSettings
 from groupmates.errors import UserError
 from groupmates.maths.near_duplicates import near_duplicates
-from groupmates.maths.randomness import priorities
+from groupmates.maths.randomness import uniforms
 from groupmates.maths.relation import on_grid
-from groupmates.orders import read_members
+from groupmates.orders import read_members, without_groups
 from groupmates.progress import Progress, note
 from groupmates.store import Provenance, digests, read_centroids, read_table, write_table
 
@@ -48,29 +48,17 @@ def run(
         progress.advance(here.stop - here.start)
     progress.finish()
     note("semdedup", f"{(~kept_N).sum():,} of {len(kept_N):,} documents are near-duplicates")
-    in_pool = np.lexsort((members.row_N, members.shard_N))
-    kept = in_pool[kept_N[in_pool]]
+    kept = members.in_pool(kept_N)
     shard_N, row_N = members.shard_N[kept], members.row_N[kept]
     key_N = np.empty(len(kept))
     for shard, path in enumerate(score):
         mine = shard_N == shard
         if mine.any():
             ids = read_table(path, "score", ["doc_id"])["doc_id"].take(row_N[mine]).to_pylist()
-            key_N[mine] = priorities(settings.seed, "select", ids) / 2.0**64
+            key_N[mine] = uniforms(settings.seed, "select", ids)
     provenance = Provenance(
         "select",
         settings.model_dump(mode="json") | {"partition": partition, "partitions": partitions},
         digests(score=score, cluster=cluster, centroids=centroids),
     )
-    write_table(
-        output,
-        "order",
-        provenance,
-        {
-            "shard": shard_N,
-            "row": row_N,
-            "rank": np.zeros(len(kept), np.int32),
-            "key": key_N,
-            "group_influence": np.full(len(kept), np.nan),
-        },
-    )
+    write_table(output, "order", provenance, without_groups(shard_N, key_N, row_N))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ def run(
             else None,
         }
 
+    @cache
     def compared(a: str, b: str) -> dict[str, Any]:
         """Method `a` minus method `b`; the trainings of one seed belong together."""
         difference = np.array(final[a]) - np.array(final[b])
