@@ -114,6 +114,15 @@ class Campaign:
         self.slurm.wait_for(saved, 120, "an attempt to be under way")
         return self.attempts()[-1]["slurm_job_id"]
 
+    def ended(self, job: str) -> str:
+        """The state the job ends in: SLURM goes on to tidy up (COMPLETING) after it has ended."""
+
+        def state() -> str:
+            return {j.id: j.state for j in self.slurm.squeue()}[job]
+
+        self.slurm.wait_for(lambda: state() not in ("COMPLETING", "RUNNING"), 60, f"{job} to end")
+        return state()
+
     def ends(self) -> None:
         assert self.process is not None
         assert self.process.wait(240) == 0, self.told()
@@ -283,7 +292,7 @@ def test_a_killed_main_process_that_is_started_again(campaign, probed, record_pr
     campaign.start()
     campaign.ends()
     survived(campaign, probed, record_property, 2)
-    assert {j.id: j.state for j in campaign.slurm.squeue()}[job] == "CANCELLED"
+    assert campaign.ended(job) == "CANCELLED"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
@@ -295,9 +304,9 @@ def test_an_interrupted_main_process_cancels_its_jobs_or_waits_for_them(
     assert campaign.process is not None
     campaign.process.send_signal(number)
     campaign.process.wait(240)
-    states = {j.id: j.state for j in campaign.slurm.squeue()}
-    assert states[job] in ("CANCELLED", "COMPLETED"), states
-    attempts = 1 if states[job] == "COMPLETED" else 2
+    state = campaign.ended(job)
+    assert state in ("CANCELLED", "COMPLETED"), state
+    attempts = 1 if state == "COMPLETED" else 2
     campaign.start()
     campaign.ends()
     survived(campaign, probed, record_property, attempts)
