@@ -1,0 +1,59 @@
+"""A pool with planted copies, to see which selectors notice them.
+
+    python tests/benchmarks/planted.py data/pool/shard_*.jsonl.zst --output data/planted
+
+Of the pool's documents in the order of their ids' hashes, `--documents` are taken; the first `--planted`
+of them are written `--copies` times each, under ids of their own (`id` and `copy` number), the
+others once. Eight files, documents in hash order, so that the copies are spread over all of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+from hashlib import sha256
+from pathlib import Path
+
+import zstandard
+
+
+def rows(paths: list[Path]) -> list[dict]:
+    found = []
+    for path in paths:
+        with path.open("rb") as file:
+            reader = zstandard.ZstdDecompressor().stream_reader(file)
+            found += [json.loads(line) for line in io.TextIOWrapper(reader, encoding="utf-8")]
+    return found
+
+
+def key(name: str) -> str:
+    return sha256(name.encode()).hexdigest()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("paths", nargs="+", type=Path)
+    parser.add_argument("--output", required=True, type=Path)
+    parser.add_argument("--documents", type=int, default=6000)
+    parser.add_argument("--planted", type=int, default=600)
+    parser.add_argument("--copies", type=int, default=8)
+    arguments = parser.parse_args()
+    taken = sorted(rows(arguments.paths), key=lambda r: key(r["id"]))[: arguments.documents]
+    written = []
+    for number, row in enumerate(taken):
+        for copy in range(arguments.copies if number < arguments.planted else 1):
+            written.append(
+                {"id": f"{row['id']}-{copy}", "text": row["text"], "source": row["source"]}
+            )
+    written.sort(key=lambda r: key(r["id"]))
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    for part in range(8):
+        lines = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in written[part::8])
+        path = arguments.output / f"shard_{part}.jsonl.zst"
+        path.write_bytes(zstandard.ZstdCompressor(level=9).compress(lines.encode()))
+    print(f"{len(written):,} documents, {len(taken):,} of them distinct, in {arguments.output}")
+
+
+if __name__ == "__main__":
+    main()
