@@ -119,7 +119,13 @@ def order_group_mates(
     **chosen: str,
 ) -> list[Path]:
     """Greedy orders of a pool, a file per partition; `chosen` replaces the default settings."""
-    settings = {"quota": "marginal", "sign": "paper", "relation": "fitted", "rounds": "all"}
+    settings = {
+        "quota": "marginal",
+        "sign": "paper",
+        "relation": "fitted",
+        "sharpness": None,
+        "rounds": "all",
+    }
     for partition, output in enumerate(orders):
         stage.run(
             GroupMatesSettings(

@@ -617,6 +617,7 @@ AFFECTS: dict[str, tuple[object, set[str]]] = {
     "select.group_mates.quota": ("proportional", {"order_group_mates"} | TAKE),
     "select.group_mates.sign": ("ceiling", {"order_group_mates"} | TAKE),
     "select.group_mates.relation": ("none", {"order_group_mates"} | TAKE),
+    "select.group_mates.sharpness": (64.0, {"order_group_mates"} | TAKE),
     "select.group_mates.rounds": ("random", {"score_by", "order_group_mates"} | TAKE),
     # Of selectors that do not run by default.
     "select.variants": ({"best": {"method": "mates", "temperature": 0}}, set()),

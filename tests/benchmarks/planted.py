@@ -2,9 +2,9 @@
 
     python tests/benchmarks/planted.py data/pool/shard_*.jsonl.zst --output data/planted
 
-Of the pool's documents in the order of their ids' hashes, `--documents` are taken; the first `--planted`
-of them are written `--copies` times each, under ids of their own (`id` and `copy` number), the
-others once. Eight files, documents in hash order, so that the copies are spread over all of them.
+Of the pool's documents in the order of their ids' hashes, `--documents` are taken; the first
+`--planted` of them are written `--copies` times each, under ids of their own (id and number of the
+copy), the others once. Eight files, documents in hash order: copies are spread over all of them.
 """
 
 from __future__ import annotations

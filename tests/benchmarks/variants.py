@@ -77,7 +77,9 @@ def selected(run: Path, scratch: Path, config: c.Config, name: str) -> list[Path
         (model / "relation.json").write_text(json.dumps(fitted | relation))
         settings = c.GroupMatesSettings(
             budget=config.select.budget,
-            group_mates=c.GroupMates(quota=quota, sign=sign, relation="fitted", rounds="all"),
+            group_mates=c.GroupMates(
+                quota=quota, sign=sign, relation="fitted", sharpness=None, rounds="all"
+            ),
         )
         order_group_mates.run(
             settings,

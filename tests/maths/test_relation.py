@@ -79,3 +79,12 @@ def test_sums_of_similarities_are_the_same_in_every_order():
         one_by_one += grid @ grid[i]
     assert np.array_equal(at_once, one_by_one)
     assert np.array_equal(grid @ grid[:7].T, (grid[:7] @ grid.T).T)
+
+
+def test_selection_takes_the_fitted_relation_as_it_is_told():
+    fitted = Relation("nearest", alpha=0.5, beta=2.0, sharpness=8.0)
+    assert fitted.used_as("fitted") == fitted
+    assert fitted.used_as("unit") == Relation("nearest", 1.0, 1.0, 8.0)
+    assert fitted.used_as("unit", 64.0) == Relation("nearest", 1.0, 1.0, 64.0)
+    assert fitted.used_as("fitted", 64.0) == Relation("nearest", 0.5, 2.0, 64.0)
+    assert fitted.used_as("none", 64.0).related(1).factor() == [1.0]

@@ -93,7 +93,8 @@ class Selection:
         """The relation of the final influence model, as the method goes by it."""
         model = self.run / path("fit").format(model="final")
         fitted = Relation.from_json(read_folder_json(model, "fit", "relation.json"))
-        return fitted.used_as(self.made["settings"]["group_mates"]["relation"])
+        ours = self.made["settings"]["group_mates"]
+        return fitted.used_as(ours["relation"], ours.get("sharpness"))
 
     def check_model(self, made: dict[str, Any], file: Path) -> None:
         """That the influence model is the one that `file`, of the provenance `made`, was made with."""

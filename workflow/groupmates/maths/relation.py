@@ -91,11 +91,15 @@ class Relation:
         """The relation in relation.json; what else stands there belongs to other stages."""
         return cls(record["kernel"], record["alpha"], record["beta"], record["sharpness"])
 
-    def used_as(self, setting: str) -> Relation:
-        """What selection takes of it: as "fitted", with "unit" alpha and beta, or "none"."""
+    def used_as(self, setting: str, sharpness: float | None = None) -> Relation:
+        """What selection takes of it: as "fitted", with "unit" alpha and beta, or "none".
+
+        `sharpness` replaces that of the nearest kernel.
+        """
         if setting == "none":
             return NONE
-        return replace(self, alpha=1.0, beta=1.0) if setting == "unit" else self
+        used = self if sharpness is None else replace(self, sharpness=sharpness)
+        return replace(used, alpha=1.0, beta=1.0) if setting == "unit" else used
 
     def related(self, documents: int) -> Related:
         """The state of this kernel for `documents` documents, nothing selected."""

@@ -37,7 +37,7 @@ def run(
     """
     ours = settings.group_mates
     relation = Relation.from_json(read_folder_json(model, "fit", "relation.json"))
-    relation = relation.used_as(ours.relation)
+    relation = relation.used_as(ours.relation, ours.sharpness)
     members = read_members(score, cluster, partition, partitions, scored_by or None)
     documents = len(members.cluster_N)
     picked_N = np.zeros(documents, bool)
