@@ -25,6 +25,7 @@ SHARED = {
     "mates": [*POOL, *ONE_STEP],
     "quality": POOL,
     "semdedup": [*POOL, *GROUP],  # its embeddings are those of the influence model
+    "oracle_greedy": POOL,
     "random": ["check/*"],
 }
 
