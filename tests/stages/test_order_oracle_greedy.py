@@ -197,7 +197,7 @@ def test_a_loss_that_is_no_number_names_pick_and_document(small_run, tmp_path):
     with pytest.raises(UserError, match="finite reference loss") as caught:
         ordered(small_run, tmp_path, picks(2), base=broken)
     assert caught.value.found.startswith("nan after training on document 'doc-00")
-    assert caught.value.where == "pick 1"
+    assert caught.value.where in ("pick 1", "pick 2")
 
 
 # What is too much
