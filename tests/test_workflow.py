@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 import os
@@ -254,17 +255,19 @@ def test_every_selector_and_a_variant_of_each_run_side_by_side(
 ) -> None:
     """From a run of the default methods on: what they share is not done again."""
     folder = shutil.copytree(finished, tmp_path / "copy")
-    methods = ["group_mates", "mates", "quality", "semdedup", "random"]
+    methods = ["group_mates", "mates", "quality", "semdedup", "oracle_greedy", "random"]
     change = {
-        "methods": [*methods, "early", "best", "words", "strict"],
+        "methods": [*methods, "early", "best", "words", "strict", "sparse"],
         "variants": {
             "early": {"method": "group_mates", "rounds": "random", "relation": "none"},
             "best": {"method": "mates", "temperature": 0},
             "words": {"method": "quality", "ngrams": 1, "hash_bits": 10},
             "strict": {"method": "semdedup", "threshold": 1.0},
+            "sparse": {"method": "oracle_greedy", "candidates": 1},
         },
         "partitions": 2,
         "semdedup": {"threshold": 0.9999},
+        "oracle_greedy": {"candidates": 3},
         "quality": {"positives": "reference"},
     }
     settings = checkout.merged(
@@ -287,8 +290,17 @@ def test_every_selector_and_a_variant_of_each_run_side_by_side(
     assert {m["documents"] for m in summary["methods"].values()} == {88}  # a quarter of 350
     rows = (root / "report/comparison.csv").read_text().splitlines()
     assert len(rows) == 1 + len(change["methods"])
-    assert len((root / "report/comparison.md").read_text().splitlines()) == 2 + 9
+    assert len((root / "report/comparison.md").read_text().splitlines()) == 2 + 11
+    with (root / "report/comparison.csv").open() as file:
+        overlap = {row["method"]: float(row["oracle_overlap"]) for row in csv.DictReader(file)}
+    assert (
+        overlap["oracle_greedy"] == 1 > max(v for m, v in overlap.items() if m != "oracle_greedy")
+    )
     assert "The methods side by side" in (root / "report.html").read_text()
+    # What is allowed is looked at anew, and what was measured stays.
+    settings["select"]["oracle_greedy"]["max_evaluations"] = 999
+    (folder / "settings.yaml").write_text(yaml.safe_dump(settings))
+    assert planned(folder).keys() == {"check_oracle_greedy", "total"}
     everything = checkout.snakemake(folder, "-n", "--forceall", "--quiet", "rules").stdout
     table = dict(re.findall(r"^(\w+) +(\d+)$", everything, re.MULTILINE))
     counted = {name.replace("_", "-"): int(count) for name, count in table.items()}
@@ -627,6 +639,8 @@ AFFECTS: dict[str, tuple[object, set[str]]] = {
     "select.quality.hash_bits": (12, set()),
     "select.quality.penalty": (2.0, set()),
     "select.semdedup.threshold": (0.9, set()),
+    "select.oracle_greedy.candidates": (3, set()),
+    "select.oracle_greedy.max_evaluations": (30, set()),
     "materialise.format": ("parquet", DATASET),
     # Of the tokenised formats alone.
     "materialise.tokenizer": ("some/folder", set()),

@@ -177,3 +177,20 @@ def test_every_part_is_a_known_kernel():
 def test_the_size_of_a_phase_weighs_what_dominates_it():
     assert Phase("x", 1, {"read": 5.0, "forward": 7.0, "train": 11.0}).size == 18.0
     assert Phase("x", 1, {"read": 5.0, "rows": 7.0}).size == 5.0
+
+
+@pytest.mark.parametrize(("candidates", "evaluations"), [(None, 10 * 1000 - 45), (30, 300)])
+def test_brute_force_is_a_probing_step_for_every_document_that_is_tried(candidates, evaluations):
+    select = {
+        "methods": ["oracle_greedy"],
+        "budget": {"ratio": 0.01, "tokens": None},
+        "oracle_greedy": {"candidates": candidates},
+    }
+    found = work(select=select)
+    (jobs,) = found["order-oracle-greedy"]
+    assert (jobs.count, found["check-oracle-greedy"][0].count) == (1, 1)
+    (random, _), (phase,) = found["probe"], jobs.phases
+    assert phase.units == evaluations
+    per_step = {k: amount / random.phases[0].units for k, amount in random.phases[0].parts.items()}
+    assert phase.parts == pytest.approx({k: evaluations * v for k, v in per_step.items()})
+    assert "order-oracle-greedy" not in work()

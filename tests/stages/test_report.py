@@ -14,6 +14,7 @@ import pytest
 from groupmates.artefacts import ARTEFACTS
 from groupmates.config import PoolColumns, Report, ReportSettings
 from groupmates.errors import UserError
+from groupmates.report import comparison as table_of
 from groupmates.report import kept_figures, reading, words
 from groupmates.report.survey import Sizes, Survey, survey
 from groupmates.report.tally import LENGTH_EDGES, Tally
@@ -599,3 +600,44 @@ def test_zero_has_no_sign_and_unknown_is_a_dash():
     assert words.number(-0.0001, 3) == "0.000"
     assert words.number(-1.5, 1) == "−1.5"
     assert words.number(None) == words.number(float("nan")) == words.NOTHING
+
+
+def test_overlap_and_regret_are_measured_against_the_oracle(tmp_path):
+    def pair(difference, low, high):
+        return {"difference_nats": difference, "interval_by_seed_nats": [low, high]}
+
+    rows = [
+        {"method": "ours", "selector": "group_mates"},
+        {"method": "oracle_greedy", "selector": "oracle_greedy"},
+        {"method": "random", "selector": "random"},
+    ]
+    summary = {
+        "pairs": {
+            "ours": {"oracle_greedy": pair(-0.2, -0.3, -0.1), "random": pair(-0.5, -0.6, -0.4)},
+            "oracle_greedy": {"random": pair(-0.3, -0.5, -0.1)},
+            "random": {},
+        }
+    }
+    shared_MM = np.array([[8, 1, 2], [1, 5, 3], [2, 3, 10]])
+    methods = ["oracle_greedy", "ours", "random"]
+    assert table_of.add_oracle(rows, summary, methods, shared_MM) == "oracle_greedy"
+    keys = ("oracle_overlap", "regret_nats", "regret_low_nats", "regret_high_nats")
+    assert [[row[key] for key in keys] for row in rows] == [
+        [1 / 8, -0.2, -0.3, -0.1],
+        [1.0, None, None, None],
+        [
+            2 / 8,
+            0.3,
+            0.1,
+            0.5,
+        ],  # random is the worse one: the pair's difference with its sign turned
+    ]
+    one_seed = {"oracle_greedy": {"random": pair(-0.3, 0, 0) | {"interval_by_seed_nats": None}}}
+    table_of.add_oracle(rows[1:], {"pairs": one_seed}, methods, shared_MM)
+    assert [rows[2][key] for key in keys] == [2 / 8, 0.3, None, None]
+
+
+def test_without_an_oracle_the_comparison_has_no_columns_for_it():
+    rows = [{"method": "random", "selector": "random"}]
+    assert table_of.add_oracle(rows, {"pairs": {}}, ["random"], np.ones((1, 1))) is None
+    assert rows == [{"method": "random", "selector": "random"}]

@@ -53,6 +53,8 @@ STAGES = {
     "fit-quality": ("quality", "run_fit"),
     "order-quality": ("quality", "run_order"),
     "order-semdedup": ("order_semdedup", "run"),
+    "check-oracle-greedy": ("order_oracle_greedy", "run_check"),
+    "order-oracle-greedy": ("order_oracle_greedy", "run"),
     "order-random": ("order_random", "run"),
     "take": ("select", "run"),
     "materialise": ("materialise", "run"),

@@ -194,6 +194,11 @@ ARTEFACTS = {
         "a quality classifier: float32 weights of hashed n-grams; beside it a .json with the numbers "
         "of texts and the held-out area under the ROC curve",
     ),
+    "brute_force": Artefact(
+        "oracle/{method}.json",
+        1,
+        "that the brute force of an oracle_greedy method is allowed: documents, picks, evaluations",
+    ),
     "order": Artefact(
         "order/{method}/part-{partition}.parquet",
         1,

@@ -220,11 +220,17 @@ class SemDedup(Section):
     threshold: Annotated[float, Field(gt=0, le=1)]
 
 
+class OracleGreedy(Section):
+    candidates: Positive | None
+    max_evaluations: Positive
+
+
 SELECTORS: dict[str, type[Section] | None] = {
     "group_mates": GroupMates,
     "mates": Mates,
     "quality": Quality,
     "semdedup": SemDedup,
+    "oracle_greedy": OracleGreedy,
     "random": None,
 }
 
@@ -238,6 +244,7 @@ class Select(Section):
     mates: Mates
     quality: Quality
     semdedup: SemDedup
+    oracle_greedy: OracleGreedy
 
     @model_validator(mode="after")
     def methods_are_known(self) -> Self:
@@ -586,6 +593,22 @@ class SemDedupSettings(StageSettings):
     semdedup: SemDedup
 
 
+class OracleCheckSettings(StageSettings):
+    budget: Budget
+    oracle_greedy: OracleGreedy
+
+
+class OracleGreedySettings(StageSettings):
+    """How many evaluations are allowed changes nothing that was measured."""
+
+    seed: int
+    text_columns: PoolColumns
+    selection_examples: int
+    sequence_length: int
+    budget: Budget
+    candidates: int | None
+
+
 class TakeSettings(StageSettings):
     budget: Budget
 
@@ -671,6 +694,7 @@ def settings(config: Config, kind: type[StageSettings], method: str | None = Non
         "mates": config.select.mates,
         "quality": config.select.quality,
         "semdedup": config.select.semdedup,
+        "oracle_greedy": config.select.oracle_greedy,
         "steps": one_steps(config),
         "format": config.materialise.format,
         "open_lm": (config.materialise.open_lm if config.materialise.format == "open_lm" else None),
@@ -681,6 +705,7 @@ def settings(config: Config, kind: type[StageSettings], method: str | None = Non
     if method is not None:
         selector, section = config.select.method(method)
         places[selector] = section
+    places["candidates"] = places["oracle_greedy"].candidates
     if kind is OneStepFitSettings:
         places["fit"] = one_step_fit(config)
     return kind(**{name: places[name] for name in kind.model_fields})

@@ -10,8 +10,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from groupmates.config import Config, GroupMates, Section, one_step_fit, one_steps
+from groupmates.config import (
+    Config,
+    GroupMates,
+    OracleGreedy,
+    Section,
+    one_step_fit,
+    one_steps,
+)
+from groupmates.maths.brute_force import evaluations
 from groupmates.maths.costs import forward_flops, training_flops
+from groupmates.maths.quota import documents_of_ratio
 from groupmates.plan.sizes import Sizes
 
 # Kernels: what an amount is counted in, and how a table shows it.
@@ -37,7 +46,10 @@ KERNELS = {
     "start": "jobs: start of the process, imports, loading",
 }
 ON_ALL_CORES = {"tokenise"}  # of a job; the rates of a file are those of one core
-ON_GPU = {"base", "probe", "fit", "plan-bootstrap", "score", "evaluate", "centroids", "cluster"}
+ON_GPU = {"base", "probe", "fit", "plan-bootstrap", "score", "evaluate", "centroids", "cluster"} | {
+    "order-oracle-greedy"
+}
+
 # Resamples of the held-out figures; one has six rank correlations. The correlation of n labels took
 # 81, 93, 115 and 629 microseconds for 60, 400, 1000 and 5000: about as that of n + 1500.
 FIGURE_DRAWS, FIGURE_OVERHEAD = 1000, 1500
@@ -107,6 +119,8 @@ def stages(config: Config, sizes: Sizes) -> dict[str, list[Jobs]]:
         "fit-quality": work.fit_quality(),
         "order-quality": work.order_quality(),
         "order-semdedup": work.order_semdedup(),
+        "check-oracle-greedy": [Jobs(1, []) for _ in work.of_kind("oracle_greedy")],
+        "order-oracle-greedy": work.order_oracle_greedy(),
         "order-random": work.order_whole("random"),
         "take": work.take(),
         "materialise": work.materialise(),
@@ -229,12 +243,17 @@ class Work:
         """The settings of the methods that are this selector."""
         return [section for kind, section in self.methods if kind == selector]
 
-    def probe(self) -> list[Jobs]:
-        probe, found = self.config.probe, []
-        step = {
+    @property
+    def probed_step(self) -> dict[str, float]:
+        """Parts of a training step on one document and a look at the reference loss after it."""
+        return {
             "train": self.train_step(1, self.sizes.window_tokens - 1),
             "forward": self.reference(self.sizes.selection_examples),
         }
+
+    def probe(self) -> list[Jobs]:
+        probe, found = self.config.probe, []
+        step = self.probed_step
         length = probe.rollout_length
         rounds = [probe.random.rollouts * length, probe.bootstrap.rollouts * length]
         for all_steps in [*rounds, one_steps(self.config) if self.mates else 0]:
@@ -384,6 +403,19 @@ class Work:
         phases = [Phase("documents", documents, {"rows": documents})]
         host = 200.0 * self.in_shard + (4.0 * documents if selector == "mates" else 0.0)
         return [Jobs(1, phases, host, 0, documents * 20.0) for _ in self.of_kind(selector)]
+
+    def order_oracle_greedy(self) -> list[Jobs]:
+        """Of a budget in tokens as many picks as there are documents of mean length in it."""
+        documents, found = self.sizes.documents, []
+        picks = documents_of_ratio(self.share, documents)
+        memory = self.state_bytes(1, snapshot=True)
+        memory["host_bytes"] += documents * (self.sizes.text_bytes + 4 * self.sizes.window_tokens)
+        for section in self.of_kind("oracle_greedy"):
+            assert isinstance(section, OracleGreedy)
+            steps = evaluations(picks, documents, section.candidates)
+            parts = {kernel: steps * amount for kernel, amount in self.probed_step.items()}
+            found.append(Jobs(1, [Phase("evaluations", steps, parts)], **memory))
+        return found
 
     def fit_quality(self) -> list[Jobs]:
         """Positives are not counted: they are not known before they are read."""

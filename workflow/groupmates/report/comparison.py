@@ -7,6 +7,8 @@ import io
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from groupmates.report import words
 from groupmates.report.reading import benchmark_seconds
 
@@ -20,11 +22,13 @@ GROUP = [
 ONE_STEP = [
     *("probe/plan_one_step.tsv", "probe/one_step_*", "fit/one_step.tsv", "score/one_step_*"),
 ]
+ORACLE = "oracle_greedy"
 SHARED = {
     "group_mates": [*POOL, *GROUP],
     "mates": [*POOL, *ONE_STEP],
     "quality": POOL,
     "semdedup": [*POOL, *GROUP],  # its embeddings are those of the influence model
+    ORACLE: POOL,
     "random": ["check/*"],
 }
 
@@ -72,6 +76,46 @@ def table(
     return rows
 
 
+def add_oracle(
+    rows: list[dict[str, Any]],
+    summary: dict[str, Any],
+    methods: list[str],
+    shared_MM: np.ndarray,
+) -> str | None:
+    """Overlap and regret of each row against oracle_greedy, whose name is returned where it is there.
+
+    `shared_MM`: documents that two of `methods` both selected. Overlap: share of the oracle's
+    documents that the method selected, too. Regret: held-out loss minus that of the oracle, nats.
+    """
+    oracles = [row["method"] for row in rows if row["selector"] == ORACLE]
+    if not oracles:
+        return None
+    oracle = ORACLE if ORACLE in oracles else oracles[0]  # the best, where all are variants
+    shared_M = shared_MM[methods.index(oracle)]
+    for row in rows:
+        method = row["method"]
+        ours = method == oracle
+        difference, bounds = (
+            (None, [None, None]) if ours else _minus(summary["pairs"], method, oracle)
+        )
+        row["oracle_overlap"] = float(shared_M[methods.index(method)] / shared_M.max())
+        row["regret_nats"] = difference
+        row["regret_low_nats"], row["regret_high_nats"] = bounds
+    return oracle
+
+
+def _minus(
+    pairs: dict[str, dict[str, Any]], method: str, other: str
+) -> tuple[float, list[float] | list[None]]:
+    """Difference of two methods and its interval over seeds; pairs have the better one first."""
+    ahead = other in pairs.get(method, {})
+    found = pairs[method][other] if ahead else pairs[other][method]
+    difference, bounds = found["difference_nats"], found["interval_by_seed_nats"]
+    if not ahead:
+        difference, bounds = -difference, bounds and [-bounds[1], -bounds[0]]
+    return difference, bounds or [None, None]
+
+
 def as_csv(rows: list[dict[str, Any]]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
@@ -81,10 +125,11 @@ def as_csv(rows: list[dict[str, Any]]) -> str:
 
 
 def as_markdown(rows: list[dict[str, Any]], decimals: int) -> str:
+    oracle = "regret_nats" in rows[0]
     lines = [
         "| method | loss, nats | minus random | by seed | by example | training tokens saved | "
-        "tokens selected | selection took |",
-        "|---|---|---|---|---|---|---|---|",
+        "tokens selected | selection took |" + " overlap with oracle | regret | by seed |" * oracle,
+        "|---|---|---|---|---|---|---|---|" + "---|---|---|" * oracle,
     ]
     for row in rows:
         saved = row["training_tokens_saved"]
@@ -98,6 +143,12 @@ def as_markdown(rows: list[dict[str, Any]], decimals: int) -> str:
             words.count(row["tokens"]),
             words.duration(row["selection_seconds"]),
         ]
+        if oracle:
+            cells += [
+                words.percent(row["oracle_overlap"]),
+                words.number(row["regret_nats"], decimals, sign=True),
+                words.interval(_bounds(row, "regret"), decimals),
+            ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines).replace(words.SPACE, " ") + "\n"
 

@@ -143,6 +143,8 @@ PART_OF = {
     "order-random": "select",
     "order-mates": "select",
     "order-semdedup": "select",
+    "check-oracle-greedy": "check",
+    "order-oracle-greedy": "select",
     "order-quality": "select",
     "fit-quality": "fit",
     "take": "select",

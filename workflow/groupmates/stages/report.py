@@ -66,9 +66,11 @@ def run(
     )
     drawn = drawn_effect | drawn_honesty | drawn_pool | drawn_shares | drawn_times
     rows = comparison.table(found, settings.selectors, benchmarks)
+    oracle = comparison.add_oracle(rows, found, list(selected), surveyed.tally.shared_MM)
     decimals = words.decimals_for(found)
     page = {
         "comparison": rows if len(rows) > 2 else [],
+        "oracle": oracle,
         "conclusion": comparison.conclusion(found) if len(rows) > 2 else None,
         "run": settings.run,
         "summary": found,
