@@ -204,10 +204,6 @@ def test_wrong_paths_are_told_by_their_key_and_not_by_types_of_python(wrong):
             },
             "select.methods: x has rounds: random",
         ),
-        (
-            {"select__group_mates__sharpness": 64.0, "fit__relation__kernel": "mean"},
-            "select.methods: group_mates has a sharpness, which fit.relation.kernel: nearest has",
-        ),
         ({"run": "../elsewhere"}, "run: String should match pattern"),
         ({"select__budget__ratio": 1.5}, "select.budget.ratio: Input should be less than or equal"),
         (

@@ -412,12 +412,6 @@ class Config(Section):
             )
         for name in self.select.methods:
             section = self.select.method(name)[1]
-            sharpened = isinstance(section, GroupMates) and section.sharpness is not None
-            if sharpened and self.fit.relation.kernel != "nearest":
-                raise ValueError(
-                    f"select.methods: {name} has a sharpness, which fit.relation.kernel: nearest "
-                    f"has and {self.fit.relation.kernel} has not"
-                )
             of_random = isinstance(section, GroupMates) and section.rounds == "random"
             if of_random and not bootstrap.rollouts:
                 raise ValueError(
