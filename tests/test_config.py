@@ -32,6 +32,7 @@ GRAPH_ONLY = {
     "probe.shards",
     "select.partitions",
     "select.variants",
+    "select.oracle_greedy.max_evaluations",  # a limit: refuses, and changes nothing
     "materialise.tokenizer",
     "materialise.shards_per_job",
     # Of a format that is not the default.
@@ -308,7 +309,7 @@ def test_every_key_runs_a_stage_again_or_shapes_the_graph(key):
         ("select.quality.ngrams", {"Quality", "QualityOrder"}),
         ("select.semdedup.threshold", {"SemDedup"}),
         ("select.oracle_greedy.candidates", {"OracleCheck", "OracleGreedy"}),
-        ("select.oracle_greedy.max_evaluations", {"OracleCheck"}),
+        ("select.oracle_greedy.max_evaluations", set()),  # refuses, and changes nothing
         ("base.checkpoint", {"Sample", "Base"}),
         ("materialise.format", {"Materialise", "Tokenise", "Assemble"}),
     ],

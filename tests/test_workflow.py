@@ -297,10 +297,10 @@ def test_every_selector_and_a_variant_of_each_run_side_by_side(
         overlap["oracle_greedy"] == 1 > max(v for m, v in overlap.items() if m != "oracle_greedy")
     )
     assert "The methods side by side" in (root / "report.html").read_text()
-    # What is allowed is looked at anew, and what was measured stays.
+    # What is allowed makes nothing stale.
     settings["select"]["oracle_greedy"]["max_evaluations"] = 999
     (folder / "settings.yaml").write_text(yaml.safe_dump(settings))
-    assert planned(folder).keys() == {"check_oracle_greedy", "total"}
+    assert not planned(folder)
     everything = checkout.snakemake(folder, "-n", "--forceall", "--quiet", "rules").stdout
     table = dict(re.findall(r"^(\w+) +(\d+)$", everything, re.MULTILINE))
     counted = {name.replace("_", "-"): int(count) for name, count in table.items()}

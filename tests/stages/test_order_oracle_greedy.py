@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import small
-from groupmates.config import Budget, OracleCheckSettings, OracleGreedy, OracleGreedySettings
+from groupmates.config import Budget, OracleCheckSettings, OracleGreedySettings
 from groupmates.errors import UserError
 from groupmates.models import lm
 from groupmates.models.reference import reference_part
@@ -229,11 +229,9 @@ def check(
     }
     write_table(score, "score", MADE, scored, embedding_size=1)
     order_oracle_greedy.run_check(
-        OracleCheckSettings(
-            budget=budget,
-            oracle_greedy=OracleGreedy(candidates=candidates, max_evaluations=maximum),
-        ),
+        OracleCheckSettings(budget=budget, candidates=candidates),
         method="brute",
+        max_evaluations=maximum,
         files=files,
         score=[] if budget.tokens is None else [score],
         output=folder / "allowed.json",

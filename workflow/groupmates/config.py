@@ -588,13 +588,13 @@ class SemDedupSettings(StageSettings):
 
 
 class OracleCheckSettings(StageSettings):
+    """How many evaluations are allowed changes nothing that is measured."""
+
     budget: Budget
-    oracle_greedy: OracleGreedy
+    candidates: int | None
 
 
 class OracleGreedySettings(StageSettings):
-    """How many evaluations are allowed changes nothing that was measured."""
-
     seed: int
     text_columns: PoolColumns
     selection_examples: int

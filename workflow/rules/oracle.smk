@@ -7,6 +7,10 @@ localrules:
     check_oracle_greedy,
 
 
+def most_evaluations(method):
+    return CONFIG.select.method(method)[1].max_evaluations
+
+
 rule check_oracle_greedy:
     input:
         files=artefact("files"),
@@ -29,16 +33,17 @@ rule check_oracle_greedy:
     params:
         settings=settings_of_method("OracleCheckSettings", "brute_force"),
         score=listed("score"),
+        # Not recorded, as it asks for resources: what is allowed makes nothing stale.
+        most=lambda wildcards, resources: most_evaluations(wildcards.method),
     shell:
         "workflow/run check-oracle-greedy --log {log:q} --settings {params.settings:q}"
         " --method {wildcards.method} --files {input.files:q} --score {params.score:q}"
-        " --output {output:q}"
+        " --max-evaluations {params.most} --output {output:q}"
 
 
 rule order_oracle_greedy:
     input:
-        # That more is allowed now makes no order stale.
-        allowed=ancient(artefact("brute_force")),
+        allowed=artefact("brute_force"),
         base=artefact("base"),
         tokenizer=artefact("tokenizer"),
         reference=artefact("reference"),

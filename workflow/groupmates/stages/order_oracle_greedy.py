@@ -39,13 +39,19 @@ from groupmates.store import (
 
 
 def run_check(
-    settings: OracleCheckSettings, *, method: str, files: Path, score: list[Path], output: Path
+    settings: OracleCheckSettings,
+    *,
+    method: str,
+    max_evaluations: int,
+    files: Path,
+    score: list[Path],
+    output: Path,
 ) -> None:
     """Refuse more measurements than are allowed, as soon as the documents are counted.
 
     `score` is needed for a budget in tokens alone: the shortest documents are then assumed.
     """
-    ours, budget = settings.oracle_greedy, settings.budget
+    budget, candidates = settings.budget, settings.candidates
     documents = sum(read_table(files, "files", ["documents"])["documents"].to_pylist())
     if budget.tokens is None:
         assert budget.ratio is not None
@@ -53,12 +59,12 @@ def run_check(
     else:
         n_tokens = concatenate(score, "score", ["n_tokens"])["n_tokens"].to_numpy()
         picks = most_picks(n_tokens, budget.tokens)
-    needed = evaluations(picks, documents, ours.candidates)
-    if needed > ours.max_evaluations:
-        fewer = ours.max_evaluations // picks
-        each = "" if ours.candidates is None else f", {ours.candidates:,} candidates at a time"
+    needed = evaluations(picks, documents, candidates)
+    if needed > max_evaluations:
+        fewer = max_evaluations // picks
+        each = "" if candidates is None else f", {candidates:,} candidates at a time"
         raise UserError(
-            expected=f"at most {ours.max_evaluations:,} evaluations of the reference loss",
+            expected=f"at most {max_evaluations:,} evaluations of the reference loss",
             found=f"{needed:,}, for {picks:,} picks among {documents:,} documents{each}",
             where=f"select.methods: {method}",
             todo="lower select.budget, take a smaller pool, "
