@@ -406,7 +406,7 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_selection(
                 run.wait(wait)
             except subprocess.TimeoutExpired:
                 ENDINGS[ending](run)
-                run.wait(600)
+                run.wait(120)
         checkout.snakemake(folder, "--unlock")
     again = checkout.snakemake(folder)
     assert again.returncode == 0, f"{told} {again.stdout[-4000:]}"

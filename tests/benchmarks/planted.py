@@ -10,41 +10,44 @@ copy), the others once. Eight files, documents in hash order: copies are spread 
 from __future__ import annotations
 
 import argparse
-import io
 import json
-from hashlib import sha256
+import sys
 from pathlib import Path
 
 import zstandard
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "workflow"))
+from groupmates.config import PoolColumns
+from groupmates.maths.randomness import hash64
+from groupmates.pool import list_files
+from groupmates.readers import read_documents
 
-def rows(paths: list[Path]) -> list[dict]:
-    found = []
-    for path in paths:
-        with path.open("rb") as file:
-            reader = zstandard.ZstdDecompressor().stream_reader(file)
-            found += [json.loads(line) for line in io.TextIOWrapper(reader, encoding="utf-8")]
-    return found
+COLUMNS = PoolColumns(text="text", id="id", source="source")
 
 
-def key(name: str) -> str:
-    return sha256(name.encode()).hexdigest()
+def key(doc_id: str) -> int:
+    return hash64(0, "planted", doc_id)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("paths", nargs="+", type=Path)
+    parser.add_argument("paths", nargs="+")
     parser.add_argument("--output", required=True, type=Path)
     parser.add_argument("--documents", type=int, default=6000)
     parser.add_argument("--planted", type=int, default=600)
     parser.add_argument("--copies", type=int, default=8)
     arguments = parser.parse_args()
-    taken = sorted(rows(arguments.paths), key=lambda r: key(r["id"]))[: arguments.documents]
+    found = [d for file in list_files(arguments.paths) for d in read_documents(file, COLUMNS)]
+    taken = sorted(found, key=lambda d: key(d.doc_id))[: arguments.documents]
     written = []
-    for number, row in enumerate(taken):
+    for number, document in enumerate(taken):
         for copy in range(arguments.copies if number < arguments.planted else 1):
             written.append(
-                {"id": f"{row['id']}-{copy}", "text": row["text"], "source": row["source"]}
+                {
+                    "id": f"{document.doc_id}-{copy}",
+                    "text": document.text,
+                    "source": document.source,
+                }
             )
     written.sort(key=lambda r: key(r["id"]))
     arguments.output.mkdir(parents=True, exist_ok=True)

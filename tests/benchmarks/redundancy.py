@@ -16,43 +16,32 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "workflow"))
 from groupmates.maths.intervals import paired_interval
-from groupmates.models import lm
-from groupmates.models.checkpoint import open_base
 from groupmates.models.encoders import BATCH_TOKENS, LmEncoder
+from groupmates.models.probing import Probing
 from groupmates.models.reference import reference_part
 from groupmates.models.text import token_lists
 from groupmates.store import read_table
 
 
-class Probed:
-    """The checkpoint, and the marginals of a sequence of documents trained on from there."""
+class Rollouts:
+    """The marginals of a sequence of documents trained on from the checkpoint."""
 
     def __init__(self, run: Path, examples: int) -> None:
         pool = read_table(run / "sample/probe_pool.parquet", "probe_pool", ["doc_id", "input_ids"])
-        self.sequences = token_lists(pool)
-        self.model, self.optimizer, self.hyper = open_base(run / "base")
-        reference = run / "sample/reference.parquet"
-        self.reference = reference_part(reference, "selection", examples)[0]
-        self.start = lm.Snapshot(self.model, self.optimizer)
-        self.loss = self.reference.loss(self.model)
+        self.doc_ids, self.sequences = pool["doc_id"].to_pylist(), token_lists(pool)
+        reference = reference_part(run / "sample/reference.parquet", "selection", examples)[0]
+        self.probing = Probing(run / "base", reference)
+        self.start = self.probing.snapshot()
 
     def marginals(self, documents: np.ndarray) -> list[float]:
         self.start.restore()
-        losses = [self.loss]
-        for document in documents:
-            ids = torch.from_numpy(self.sequences[document].astype(np.int64))[None, :]
-            lm.train_step(
-                self.model,
-                self.optimizer,
-                ids.to(lm.device()),
-                self.hyper.clip_norm,
-                self.hyper.z_loss,
-            )
-            losses.append(self.reference.loss(self.model))
+        losses = [self.probing.start_loss]
+        for step, document in enumerate(documents):
+            self.probing.train(self.sequences[document])
+            losses.append(self.probing.loss(self.doc_ids[document], f"step {step + 1}"))
         return np.diff(losses).tolist()
 
 
@@ -84,7 +73,7 @@ def main() -> None:
     parser.add_argument("--rollouts", type=int, default=48)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    probed = Probed(arguments.run, arguments.examples)
+    probed = Rollouts(arguments.run, arguments.examples)
     cosine = neighbours(arguments.run, probed.sequences)
     near = np.argsort(-cosine, axis=1)
     rng = np.random.default_rng(arguments.seed)

@@ -46,10 +46,10 @@ KERNELS = {
     "start": "jobs: start of the process, imports, loading",
 }
 ON_ALL_CORES = {"tokenise"}  # of a job; the rates of a file are those of one core
-ON_GPU = {"base", "probe", "fit", "plan-bootstrap", "score", "evaluate", "centroids", "cluster"} | {
-    "order-oracle-greedy"
+ON_GPU = {
+    *("base", "probe", "fit", "plan-bootstrap", "score", "centroids", "cluster"),
+    *("order-oracle-greedy", "evaluate"),
 }
-
 # Resamples of the held-out figures; one has six rank correlations. The correlation of n labels took
 # 81, 93, 115 and 629 microseconds for 60, 400, 1000 and 5000: about as that of n + 1500.
 FIGURE_DRAWS, FIGURE_OVERHEAD = 1000, 1500

@@ -6,7 +6,6 @@ the picks so far, measured as in probing. The one of lowest reference loss is tr
 
 from __future__ import annotations
 
-import math
 from functools import partial
 from pathlib import Path
 
@@ -15,13 +14,13 @@ import pyarrow as pa
 import torch
 
 from groupmates.chosen import chosen_texts
-from groupmates.config import OracleCheckSettings, OracleGreedySettings
+from groupmates.config import Budget, OracleCheckSettings, OracleGreedySettings
 from groupmates.errors import UserError
 from groupmates.maths.brute_force import drawn, evaluations, greedy, keys, most_picks
 from groupmates.maths.quota import documents_of_ratio
 from groupmates.maths.randomness import generator, hash64
 from groupmates.models import lm
-from groupmates.models.checkpoint import open_base
+from groupmates.models.probing import Probing
 from groupmates.models.reference import reference_part
 from groupmates.models.text import document_tokens, load_tokenizer
 from groupmates.orders import rows_of, without_groups
@@ -53,12 +52,8 @@ def run_check(
     """
     budget, candidates = settings.budget, settings.candidates
     documents = sum(read_table(files, "files", ["documents"])["documents"].to_pylist())
-    if budget.tokens is None:
-        assert budget.ratio is not None
-        picks = documents_of_ratio(budget.ratio, documents)
-    else:
-        n_tokens = concatenate(score, "score", ["n_tokens"])["n_tokens"].to_numpy()
-        picks = most_picks(n_tokens, budget.tokens)
+    n_tokens_N = concatenate(score, "score", ["n_tokens"])["n_tokens"].to_numpy() if score else None
+    picks = picks_at_most(budget, documents, n_tokens_N)
     needed = evaluations(picks, documents, candidates)
     if needed > max_evaluations:
         fewer = max_evaluations // picks
@@ -104,11 +99,7 @@ def run(
         settings.model_dump(mode="json"),
         digests(base=base, tokenizer=tokenizer, reference=reference, score=score),
     )
-    wanted = (
-        most_picks(n_tokens_N, budget.tokens)
-        if budget.tokens is not None
-        else documents_of_ratio(budget.ratio or 0, documents)
-    )
+    wanted = picks_at_most(budget, documents, n_tokens_N)
 
     def enough(picks: list[int]) -> bool:
         if budget.tokens is not None:
@@ -162,6 +153,15 @@ def run(
         kept.clear()
 
 
+def picks_at_most(budget: Budget, documents: int, n_tokens_N: np.ndarray | None) -> int:
+    """Picks that meet the budget; of one in tokens, where the shortest documents are picked."""
+    if budget.tokens is not None:
+        assert n_tokens_N is not None
+        return most_picks(n_tokens_N, budget.tokens)
+    assert budget.ratio is not None
+    return documents_of_ratio(budget.ratio, documents)
+
+
 def windows(
     settings: OracleGreedySettings, table: pa.Table, pool: list[str], root: str, tokenizer: Path
 ) -> list[np.ndarray]:
@@ -182,34 +182,21 @@ class Probed:
     def __init__(
         self, base: Path, reference: lm.Reference, windows: list[np.ndarray], doc_ids: list[str]
     ) -> None:
-        self._model, self._optimizer, self._hyper = open_base(base)
-        lm.check_fits(self._model, 0, reference.longest, "the reference set")
-        self._reference, self._windows, self._doc_ids = reference, windows, doc_ids
-        self._picked = lm.Snapshot(self._model, self._optimizer)
-        self.start_loss = reference.loss(self._model)
+        self._probing, self._windows, self._doc_ids = Probing(base, reference), windows, doc_ids
+        self._picked, self.start_loss = self._probing.snapshot(), self._probing.start_loss
 
     def loss(self, pick: int, document: int) -> float:
         """Reference loss after one more step."""
         self._step(pick, document)
-        loss = self._reference.loss(self._model)
-        if not math.isfinite(loss):
-            raise UserError(
-                expected="a finite reference loss after every step",
-                found=f"{loss} after training on document {self._doc_ids[document]!r}",
-                where=f"pick {pick + 1}",
-                todo="look at the document's tokens; lower the learning rate in training.json (or "
-                "base.optimizer) if the loss grew over the picks before",
-            )
-        return loss
+        return self._probing.loss(self._doc_ids[document], f"pick {pick + 1}")
 
     def choose(self, pick: int, document: int) -> None:
         self._step(pick, document)
-        self._picked = lm.Snapshot(self._model, self._optimizer)
+        self._picked = self._probing.snapshot()
 
     def _step(self, pick: int, document: int) -> None:
         self._picked.restore()
         # A checkpoint that trains with dropout: the step that was measured is the one that is taken.
         seed = hash64(0, "oracle dropout", f"{pick} {self._doc_ids[document]}")
         torch.manual_seed(seed % 2**63)
-        ids = torch.from_numpy(self._windows[document].astype(np.int64))[None, :].to(lm.device())
-        lm.train_step(self._model, self._optimizer, ids, self._hyper.clip_norm, self._hyper.z_loss)
+        self._probing.train(self._windows[document])

@@ -6,7 +6,6 @@ marginal L(D_r, M_t) - L(D_r, M_{t-1}) of two recorded losses, in nats, negative
 
 from __future__ import annotations
 
-import math
 from functools import partial
 from pathlib import Path
 
@@ -23,9 +22,9 @@ from groupmates.errors import UserError
 from groupmates.maths.randomness import generator, hash64
 from groupmates.maths.rollouts import beam_rollouts, random_rollouts
 from groupmates.models import lm
-from groupmates.models.checkpoint import open_base
 from groupmates.models.encoders import BATCH_TOKENS
 from groupmates.models.influence import InfluenceModel
+from groupmates.models.probing import Probing
 from groupmates.models.reference import reference_part
 from groupmates.models.text import token_lists
 from groupmates.progress import Progress, note
@@ -196,18 +195,8 @@ def _probe(
     Goes on where `kept` ends. In the middle of a rollout the steps before are trained once more, as
     the model is not kept; their losses, which are nearly all of the work, are.
     """
-    model, optimizer, hyper = open_base(base)
-    lm.check_fits(model, 0, reference.longest, "the reference set")
-    start = lm.Snapshot(model, optimizer)
-    loss = start_loss = reference.loss(model)
-    if not math.isfinite(loss):
-        raise UserError(
-            expected="a finite reference loss of the checkpoint before any step",
-            found=f"{loss}",
-            where=str(base),
-            todo="correct the weights of base.checkpoint, or lower base.optimizer.learning_rate "
-            "where the base model is trained here",
-        )
+    probing = Probing(base, reference)
+    start, loss = probing.snapshot(), probing.start_loss
     before, after = np.empty(len(step)), np.empty(len(step))
     done = kept.state.get("steps", 0)
     if done:
@@ -216,24 +205,15 @@ def _probe(
     for i in range(done - (step[done] - 1) if done < len(step) else done, len(step)):
         if step[i] == 1:
             start.restore()
-            loss = start_loss
+            loss = probing.start_loss
             # A checkpoint that trains with dropout: its draws belong to the rollout, not to the job.
             torch.manual_seed(hash64(0, "probe dropout", str(rollout[i])) % 2**63)
-        ids = torch.from_numpy(sequences[i].astype(np.int64))[None, :].to(lm.device())
-        lm.train_step(model, optimizer, ids, hyper.clip_norm, hyper.z_loss)
+        probing.train(sequences[i])
         if i < done:
             loss = after[i]
             continue
         before[i] = loss
-        loss = after[i] = reference.loss(model)
-        if not math.isfinite(loss):
-            raise UserError(
-                expected="a finite reference loss after every step",
-                found=f"{loss} after training on document {doc_ids[i]!r}",
-                where=f"rollout {rollout[i]}, step {step[i]}",
-                todo="look at the document's tokens; lower the learning rate in training.json (or "
-                "base.optimizer) if the loss grew over the steps before",
-            )
+        loss = after[i] = probing.loss(doc_ids[i], f"rollout {rollout[i]}, step {step[i]}")
         progress.advance()
         if kept.due():
             losses = np.stack([before[: i + 1], after[: i + 1]])
