@@ -7,10 +7,6 @@ localrules:
     check_oracle_greedy,
 
 
-def most_evaluations(method):
-    return CONFIG.select.method(method)[1].max_evaluations
-
-
 rule check_oracle_greedy:
     input:
         files=artefact("files"),
@@ -34,7 +30,9 @@ rule check_oracle_greedy:
         settings=settings_of_method("OracleCheckSettings", "brute_force"),
         score=listed("score"),
         # Not recorded, as it asks for resources: what is allowed makes nothing stale.
-        most=lambda wildcards, resources: most_evaluations(wildcards.method),
+        most=lambda wildcards, resources: CONFIG.select.method(wildcards.method)[
+            1
+        ].max_evaluations,
     shell:
         "workflow/run check-oracle-greedy --log {log:q} --settings {params.settings:q}"
         " --method {wildcards.method} --files {input.files:q} --score {params.score:q}"
