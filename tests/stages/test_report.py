@@ -330,6 +330,7 @@ def settings(map_points: int = 300, texts_gigabytes: float = 1.0) -> ReportSetti
     return ReportSettings(
         run="small",
         selectors={"group_mates": "group_mates", "random": "random"},
+        by_initial=[],
         text_columns=PoolColumns(text="text", id="id", source=None),
         report=Report(map_points=map_points, texts_gigabytes=texts_gigabytes),
     )
