@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from groupmates import campaign
+from groupmates import campaign, jobs
 from groupmates.artefacts import path
 from groupmates.asking.stale import leaves
 from groupmates.errors import UserError
@@ -67,8 +67,7 @@ class Run:
                 where=str(folder / "logs" / campaign.NAME),
                 todo=f"{finish} --forcerun summarise",
             )
-        job = begun["jobs"].get("summarise", {"needed": False})
-        if job["needed"] and not job.get("finished"):
+        if not _summarised(folder / "logs", begun):
             raise UserError(
                 expected="finished runs",
                 found=f"a {path('summary')} that snakemake was to make anew, and has not",
@@ -84,6 +83,17 @@ class Run:
                 todo=finish,
             )
         return cls(folder, begun["config"], summary)
+
+
+def _summarised(logs: Path, begun: dict[str, Any]) -> bool:
+    """Whether the summary is what snakemake wanted when it started last, however that ended."""
+    job = begun["jobs"].get("summarise", {"needed": False})
+    record = logs / "summarise.json"
+    if not job["needed"] or job.get("finished"):
+        return True
+    attempts = jobs.read_record(record)
+    done = bool(attempts) and attempts[-1]["state"] == "done"
+    return done and record.stat().st_mtime >= begun["begun"]
 
 
 @dataclass(frozen=True)
@@ -169,7 +179,7 @@ def merge(runs: list[Run]) -> Merged:
     if baseline not in common or len(common) < 2:
         raise UserError(
             expected=f"{baseline} and at least one other method in all runs",
-            found="; ".join(f"{run.name}: {', '.join(run.summary['methods'])}" for run in runs),
+            found="; ".join(f"{r.folder}: {', '.join(r.summary['methods'])}" for r in runs),
             where=where,
             todo="give all runs the same select.methods, and run snakemake again",
         )
@@ -197,7 +207,7 @@ def _check_alike(runs: list[Run], methods: list[str]) -> None:
         differing = [k for k in sorted(first.keys() | found.keys()) if first.get(k) != found.get(k)]
         if differing:
             told = [
-                f"{k}: {_shown(first, k)} in {runs[0].name}, {_shown(found, k)} in {run.name}"
+                f"{k}: {_shown(first, k)} in {runs[0].folder}, {_shown(found, k)} in {run.folder}"
                 for k in differing[:SHOWN]
             ]
             if len(differing) > SHOWN:
@@ -240,7 +250,7 @@ def rows(merged: Merged) -> list[dict[str, Any]]:
         spread = merged.minus(method, merged.baseline)
         row[f"runs_below_{merged.baseline}"] = below(spread) if spread else None
         for number, run in enumerate(merged.runs):
-            key = f"{run.name}_minus_{merged.baseline}_nats"
+            key = f"seed_{run.settings['seed']}_minus_{merged.baseline}_nats"
             row[key] = spread.single[number] if spread else None
         found.append(row)
     return found

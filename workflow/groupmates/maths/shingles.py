@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from itertools import islice
+from zlib import crc32
 
 import numpy as np
 from datasketch import MinHash, MinHashLSH
@@ -38,7 +39,8 @@ class Signatures:
     """Makes the MinHash signatures of texts, always with the same permutations."""
 
     def __init__(self) -> None:
-        self._empty = MinHash(PERMUTATIONS, seed=1)
+        # A checksum will do: MinHash mixes its bits. The default, SHA-1, takes most of the time.
+        self._empty = MinHash(PERMUTATIONS, seed=1, hashfunc=crc32)
 
     def of(self, text: str) -> np.ndarray | None:
         """uint32 [P]; None of a text without words."""

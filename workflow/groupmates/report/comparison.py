@@ -109,14 +109,15 @@ def add_repeats(rows: list[dict[str, Any]], found: dict[str, Repeats]) -> None:
 
 def unsought(rows: list[dict[str, Any]]) -> str | None:
     """What was not looked at for near-duplicates; None where everything was."""
-    partly = [r for r in rows if r["near_duplicates_sought_in"] < r["documents"]]
+    partly = [row for row in rows if row["near_duplicates_sought_in"] < row["documents"]]
     if not partly:
         return None
     if not any(row["near_duplicates_sought_in"] for row in rows):
         return "Near-duplicates were not sought, as no texts were read: see report.texts_gigabytes."
     each = ", ".join(
-        f"{words.count(r['near_duplicates_sought_in'])} of {words.count(r['documents'])} of {r['method']}"
-        for r in partly
+        f"{words.count(row['near_duplicates_sought_in'])} of {words.count(row['documents'])} "
+        f"documents of {row['method']}"
+        for row in partly
     )
     return (
         f"Near-duplicates were sought among {each}: at most {words.count(MOST)} of a method, drawn "
