@@ -44,6 +44,7 @@ def synthetic_run(
     shards: int = 2,
     bootstrap: bool = True,
     benchmarks: bool = True,
+    groups: bool = True,
     records: bool = True,
     difference_nats: float = -0.123,
     methods: tuple[str, ...] = METHODS,
@@ -64,6 +65,8 @@ def synthetic_run(
         arguments[model] = folder / "fit" / model
         _fit(random, arguments[model], rollouts, rounds)
     arguments.setdefault("final", arguments["initial"])
+    if groups:
+        arguments["groups"] = [_groups(folder / "groups/correlation.json")]
     arguments |= _pool(random, folder, documents, sources, clusters, shards, methods)
     arguments |= _evaluation(random, folder, documents, seeds, difference_nats, methods)
     arguments["benchmarks"] = folder / "benchmarks"
@@ -134,6 +137,31 @@ def _fit(random: np.random.Generator, folder: Path, rollouts: int, rounds: tuple
     relation = {"alpha": 0.97, "beta": 1.04, "kernel": "mean", "weights": [1.0]}
     (folder / "relation.json").write_text(json.dumps(relation))
     write_folder_provenance(folder, "fit", MADE)
+
+
+def _groups(path: Path) -> Path:
+    """Of eight cases the unit relation is shown to be better in one, the fitted one worse in two."""
+    gains = [[-0.1, 0.2]] * 8
+    unit, fitted = [[0.01, 0.2], *gains[1:]], [*gains[2:], [-0.4, -0.1], [-0.3, -0.01]]
+    rows = []
+    for case, (kind, size) in enumerate((k, s) for k in ("random", "near") for s in (2, 5, 10, 20)):
+        middle = 0.5 + size / 100 - 0.2 * (kind == "near")
+        values = {"value": middle, "interval": [middle - 0.1, middle + 0.1]}
+        rows.append(
+            {
+                "kind": kind,
+                "size": size,
+                "sets": 32,
+                "spearman": dict.fromkeys(("none", "unit", "fitted"), values),
+                "minus_none": {
+                    "unit": {"value": 0.05, "interval": unit[case]},
+                    "fitted": {"value": 0.05, "interval": fitted[case]},
+                },
+            }
+        )
+    documents = {"drawn_from": "documents that the fit has not seen"}
+    write_json(path, "groups", MADE, {"agreement": rows, "documents": documents})
+    return path
 
 
 def _pool(
@@ -347,7 +375,7 @@ def settings(map_points: int = 300, texts_gigabytes: float = 1.0) -> ReportSetti
 
 def test_page_is_whole_and_loads_nothing(tmp_path):
     page = report(synthetic_run(tmp_path))
-    assert page.figures == 15
+    assert page.figures == 16
     assert len(page.ids) == len(set(page.ids))
     assert {a for a in page.addresses if not a.startswith(("#", "data:"))} == set()
     assert {a[1:] for a in page.addresses if a.startswith("#")} <= set(page.ids)
@@ -365,6 +393,26 @@ def test_headline_says_what_the_summary_says(tmp_path):
     mean = json.loads(arguments["summary"].read_text())["methods"]["group_mates"]["mean_nats"]
     assert f"<td>{mean:.3f}</td>" in text
     assert "<td>−0.154 to −0.094</td>" in text
+
+
+def test_the_relation_is_said_to_help_whole_sets_only_where_it_is_shown(tmp_path):
+    arguments = synthetic_run(tmp_path)
+    text = " ".join(report(arguments).text.replace(words.SPACE, " ").split())
+    assert (
+        "Of sets of 20 documents that the fit has not seen, summed individual influence ranks the "
+        "true group influence with a Spearman correlation of 0.70 over 32 random sets (95 % interval "
+        "0.60 to 0.80) and 0.50 over 32 sets of near neighbours (95 % interval 0.40 to 0.60). Of the "
+        "8 cases of kind and size, with the selection&#39;s relation (alpha = beta = 1) it is shown "
+        "to be higher in 1 and lower in 0, with the fitted one it is shown to be higher in 0 and "
+        "lower in 2 (95 % interval of the difference without zero)."
+    ) in text
+    assert "Predicted and true influence of whole sets" in text
+
+
+def test_without_sets_the_page_has_no_word_of_them(tmp_path):
+    page = report(synthetic_run(tmp_path, groups=False))
+    assert page.figures == 15
+    assert "whole sets" not in page.text
 
 
 def test_sources_of_pool_and_selection_are_counted_over_all_shards(tmp_path):
@@ -421,7 +469,7 @@ def test_shards_of_which_nothing_is_kept_count_into_the_pool_alone(tmp_path):
 
 def test_without_bootstrap_round_and_without_sources_the_page_says_so(tmp_path):
     page = report(synthetic_run(tmp_path, bootstrap=False, sources=0))
-    assert page.figures == 13
+    assert page.figures == 14
     assert "names no sources" in page.text
     assert "bootstrap rollouts" not in page.text
 
@@ -439,7 +487,7 @@ def test_without_benchmarks_the_page_says_so(tmp_path):
 
 def test_without_records_the_page_says_so(tmp_path):
     page = report(synthetic_run(tmp_path, records=False))
-    assert page.figures == 14
+    assert page.figures == 15
     assert "No records of jobs were found" in page.text
 
 

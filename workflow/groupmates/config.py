@@ -128,11 +128,27 @@ class BootstrapRound(Section):
     max_appearances: Positive
 
 
+class Groups(Section):
+    sets: NotNegative
+    sizes: Annotated[list[Positive], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def sets_can_be_compared(self) -> Self:
+        if self.sizes != sorted(set(self.sizes)):
+            raise ValueError(f"sizes must ascend, each once, not {self.sizes}")
+        if 0 < self.sets < 3:
+            raise ValueError(
+                f"sets must be 0 or at least 3, not {self.sets}: fewer have no correlation"
+            )
+        return self
+
+
 class Probe(Section):
     shards: Positive
     rollout_length: Annotated[int, Field(ge=2)]
     random: RandomRound
     bootstrap: BootstrapRound
+    groups: Groups
 
 
 class Encoder(Section):
@@ -398,6 +414,12 @@ class Config(Section):
                 f"than max_appearances x sample.probe_documents "
                 f"({bootstrap.max_appearances * documents}) appearances"
             )
+        groups = self.probe.groups
+        if groups.sets and groups.sizes[-1] > documents:
+            raise ValueError(
+                f"probe.groups.sizes ({groups.sizes[-1]}) must be at most sample.probe_documents "
+                f"({documents}): a set holds distinct documents"
+            )
         rollouts = self.probe.random.rollouts
         kept = self.fit.validation_rollouts + self.fit.heldout_rollouts
         if kept >= rollouts:
@@ -535,6 +557,18 @@ class FitSettings(StageSettings):
 
 class OneStepFitSettings(FitSettings):
     """Rollouts of one step: numbers of rollouts stand for as many steps."""
+
+
+class GroupPlanSettings(StageSettings):
+    seed: int
+    groups: Groups
+
+
+class GroupsSettings(StageSettings):
+    """`sharpness`: of the selection's relation."""
+
+    seed: int
+    sharpness: float | None
 
 
 class AcceptSettings(StageSettings):
@@ -684,11 +718,13 @@ def settings(config: Config, kind: type[StageSettings], method: str | None = Non
         "rollout_length": config.probe.rollout_length,
         "random": config.probe.random,
         "bootstrap": config.probe.bootstrap,
+        "groups": config.probe.groups,
         "fit": config.fit,
         "score": config.score,
         "cluster": config.cluster,
         "budget": config.select.budget,
         "group_mates": config.select.group_mates,
+        "sharpness": config.select.group_mates.sharpness,
         "mates": config.select.mates,
         "quality": config.select.quality,
         "semdedup": config.select.semdedup,
@@ -720,6 +756,20 @@ def one_steps(config: Config) -> int:
     probe = config.probe
     steps = (probe.random.rollouts + probe.bootstrap.rollouts) * probe.rollout_length
     return min(steps, config.sample.probe_documents)
+
+
+def group_jobs(config: Config) -> int:
+    """Jobs that probe sets of documents, of about as many steps as a job of the random round.
+
+    None where no method selects by group influence.
+    """
+    probe, groups = config.probe, config.probe.groups
+    kinds = {config.select.method(name)[0] for name in config.select.methods}
+    if not groups.sets or "group_mates" not in kinds:
+        return 0
+    steps = 2 * groups.sets * groups.sizes[-1]  # of random sets, and of near ones
+    jobs = -(-steps * probe.shards // (probe.random.rollouts * probe.rollout_length))
+    return min(jobs, probe.shards, 2 * groups.sets)
 
 
 def one_step_fit(config: Config) -> Fit:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
@@ -237,6 +238,41 @@ def calibration(models: dict[str, Calibration]) -> str:
         axes.set_ylabel(f"mean oracle influence ({unit})")
         legend(figure, axes)
     return svg(figure, "calibration")
+
+
+def groups(rows: Sequence[dict[str, Any]]) -> str:
+    """Rank correlation of predicted and true group influence, with intervals, by size of the sets.
+
+    A colour per relation, sets of near neighbours dashed and hollow; side by side at each size.
+    """
+    sizes = sorted({row["size"] for row in rows})
+    names = {"none": "no relation", "unit": "alpha = beta = 1", "fitted": "fitted relation"}
+    with panel("groups", 3.9) as (figure, axes):
+        for k, (kind, style) in enumerate((("random", "-"), ("near", "--"))):
+            of_kind = sorted((r for r in rows if r["kind"] == kind), key=lambda r: r["size"])
+            for p, (name, shown) in enumerate(names.items()):
+                found = [row["spearman"][name] for row in of_kind]
+                x = np.arange(len(sizes)) + (3 * k + p - 2.5) * 0.12
+                low, high = np.array([f["interval"] for f in found]).T
+                axes.vlines(x, low, high, OKABE_ITO[p], lw=1.4)
+                axes.plot(
+                    x,
+                    [f["value"] for f in found],
+                    style,
+                    marker=MARKERS[p],
+                    color=OKABE_ITO[p],
+                    mfc="white" if k else OKABE_ITO[p],
+                    lw=0.8,
+                    ms=5.5,
+                    label=f"{shown}, {kind}",
+                )
+        axes.axhline(0, color=LINE_GREY, lw=0.8)
+        axes.set_xticks(range(len(sizes)), [f"{size:,}" for size in sizes])
+        axes.grid(axis="x", visible=False)
+        axes.set_xlabel("documents in the set")
+        axes.set_ylabel("Spearman, predicted and true")
+        legend(figure, axes)
+    return svg(figure, "groups")
 
 
 def stage_seconds(stages: Sequence[str], seconds: Sequence[float]) -> str:

@@ -14,7 +14,7 @@ from groupmates.maths.calibration import calibration
 from groupmates.maths.randomness import generator
 from groupmates.plan.compare import compare, read_plan
 from groupmates.report import figures, reading, timeline, words
-from groupmates.store import read_folder_json, read_json
+from groupmates.store import read_artefact_json, read_folder_json, read_json
 
 BINS = 10  # of the calibration: held-out steps in equal parts
 
@@ -25,6 +25,7 @@ MEANINGS = {  # what a stage is for, in a few words
     "base": "the model to be probed",
     "probe": "oracle influences",
     "fit": "the influence model",
+    "groups": "true influence of whole sets",
     "score": "influence of every document",
     "cluster": "groups of like documents",
     "select": "greedy, group by group",
@@ -124,6 +125,15 @@ def influence(
     }, drawn
 
 
+def groups(path: Path | None) -> tuple[dict[str, Any], Figures]:
+    """How well group influence is predicted; nothing where no sets were probed."""
+    if path is None:
+        return {"groups_finding": None}, {}
+    found = read_artefact_json(path, "groups")
+    rows = found["agreement"]
+    return {"groups_finding": words.groups_finding(found)}, {"groups": figures.groups(rows)}
+
+
 def cost(
     times: list[reading.StageTime], gpu: dict[str, reading.GpuUse], records: reading.Records
 ) -> tuple[dict[str, Any], Figures]:
@@ -161,6 +171,7 @@ def against_plan(plan: Path | None) -> dict[str, Any]:
 def origins(
     probe: list[Path],
     fits: dict[str, Path],
+    groups: list[Path],
     score: list[Path],
     cluster: list[Path],
     selected: dict[str, dict[str, Path]],
@@ -170,6 +181,7 @@ def origins(
     """Settings and code of every input, files that agree in both counted together."""
     records = reading.table_records(probe, "probe")
     records += [read_json(fit / "provenance.json") for fit in fits.values()]
+    records += [read_json(path)["provenance"] for path in groups]
     records += reading.table_records(score, "score") + reading.table_records(cluster, "cluster")
     for shards in selected.values():
         records += reading.table_records(list(shards.values()), "select")

@@ -203,6 +203,39 @@ def relation_finding(metrics: dict[str, Any]) -> str:
     return f"{text}. Among documents at the same position the correlation is {number(within)}."
 
 
+def groups_finding(found: dict[str, Any]) -> str:
+    """How well whole sets are ranked by their true influence, and whether the relation adds to it."""
+    rows = found["agreement"]
+    largest = [row for row in rows if row["size"] == max(r["size"] for r in rows)]
+    by_kind = " and ".join(
+        f"{number(alone['value'])} over {count(row['sets'])} {KINDS_OF_SETS[row['kind']]} "
+        f"(95{SPACE}% interval {interval(alone['interval'])})"
+        for row in largest
+        for alone in [row["spearman"]["none"]]
+    )
+    text = (
+        f"Of sets of {count(largest[0]['size'])} {found['documents']['drawn_from']}, summed individual "
+        f"influence ranks the true group influence with a Spearman correlation of {by_kind}."
+    )
+    cases = []
+    for name, what in RELATIONS_OF_SETS.items():
+        bounds = [row["minus_none"][name]["interval"] for row in rows]
+        higher = sum(low > 0 for low, _ in bounds)
+        lower = sum(high < 0 for _, high in bounds)
+        cases.append(f"with {what} it is shown to be higher in {higher} and lower in {lower}")
+    return (
+        f"{text} Of the {len(rows)} cases of kind and size, {', '.join(cases)} "
+        f"(95{SPACE}% interval of the difference without zero)."
+    )
+
+
+KINDS_OF_SETS = {"random": "random sets", "near": "sets of near neighbours"}
+RELATIONS_OF_SETS = {
+    "unit": "the selection's relation (alpha = beta = 1)",
+    "fitted": "the fitted one",
+}
+
+
 def why(document: dict[str, Any], mark: tuple[int, float] | None, method: str) -> str:
     """Why a document was selected or not; `mark`: rank in its cluster and group influence."""
     alone = document["individual_influence"]

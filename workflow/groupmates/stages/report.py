@@ -41,6 +41,7 @@ def run(
     bootstrap: list[Path],
     initial: Path,
     final: Path,
+    groups: list[Path] | None = None,
     score: list[Path],
     cluster: list[Path],
     centroids: Path,
@@ -59,8 +60,9 @@ def run(
     """Write the page, its figures as files of their own, each called by its name, and the
     comparison as `tables`, .csv and .md.
 
-    `bootstrap` may be empty, `initial` and `final` may be the same folder. Of the `pool` files,
-    which lie below the folder `root`, some may be gone: they are read for texts alone.
+    `bootstrap` may be empty, `groups` is one file or none, `initial` and `final` may be the same
+    folder. Of the `pool` files, which lie below the folder `root`, some may be gone: they are read
+    for texts alone.
     """
     found = read_artefact_json(summary, "summary")
     selected = reading.by_method(select)
@@ -76,10 +78,11 @@ def run(
     shares, drawn_shares = kept.shares(surveyed.tally, surveyed.sources, list(selected), colours)
     labels = {name: reading.labels(parts) for name, parts in rounds.items()}
     honesty, drawn_honesty = sections.influence(labels, fits)
+    of_groups, drawn_groups = sections.groups(groups[0] if groups else None)
     spent, drawn_times = sections.cost(
         reading.stage_times(benchmarks), reading.gpu_use(records), records
     )
-    drawn = drawn_effect | drawn_honesty | drawn_pool | drawn_shares | drawn_times
+    drawn = drawn_effect | drawn_honesty | drawn_groups | drawn_pool | drawn_shares | drawn_times
     rows = comparison.table(found, settings, benchmarks)
     in_order = [file for file in looked_at.files if file in readable]
     comparison.add_repeats(rows, repeats.repeats(selected, in_order, settings.text_columns))
@@ -95,11 +98,14 @@ def run(
         "decimals": decimals,
         **effect,
         **honesty,
+        **of_groups,
         **looked,
         **shares,
         **spent,
         **sections.against_plan(plan),
-        **sections.origins(random + bootstrap, fits, score, cluster, selected, curves, summary),
+        **sections.origins(
+            random + bootstrap, fits, groups or [], score, cluster, selected, curves, summary
+        ),
         "figures": {name: Markup(svg) for name, svg in drawn.items()},
         "plotly": Markup(atlas.plotly()),
     }
@@ -111,6 +117,7 @@ def run(
             bootstrap=bootstrap,
             initial=initial,
             final=final,
+            groups=groups or [],
             score=score,
             cluster=cluster,
             centroids=centroids,
