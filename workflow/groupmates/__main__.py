@@ -46,6 +46,8 @@ STAGES = {
     "fit": ("fit", "run"),
     "accept": ("accept", "run"),
     "score": ("score", "run"),
+    "fit-semantic": ("semantic", "run_fit"),
+    "embed": ("semantic", "run_embed"),
     "centroids": ("cluster", "run_centroids"),
     "cluster": ("cluster", "run_assign"),
     "order-group-mates": ("order_group_mates", "run"),

@@ -173,6 +173,10 @@ class Score(Section):
     batch_tokens: Positive
 
 
+class Semantic(Section):
+    embedding_size: Positive
+
+
 class Cluster(Section):
     clusters: Positive | None
     target_size: Positive | None
@@ -197,7 +201,11 @@ class Budget(Section):
         return self
 
 
+Clusters = Literal["influence", "semantic"]
+
+
 class GroupMates(Section):
+    clusters: Clusters
     quota: Literal["proportional", "marginal"]
     sign: Literal["paper", "ceiling"]
     relation: Literal["fitted", "unit", "none"]
@@ -217,6 +225,7 @@ class Quality(Section):
 
 
 class SemDedup(Section):
+    clusters: Clusters
     threshold: Annotated[float, Field(gt=0, le=1)]
 
 
@@ -298,6 +307,11 @@ class Select(Section):
         section: Section = getattr(self, kind)
         return kind, type(section).model_validate(section.model_dump() | changed)
 
+    def clusters_of(self, name: str) -> Clusters:
+        """The clusters that a method selects within, or is shown in where it looks at none."""
+        section = self.method(name)[1]
+        return section.clusters if isinstance(section, GroupMates | SemDedup) else "influence"
+
 
 class OpenLm(Section):
     window_tokens: Annotated[int, Field(ge=2)]
@@ -376,6 +390,7 @@ class Config(Section):
     fit: Fit
     accept: Accept
     score: Score
+    semantic: Semantic
     cluster: Cluster
     select: Select
     materialise: Materialise
@@ -548,6 +563,17 @@ class ScoreSettings(StageSettings):
     score: Score
 
 
+class SemanticFitSettings(StageSettings):
+    semantic: Semantic
+
+
+class EmbedSettings(StageSettings):
+    text_columns: PoolColumns
+    bad_records: BadRecords
+    sequence_length: int
+    score: Score
+
+
 class CentroidSettings(StageSettings):
     seed: int
     cluster: Cluster
@@ -640,10 +666,11 @@ class SummarySettings(StageSettings):
 
 
 class ReportSettings(StageSettings):
-    """`selectors`: the selector that each method is, perhaps as a variant."""
+    """`selectors`: the selector that each method is, perhaps as a variant; `clusters`: its clusters."""
 
     run: str
     selectors: dict[str, str]
+    clusters: dict[str, Clusters]
     text_columns: PoolColumns
     report: Report
 
@@ -682,6 +709,7 @@ def settings(config: Config, kind: type[StageSettings], method: str | None = Non
         "bootstrap": config.probe.bootstrap,
         "fit": config.fit,
         "score": config.score,
+        "semantic": config.semantic,
         "cluster": config.cluster,
         "budget": config.select.budget,
         "group_mates": config.select.group_mates,
@@ -695,6 +723,7 @@ def settings(config: Config, kind: type[StageSettings], method: str | None = Non
         "training": config.evaluate.training,
         "report": config.report,
         "selectors": {name: config.select.method(name)[0] for name in config.select.methods},
+        "clusters": {name: config.select.clusters_of(name) for name in config.select.methods},
     }
     if method is not None:
         selector, section = config.select.method(method)

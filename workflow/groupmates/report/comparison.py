@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from groupmates.config import Clusters
 from groupmates.report import words
 from groupmates.report.reading import benchmark_seconds
 
@@ -17,7 +18,7 @@ from groupmates.report.reading import benchmark_seconds
 POOL = ["check/*", "sample.tsv", "sample/*"]
 GROUP = [
     *("probe/plan_random.tsv", "probe/random_*", "probe/plan_bootstrap.tsv", "probe/bootstrap_*"),
-    *("fit/initial.tsv", "fit/final.tsv", "score/[0-9]*", "cluster/*"),
+    *("fit/initial.tsv", "fit/final.tsv", "score/[0-9]*"),
 ]
 ONE_STEP = [
     *("probe/plan_one_step.tsv", "probe/one_step_*", "fit/one_step.tsv", "score/one_step_*"),
@@ -27,21 +28,34 @@ SHARED = {
     "group_mates": [*POOL, *GROUP],
     "mates": [*POOL, *ONE_STEP],
     "quality": POOL,
-    "semdedup": [*POOL, *GROUP],  # its embeddings are those of the influence model
+    "semdedup": POOL,
     ORACLE: POOL,
     "random": ["check/*"],
 }
 
 
-def selection_seconds(benchmarks: Path, method: str, selector: str) -> float:
+# The same of the clusters, where it selects within them: their embeddings, and the influence model
+# where they are its own.
+CLUSTERS = {
+    "influence": [*GROUP, "cluster/centroids.tsv", "cluster/[0-9]*"],
+    "semantic": ["score/semantic*", "cluster/semantic*"],
+}
+BY_CLUSTER = ("group_mates", "semdedup")
+
+
+def selection_seconds(benchmarks: Path, method: str, selector: str, clusters: str) -> float:
     """Seconds of all jobs that this method would have needed by itself, its dataset not included."""
     own = [f"fit/{method}.tsv", f"select/{method}.tsv", f"select/take_{method}.tsv"]
     own.append(f"select/{method}_[0-9]*")
-    return benchmark_seconds(benchmarks, [*SHARED[selector], *own])
+    of_clusters = CLUSTERS[clusters] if selector in BY_CLUSTER else []
+    return benchmark_seconds(benchmarks, [*SHARED[selector], *of_clusters, *own])
 
 
 def table(
-    summary: dict[str, Any], selectors: dict[str, str], benchmarks: Path
+    summary: dict[str, Any],
+    selectors: dict[str, str],
+    clusters: dict[str, Clusters],
+    benchmarks: Path,
 ) -> list[dict[str, Any]]:
     """A row per method, best first; losses in nats, lower is better."""
     ranked = words.ranked(summary)
@@ -69,7 +83,10 @@ def table(
                 "tokens": found["tokens"],
                 "epochs": found["epochs"],
                 "selection_seconds": selection_seconds(
-                    benchmarks, method, selectors.get(method, method)
+                    benchmarks,
+                    method,
+                    selectors.get(method, method),
+                    clusters.get(method, "influence"),
                 ),
             }
         )

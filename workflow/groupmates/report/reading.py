@@ -138,6 +138,8 @@ PART_OF = {
     "plan-bootstrap": "probe",
     "plan-one-step": "probe",
     "accept": "fit",
+    "fit-semantic": "score",
+    "embed": "score",
     "centroids": "cluster",
     "order-group-mates": "select",
     "order-random": "select",

@@ -25,7 +25,7 @@ MEANINGS = {  # what a stage is for, in a few words
     "base": "the model to be probed",
     "probe": "oracle influences",
     "fit": "the influence model",
-    "score": "influence of every document",
+    "score": "influence and embedding of every document",
     "cluster": "groups of like documents",
     "select": "greedy, group by group",
     "materialise": "writes the datasets",
@@ -157,6 +157,7 @@ def origins(
     probe: list[Path],
     fits: dict[str, Path],
     score: list[Path],
+    semantic: list[Path],
     cluster: list[Path],
     selected: dict[str, dict[str, Path]],
     curves: list[Path],
@@ -166,6 +167,7 @@ def origins(
     records = reading.table_records(probe, "probe")
     records += [read_json(fit / "provenance.json") for fit in fits.values()]
     records += reading.table_records(score, "score") + reading.table_records(cluster, "cluster")
+    records += reading.table_records(semantic, "semantic")
     for shards in selected.values():
         records += reading.table_records(list(shards.values()), "select")
     records += [*reading.table_records(curves, "curve"), read_json(summary)["provenance"]]
