@@ -330,6 +330,7 @@ def settings(map_points: int = 300, texts_gigabytes: float = 1.0) -> ReportSetti
     return ReportSettings(
         run="small",
         selectors={"group_mates": "group_mates", "random": "random"},
+        clusters={"group_mates": "influence", "random": "influence"},
         text_columns=PoolColumns(text="text", id="id", source=None),
         report=Report(map_points=map_points, texts_gigabytes=texts_gigabytes),
     )
@@ -641,3 +642,36 @@ def test_without_an_oracle_the_comparison_has_no_columns_for_it():
     rows = [{"method": "random", "selector": "random"}]
     assert table_of.add_oracle(rows, {"pairs": {}}, ["random"], np.ones((1, 1))) is None
     assert rows == [{"method": "random", "selector": "random"}]
+
+
+def test_a_method_is_charged_with_the_clusters_that_it_selects_within(tmp_path):
+    """Each job took a power of two of seconds: sums tell which were counted."""
+    took = {
+        "check/00000": 1,
+        "sample": 2,
+        "fit/final": 4,
+        "score/00000": 8,
+        "cluster/centroids": 16,
+        "cluster/00000": 32,
+        "score/semantic": 64,
+        "score/semantic_00000": 128,
+        "cluster/semantic": 256,
+        "cluster/semantic_00000": 512,
+        "select/x_00000": 1024,
+        "select/take_x": 2048,
+        "score/initial_00000": 4096,
+    }
+    for name, seconds in took.items():
+        path = tmp_path / f"{name}.tsv"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"s\n{seconds}\n")
+    own, pool, model, influence, semantic = 1024 + 2048, 3, 4 + 8, 16 + 32, 64 + 128 + 256 + 512
+    for selector, clusters, expected in (
+        ("group_mates", "influence", pool + model + influence),
+        ("group_mates", "semantic", pool + model + semantic),
+        ("semdedup", "influence", pool + model + influence),
+        ("semdedup", "semantic", pool + semantic),
+        ("mates", "influence", pool),
+    ):
+        found = table_of.selection_seconds(tmp_path, "x", selector, clusters)
+        assert found == own + expected, (selector, clusters)
