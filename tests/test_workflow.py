@@ -281,7 +281,6 @@ def test_every_selector_and_a_variant_of_each_run_side_by_side(
     assert (jobs["order_group_mates"], jobs["order_semdedup"]) == (6, 4)  # in two partitions
     semantic = ("fit_semantic", "embed", "centroids_semantic", "cluster_semantic")
     assert [jobs[rule] for rule in semantic] == [1, 3, 1, 3]
-    assert not {"score", "centroids", "cluster"} & set(jobs)
     assert (jobs["order_mates"], jobs["fit_quality"], jobs["plan_one_step"]) == (2, 2, 1)
     assert not {"sample", "base", "check"} & set(jobs)
     shown = checkout.snakemake(folder, "--", "plan").stdout
