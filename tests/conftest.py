@@ -12,6 +12,23 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+# What takes minutes comes first, so that no worker is alone with it at the end.
+LONGEST = (
+    "test_every_command_of_the_readmes_runs",
+    "test_every_selector_and_a_variant_of_each_run_side_by_side",
+    "test_a_mixed_pool",
+    "test_a_run_killed_at_random_moments",
+    "test_a_calibration",
+)
+
+
+def pytest_collection_modifyitems(items):
+    def place(item):
+        found = [i for i, name in enumerate(LONGEST) if item.name.startswith(name)]
+        return found[0] if found else len(LONGEST) + ("slow" not in item.keywords)
+
+    items.sort(key=place)
+
 
 @pytest.fixture(autouse=True)
 def one_thread():

@@ -90,9 +90,9 @@ def mixed_pool(folder: Path) -> None:
 
 
 def fewer_methods(folder: Path) -> None:
-    """The comparison at the smallest sizes, with a method of each kind that is not in the demo."""
+    """The comparison at the smallest sizes; test_workflow.py runs every method."""
     path = folder / "workflow/configs/compare.yaml"
-    select = {"methods": ["mates", "quality", "random"]}
+    select = {"methods": ["quality", "random"]}
     small = {k: v for k, v in checkout.TINY.items() if k != "run"} | {"select": select}
     small["reference"] = {**checkout.TINY["reference"], "selection_examples": 12}
     path.write_text(yaml.safe_dump(checkout.merged(yaml.safe_load(path.read_text()), small)))
@@ -120,8 +120,8 @@ COMMANDS = {
     f"{PLAN}workflow/configs/dclm-400m-4x.yaml": Run(
         "{block Plan of the run}", before=plain_settings
     ),
-    # All of it takes an hour; test_workflow.py runs it with a small pool.
     f"{LOCAL}workflow/configs/compare.yaml": Run("(100%) done", before=fewer_methods),
+    # All of it takes an hour; test_workflow.py runs it with a small pool.
     f"{LOCAL}workflow/configs/mixed-pool.yaml": Run(
         "Finished jobid", further=" --until sample", before=mixed_pool
     ),

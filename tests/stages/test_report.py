@@ -46,6 +46,7 @@ def synthetic_run(
     benchmarks: bool = True,
     records: bool = True,
     difference_nats: float = -0.123,
+    methods: tuple[str, ...] = METHODS,
 ) -> dict[str, Any]:
     """Write every input of the report below `folder`; returns the arguments of `run`."""
     random = np.random.default_rng(0)
@@ -63,8 +64,8 @@ def synthetic_run(
         arguments[model] = folder / "fit" / model
         _fit(random, arguments[model], rollouts, rounds)
     arguments.setdefault("final", arguments["initial"])
-    arguments |= _pool(random, folder, documents, sources, clusters, shards)
-    arguments |= _evaluation(random, folder, documents, seeds, difference_nats)
+    arguments |= _pool(random, folder, documents, sources, clusters, shards, methods)
+    arguments |= _evaluation(random, folder, documents, seeds, difference_nats, methods)
     arguments["benchmarks"] = folder / "benchmarks"
     arguments["benchmarks"].mkdir()
     if benchmarks:
@@ -142,6 +143,7 @@ def _pool(
     sources: int,
     clusters: int,
     shards: int,
+    methods: tuple[str, ...],
 ) -> dict[str, list[Path]]:
     paths: dict[str, Any] = {"score": [], "cluster": [], "select": [], "pool": []}
     paths |= {"root": folder / "pool", "centroids": folder / "cluster/centroids.npy"}
@@ -180,7 +182,8 @@ def _pool(
         write_table(path, "cluster", MADE, {"doc_id": identity["doc_id"], "cluster": cluster})
         paths["cluster"].append(path)
         best = np.argsort(influence + random.normal(0, 0.2, size))
-        for method, order in zip(METHODS, (best, random.permutation(size)), strict=True):
+        orders = [best] * (len(methods) - 1) + [random.permutation(size)]
+        for method, order in zip(methods, orders, strict=True):
             rows = np.sort(order[: size // 4])
             path = folder / f"select/{method}/shard-{shard:05}.parquet"
             chosen = {
@@ -221,12 +224,18 @@ def _texts(root: Path, identity: dict[str, Any], cluster: np.ndarray) -> list[Pa
 
 
 def _evaluation(
-    random: np.random.Generator, folder: Path, documents: int, seeds: int, difference_nats: float
+    random: np.random.Generator,
+    folder: Path,
+    documents: int,
+    seeds: int,
+    difference_nats: float,
+    methods: tuple[str, ...],
 ) -> dict[str, Any]:
     curves = []
     tokens = np.linspace(0, 400_000, 8).astype(np.int64)
     losses: dict[str, list[float]] = {}
-    for method, shift in zip(METHODS, (difference_nats, 0.0), strict=True):
+    others = methods[:-1]
+    for method, shift in zip(methods, [difference_nats] * len(others) + [0.0], strict=True):
         for seed in range(seeds):
             loss = 6.2 + (shift - 1.3) * (1 - np.exp(-tokens / 1.2e5)) / (1 - np.exp(-4 / 1.2))
             loss[1:] += random.normal(0, 0.006, 7)
@@ -256,8 +265,8 @@ def _evaluation(
         },
         "base_loss_nats": 6.2,
         "baseline": "random",
-        "comparisons": {"group_mates": against},
-        "pairs": {"group_mates": {"random": against}, "random": {"group_mates": against}},
+        "comparisons": dict.fromkeys(others, against),
+        "pairs": {m: dict.fromkeys((o for o in methods if o != m), against) for m in methods},
         "trained_tokens": 400_000,
         "seeds": seeds,
         "evaluation_examples": 128,
@@ -330,6 +339,7 @@ def settings(map_points: int = 300, texts_gigabytes: float = 1.0) -> ReportSetti
     return ReportSettings(
         run="small",
         selectors={"group_mates": "group_mates", "random": "random"},
+        by_initial=[],
         clusters={"group_mates": "influence", "random": "influence"},
         text_columns=PoolColumns(text="text", id="id", source=None),
         report=Report(map_points=map_points, texts_gigabytes=texts_gigabytes),
@@ -642,36 +652,3 @@ def test_without_an_oracle_the_comparison_has_no_columns_for_it():
     rows = [{"method": "random", "selector": "random"}]
     assert table_of.add_oracle(rows, {"pairs": {}}, ["random"], np.ones((1, 1))) is None
     assert rows == [{"method": "random", "selector": "random"}]
-
-
-def test_a_method_is_charged_with_the_clusters_that_it_selects_within(tmp_path):
-    """Each job took a power of two of seconds: sums tell which were counted."""
-    took = {
-        "check/00000": 1,
-        "sample": 2,
-        "fit/final": 4,
-        "score/00000": 8,
-        "cluster/centroids": 16,
-        "cluster/00000": 32,
-        "score/semantic": 64,
-        "score/semantic_00000": 128,
-        "cluster/semantic": 256,
-        "cluster/semantic_00000": 512,
-        "select/x_00000": 1024,
-        "select/take_x": 2048,
-        "score/initial_00000": 4096,
-    }
-    for name, seconds in took.items():
-        path = tmp_path / f"{name}.tsv"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(f"s\n{seconds}\n")
-    own, pool, model, influence, semantic = 1024 + 2048, 3, 4 + 8, 16 + 32, 64 + 128 + 256 + 512
-    for selector, clusters, expected in (
-        ("group_mates", "influence", pool + model + influence),
-        ("group_mates", "semantic", pool + model + semantic),
-        ("semdedup", "influence", pool + model + influence),
-        ("semdedup", "semantic", pool + semantic),
-        ("mates", "influence", pool),
-    ):
-        found = table_of.selection_seconds(tmp_path, "x", selector, clusters)
-        assert found == own + expected, (selector, clusters)

@@ -280,12 +280,12 @@ ARTEFACTS = {
     "summary": Artefact(
         "evaluate/summary.json", 2, "every method against random and against each other"
     ),
-    "report": Artefact("report.html", 3, "the report"),
+    "report": Artefact("report.html", 4, "the report"),
     "comparison": Artefact(
-        "report/comparison.{format}", 1, "the methods side by side, as CSV and as Markdown"
+        "report/comparison.{format}", 2, "the methods side by side, as CSV and as Markdown"
     ),
     "figure": Artefact(
-        "report/{figure}.svg", 1, "a figure of the report by itself, for snakemake --report"
+        "report/{figure}.svg", 2, "a figure of the report by itself, for snakemake --report"
     ),
     "plan": Artefact("plan.json", 1, "what the run will cost; nothing depends on it"),
 }

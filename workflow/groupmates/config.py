@@ -666,11 +666,15 @@ class SummarySettings(StageSettings):
 
 
 class ReportSettings(StageSettings):
-    """`selectors`: the selector that each method is, perhaps as a variant; `clusters`: its clusters."""
+    """`selectors`: the selector that each method is, perhaps as a variant; `clusters`: its clusters.
+
+    `by_initial`: the methods that go by the initial influence model, of random rollouts alone.
+    """
 
     run: str
     selectors: dict[str, str]
     clusters: dict[str, Clusters]
+    by_initial: list[str]
     text_columns: PoolColumns
     report: Report
 
@@ -723,6 +727,7 @@ def settings(config: Config, kind: type[StageSettings], method: str | None = Non
         "training": config.evaluate.training,
         "report": config.report,
         "selectors": {name: config.select.method(name)[0] for name in config.select.methods},
+        "by_initial": [m for m in config.select.methods if goes_by_initial(config, m)],
         "clusters": {name: config.select.clusters_of(name) for name in config.select.methods},
     }
     if method is not None:
@@ -732,6 +737,11 @@ def settings(config: Config, kind: type[StageSettings], method: str | None = Non
     if kind is OneStepFitSettings:
         places["fit"] = one_step_fit(config)
     return kind(**{name: places[name] for name in kind.model_fields})
+
+
+def goes_by_initial(config: Config, method: str) -> bool:
+    section = config.select.method(method)[1]
+    return isinstance(section, GroupMates) and section.rounds == "random"
 
 
 def one_steps(config: Config) -> int:

@@ -176,9 +176,14 @@ def present(paths):
 # Inputs that depend on wildcards.
 
 
+def selector(method):
+    """The settings of a method, those of its variant included."""
+    return CONFIG.select.method(method)[1]
+
+
 def model_of(wildcards):
     """The influence model that a group_mates method goes by."""
-    ours = CONFIG.select.method(wildcards.method)[1]
+    ours = selector(wildcards.method)
     return "initial" if ours.rounds == "random" else "final"
 
 
@@ -239,7 +244,7 @@ def selection(wildcards):
 
 def positives(wildcards):
     """Files of good texts; none where they are the reference examples."""
-    patterns = CONFIG.select.method(wildcards.method)[1].positives
+    patterns = selector(wildcards.method).positives
     if patterns == "reference":
         return []
     try:

@@ -30,9 +30,7 @@ rule check_oracle_greedy:
         settings=settings_of_method("OracleCheckSettings", "brute_force"),
         score=listed("score"),
         # Not recorded, as it asks for resources: what is allowed makes nothing stale.
-        most=lambda wildcards, resources: CONFIG.select.method(wildcards.method)[
-            1
-        ].max_evaluations,
+        most=lambda wildcards, resources: selector(wildcards.method).max_evaluations,
     shell:
         "workflow/run check-oracle-greedy --log {log:q} --settings {params.settings:q}"
         " --method {wildcards.method} --files {input.files:q} --score {params.score:q}"

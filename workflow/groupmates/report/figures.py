@@ -7,6 +7,7 @@ other and the letters stay legible on a narrow screen. Equal arrays give equal b
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from matplotlib import colormaps
@@ -36,22 +37,38 @@ Curve = tuple[np.ndarray, np.ndarray]  # training tokens, held-out loss in nats
 Interval = Sequence[float] | None
 
 
+@dataclass(frozen=True)
+class Difference:
+    """A method's held-out loss minus the baseline's, nats; `single`: what the interval is of."""
+
+    method: str
+    mean: float
+    interval: Interval
+    by_example: Interval = None
+    single: Sequence[float] = ()
+
+
 def differences(
-    rows: Sequence[tuple[str, float, Interval, Interval]], baseline: str, colours: dict[str, str]
+    rows: Sequence[Difference], baseline: str, colours: dict[str, str], over: str = "seeds"
 ) -> str:
-    """Rows (method, difference, interval by seed, interval by example), in nats, best first."""
+    """Best first, as they are given; `over`: what is repeated, seeds or runs."""
     with panel("differences", 1.5 + 0.5 * len(rows)) as (figure, axes):
-        for y, (method, middle, by_seed, by_example) in enumerate(rows):
-            colour = colours[method]
-            if by_seed is not None:
-                axes.plot(by_seed, [y - 0.12] * 2, color=colour, lw=4, solid_capstyle="butt")
-            if by_example is not None:
-                axes.plot(by_example, [y + 0.14] * 2, color=colour, lw=1.2)
-            axes.plot(middle, y - 0.12, "o", color=colour, mec="white", ms=8)
+        for y, row in enumerate(rows):
+            colour = colours[row.method]
+            if row.interval is not None:
+                axes.plot(row.interval, [y - 0.1] * 2, color=colour, lw=4, solid_capstyle="butt")
+            if row.by_example is not None:
+                axes.plot(row.by_example, [y + 0.16] * 2, color=colour, lw=1.2)
+            heights = [y - 0.33] * len(row.single)
+            axes.plot(row.single, heights, "o", color=colour, mec="none", ms=4, alpha=0.7)
+            axes.plot(row.mean, y - 0.1, "o", color=colour, mec="white", ms=8)
         axes.axvline(0, color=LINE_GREY, lw=1)
-        axes.plot([], [], color=GREY, lw=4, label="over seeds")
-        axes.plot([], [], color=GREY, lw=1.2, label="over examples")
-        axes.set_yticks(range(len(rows)), [short(r[0], 20) for r in rows])
+        axes.plot([], [], color=GREY, lw=4, label=f"over {over}")
+        if any(row.single for row in rows):
+            axes.plot([], [], "o", color=GREY, mec="none", ms=4, label=f"single {over}")
+        if any(row.by_example for row in rows):
+            axes.plot([], [], color=GREY, lw=1.2, label="over examples")
+        axes.set_yticks(range(len(rows)), [short(row.method, 20) for row in rows])
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.margins(x=0.12)
         axes.xaxis.set_major_locator(MaxNLocator(5))

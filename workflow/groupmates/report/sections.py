@@ -46,11 +46,12 @@ def evaluation(
     trained = [tokens[-1] for of_seeds in curves.values() for tokens, _ in of_seeds]
     training_tokens = float(max(trained))
     differences = [
-        (
+        figures.Difference(
             method,
             comparison["difference_nats"],
             comparison.get("interval_by_seed_nats") if summary["seeds"] > 1 else None,
             comparison.get("interval_by_example_nats"),
+            by_seed(summary, method) if summary["seeds"] > 1 else [],
         )
         for method, comparison in compared.items()
     ]
@@ -59,9 +60,7 @@ def evaluation(
     if differences:
         drawn["differences"] = figures.differences(differences, baseline, colours)
     if baseline in ordered and len(ordered) > 1:
-        intervals = {
-            m: over_seeds or over_examples for m, _, over_seeds, over_examples in differences
-        }
+        intervals = {row.method: row.interval or row.by_example for row in differences}
         drawn["gap"] = figures.loss_gaps(ordered, baseline, intervals, colours)
     return {
         "findings": words.findings(summary, training_tokens),
@@ -69,6 +68,12 @@ def evaluation(
         "ranked": ranked,
         "compared": compared,
     }, drawn
+
+
+def by_seed(summary: dict[str, Any], method: str) -> list[float]:
+    """Loss after the training of each seed minus that of the baseline's of the same seed, nats."""
+    ours, others = (summary["methods"][m]["losses_nats"] for m in (method, summary["baseline"]))
+    return [ours_nats - nats for ours_nats, nats in zip(ours, others, strict=True)]
 
 
 def influence(

@@ -22,8 +22,15 @@ def tokens(value: float) -> str:
     return f"{value:,.0f}"
 
 
-def percent(share: float) -> str:
-    return f"{100 * share:.1f}{SPACE}%"
+def percent(share: float | None) -> str:
+    return NOTHING if share is None else f"{100 * share:.1f}{SPACE}%"
+
+
+def times(factor: float | None) -> str:
+    """A multiple, by about two digits: 0.03×, 2.4×, 17×."""
+    if factor is None:
+        return NOTHING
+    return f"{number(factor, 2 if factor < 1 else 1 if factor < 10 else 0)}×"
 
 
 def number(value: float | None, decimals: int = 2, sign: bool = False) -> str:
@@ -83,12 +90,12 @@ def beginning(text: str, letters: int) -> tuple[str, str]:
 
 def decimals_for(summary: dict[str, Any]) -> int:
     """Decimals of losses that show the narrowest interval by two digits: at least 3, at most 6."""
-    halves = [
-        (high - low) / 2
-        for comparison in summary["comparisons"].values()
-        for low, high in _intervals(comparison)
-        if high > low
-    ]
+    found = [_intervals(comparison) for comparison in summary["comparisons"].values()]
+    return decimals_of([bounds for intervals in found for bounds in intervals])
+
+
+def decimals_of(intervals: list[list[float]]) -> int:
+    halves = [(high - low) / 2 for low, high in intervals if high > low]
     if not halves:
         return 3
     return min(max(3, 1 - math.floor(math.log10(min(halves)))), 6)
@@ -155,6 +162,19 @@ def finding(method: str, summary: dict[str, Any], training_tokens: float) -> str
             f" Over the {count(summary['evaluation_examples'])} held-out examples the interval is "
             f"{interval(by_example, places)} and includes zero: other examples may show none."
         )
+    return text
+
+
+def standing(pairs: dict[str, list[float] | None], decimals: int) -> str:
+    """How the best method stands to each of the others, by the intervals of its differences."""
+    surely = [m for m, bounds in pairs.items() if not holds_zero(bounds)]
+    unsure = [m for m in pairs if m not in surely]
+    text = f"has the lowest held-out loss of {1 + len(pairs)} methods"
+    if unsure:
+        each = ", ".join(f"{m} ({interval(pairs[m], decimals)} nats)" for m in unsure)
+        text += f", but is not shown to be better than {each}"
+    if surely:
+        text += f"; it is shown to be better than {', '.join(surely)}"
     return text
 
 

@@ -13,11 +13,25 @@ from markupsafe import Markup
 from groupmates.config import ReportSettings
 from groupmates.pool import located
 from groupmates.progress import note
-from groupmates.report import atlas, canvas, comparison, examples, kept, reading, sections, words
+from groupmates.report import (
+    atlas,
+    canvas,
+    comparison,
+    examples,
+    kept,
+    reading,
+    repeats,
+    sections,
+    texts,
+    words,
+)
 from groupmates.store import Provenance, digests, read_artefact_json, replacing
 
 TEMPLATE = "report.html.jinja"
-FILTERS = ("count", "tokens", "percent", "number", "interval", "duration", "memory", "beginning")
+FILTERS = (
+    *("count", "tokens", "percent", "times", "number", "interval"),
+    *("duration", "memory", "beginning"),
+)
 
 
 def run(
@@ -71,7 +85,8 @@ def run(
         clustered=meaning if of_meaning else score,
         compared=meaning if of_meaning and settings.selectors[featured] == "semdedup" else score,
     )
-    surveyed, looked, drawn_pool = examples.examine(looked_at, settings, featured)
+    readable = texts.readable(looked_at.files, settings.report.texts_gigabytes * 1e9)
+    surveyed, looked, drawn_pool = examples.examine(looked_at, readable, settings, featured)
     shares, drawn_shares = kept.shares(surveyed.tally, surveyed.sources, list(selected), colours)
     labels = {name: reading.labels(parts) for name, parts in rounds.items()}
     honesty, drawn_honesty = sections.influence(labels, fits)
@@ -79,12 +94,15 @@ def run(
         reading.stage_times(benchmarks), reading.gpu_use(records), records
     )
     drawn = drawn_effect | drawn_honesty | drawn_pool | drawn_shares | drawn_times
-    rows = comparison.table(found, settings.selectors, settings.clusters, benchmarks)
+    rows = comparison.table(found, settings, benchmarks)
+    in_order = [file for file in looked_at.files if file in readable]
+    comparison.add_repeats(rows, repeats.repeats(selected, in_order, settings.text_columns))
     oracle = comparison.add_oracle(rows, found, list(selected), surveyed.tally.shared_MM)
     decimals = words.decimals_for(found)
     page = {
         "comparison": rows if len(rows) > 2 else [],
         "oracle": oracle,
+        "unsought": comparison.unsought(rows),
         "conclusion": comparison.conclusion(found) if len(rows) > 2 else None,
         "run": settings.run,
         "summary": found,
@@ -136,10 +154,10 @@ def run(
     for path in figures:
         with replacing(path) as temporary:
             temporary.write_text(canvas.alone(drawn.get(path.stem)), encoding="utf-8")
-    texts = {".csv": comparison.as_csv(rows), ".md": comparison.as_markdown(rows, decimals)}
+    written = {".csv": comparison.as_csv(rows), ".md": comparison.as_markdown(rows, decimals)}
     for path in tables:
         with replacing(path) as temporary:
-            temporary.write_text(texts[path.suffix], encoding="utf-8")
+            temporary.write_text(written[path.suffix], encoding="utf-8")
     with replacing(output) as temporary:
         temporary.write_text(render(page), encoding="utf-8")
     note("report", f"{output}: {output.stat().st_size / 1e6:.1f} MB")
