@@ -120,6 +120,7 @@ def order_group_mates(
 ) -> list[Path]:
     """Greedy orders of a pool, a file per partition; `chosen` replaces the default settings."""
     settings = {
+        "clusters": "influence",
         "quota": "marginal",
         "sign": "paper",
         "relation": "fitted",

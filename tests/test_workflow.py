@@ -23,6 +23,7 @@ import zstandard
 
 import checkout
 from groupmates import campaign, jobs
+from groupmates.asking import explain as asking
 from groupmates.config import keys
 from groupmates.report import reading
 
@@ -272,12 +273,13 @@ def test_every_selector_and_a_variant_of_each_run_side_by_side(
     folder = shutil.copytree(finished, tmp_path / "copy")
     methods = ["group_mates", "mates", "quality", "semdedup", "oracle_greedy", "random"]
     change = {
-        "methods": [*methods, "early", "best", "words", "strict", "sparse"],
+        "methods": [*methods, "early", "best", "words", "strict", "meaning", "sparse"],
         "variants": {
             "early": {"method": "group_mates", "rounds": "random", "relation": "none"},
             "best": {"method": "mates", "temperature": 0},
             "words": {"method": "quality", "ngrams": 1, "hash_bits": 10},
-            "strict": {"method": "semdedup", "threshold": 1.0},
+            "strict": {"method": "semdedup", "threshold": 1.0, "clusters": "influence"},
+            "meaning": {"method": "group_mates", "clusters": "semantic"},
             "sparse": {"method": "oracle_greedy", "candidates": 1},
         },
         "partitions": 2,
@@ -291,7 +293,9 @@ def test_every_selector_and_a_variant_of_each_run_side_by_side(
     (folder / "settings.yaml").write_text(yaml.safe_dump(settings))
     jobs = planned(folder)
     assert jobs["score_by"] == 2 * jobs["order_quality"] // 2 == 6  # two models, three shards
-    assert (jobs["order_group_mates"], jobs["order_semdedup"]) == (4, 4)  # in two partitions
+    assert (jobs["order_group_mates"], jobs["order_semdedup"]) == (6, 4)  # in two partitions
+    semantic = ("fit_semantic", "embed", "centroids_semantic", "cluster_semantic")
+    assert [jobs[rule] for rule in semantic] == [1, 3, 1, 3]
     assert (jobs["order_mates"], jobs["fit_quality"], jobs["plan_one_step"]) == (2, 2, 1)
     assert not {"sample", "base", "check"} & set(jobs)
     shown = checkout.snakemake(folder, "--", "plan").stdout
@@ -305,7 +309,7 @@ def test_every_selector_and_a_variant_of_each_run_side_by_side(
     assert {m["documents"] for m in summary["methods"].values()} == {88}  # a quarter of 350
     rows = (root / "report/comparison.csv").read_text().splitlines()
     assert len(rows) == 1 + len(change["methods"])
-    assert len((root / "report/comparison.md").read_text().splitlines()) == 2 + 11
+    assert len((root / "report/comparison.md").read_text().splitlines()) == 2 + 12
     with (root / "report/comparison.csv").open() as file:
         overlap = {row["method"]: float(row["oracle_overlap"]) for row in csv.DictReader(file)}
     assert (
@@ -320,6 +324,8 @@ def test_every_selector_and_a_variant_of_each_run_side_by_side(
     table = dict(re.findall(r"^(\w+) +(\d+)$", everything, re.MULTILINE))
     counted = {name.replace("_", "-"): int(count) for name, count in table.items()}
     counted["score"] += counted.pop("score-by")
+    for name in ("centroids", "cluster"):
+        counted[name] += counted.pop(f"{name}-semantic")
     del counted["all"], counted["total"]
     planned_jobs = json.loads((root / "plan.json").read_text())["stages"]
     assert {name: stage["jobs"] for name, stage in planned_jobs.items()} == counted
@@ -340,6 +346,25 @@ def test_every_selector_and_a_variant_of_each_run_side_by_side(
         else:
             assert (asked.returncode, asked.stderr) == (0, "")
             assert method in asked.stdout
+            told = "of the semantic ones" in asked.stdout
+            assert told == (method in ("semdedup", "meaning"))
+    texts_of_semantic_clusters_are_explained(folder)
+
+
+def texts_of_semantic_clusters_are_explained(folder: Path) -> None:
+    """A text of the pool comes to its own cluster, beside itself."""
+    root = folder / "results/tiny"
+    for method in ("semdedup", "meaning"):
+        row = pq.read_table(root / f"select/{method}/shard-00000.parquet").to_pylist()[0]
+        text = json.loads(lines(root / "corpus" / row["source_file"])[row["source_row"]])["text"]
+        found = asking.explain_text(root, text, method, 1)
+        assert (found.cluster, found.clusters) == (row["cluster"], "semantic")
+        assert found.neighbours[0].similarity == pytest.approx(1, abs=1e-4)
+
+
+def test_nothing_semantic_is_made_where_no_method_asks_for_it(finished: Path) -> None:
+    assert not planned(finished, "--forceall").keys() & {"fit_semantic", "embed"}
+    assert not list((finished / "results/tiny").glob("*/semantic"))
 
 
 def test_a_calibration_measures_every_stage_of_the_run(tmp_path: Path) -> None:
@@ -563,6 +588,7 @@ EVALUATE = {"evaluate"} | SUMMARY
 DATASET = {"materialise", "assemble"}
 TAKE = {"take"} | DATASET | EVALUATE
 CLUSTER = {"centroids", "cluster", "order_group_mates"} | TAKE
+SEMANTIC = {"fit_semantic", "embed", "centroids_semantic", "cluster_semantic"}
 SCORE = {"score", "order_random"} | CLUSTER
 GROUPS = {"plan_groups", "probe_groups", "groups"} | REPORT
 FIT = {"fit", "accept", "plan_bootstrap", "probe"} | GROUPS | SCORE
@@ -636,6 +662,7 @@ AFFECTS: dict[str, tuple[object, set[str]]] = {
     "fit.training.dropout": (0.2, FIT),
     "accept.minimum_spearman": (-0.9, {"accept"} | BOOTSTRAP),
     "score.batch_tokens": (4096, SCORE),
+    "semantic.embedding_size": (8, set()),  # of no method that runs by default
     "cluster.clusters": (5, CLUSTER),
     "cluster.target_size": (50, CLUSTER),
     "cluster.iterations": (6, CLUSTER),
@@ -644,6 +671,7 @@ AFFECTS: dict[str, tuple[object, set[str]]] = {
     "select.budget.ratio": (0.3, {"order_group_mates"} | TAKE),
     "select.budget.tokens": (9000, {"order_group_mates"} | TAKE),
     "select.partitions": (2, {"order_group_mates"} | TAKE),
+    "select.group_mates.clusters": ("semantic", SEMANTIC | {"order_group_mates"} | TAKE),
     "select.group_mates.quota": ("proportional", {"order_group_mates"} | TAKE),
     "select.group_mates.sign": ("ceiling", {"order_group_mates"} | TAKE),
     "select.group_mates.relation": ("none", {"order_group_mates"} | TAKE),
@@ -656,6 +684,7 @@ AFFECTS: dict[str, tuple[object, set[str]]] = {
     "select.quality.ngrams": (1, set()),
     "select.quality.hash_bits": (12, set()),
     "select.quality.penalty": (2.0, set()),
+    "select.semdedup.clusters": ("influence", set()),
     "select.semdedup.threshold": (0.9, set()),
     "select.oracle_greedy.candidates": (3, set()),
     "select.oracle_greedy.max_evaluations": (30, set()),
@@ -730,3 +759,25 @@ def test_a_changed_setting_re_runs_exactly_what_depends_on_it(
     shown = checkout.snakemake(finished, *arguments, profile=profile).stdout
     table = re.findall(r"^(\w+) +\d+$", shown, re.MULTILINE)
     assert set(table) - {"total", "all"} == rules, shown[-3000:]
+
+
+def test_what_semantic_clusters_depend_on_makes_them_anew(finished: Path, tmp_path: Path) -> None:
+    """Of a run that has them: not the influence model, but whatever changes an embedding."""
+    folder = shutil.copytree(finished, tmp_path / "copy")
+    ours = {"select": {"methods": ["semdedup", "random"]}}
+    settings = checkout.merged(checkout.TINY, ours)
+    (folder / "settings.yaml").write_text(yaml.safe_dump(settings))
+    run = checkout.snakemake(folder, "--until", "take")
+    assert run.returncode == 0, run.stdout[-4000:]
+    order = {"order_semdedup", "take"}
+    for change, rules in (
+        ({"semantic": {"embedding_size": 8}}, SEMANTIC | order),
+        ({"cluster": {"iterations": 6}}, SEMANTIC - {"fit_semantic", "embed"} | order),
+        ({"score": {"batch_tokens": 4096}}, SEMANTIC - {"fit_semantic"} | order),
+        ({"select": {"semdedup": {"threshold": 0.9}}}, order),
+        ({"select": {"semdedup": {"clusters": "influence"}}}, order),
+        ({"fit": {"encoder": {"embedding_size": 8}}}, {"order_semdedup", "take"}),
+    ):
+        (folder / "settings.yaml").write_text(yaml.safe_dump(checkout.merged(settings, change)))
+        jobs = set(planned(folder, "--until", "take"))
+        assert jobs & (SEMANTIC | order) == rules, change

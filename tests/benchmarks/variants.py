@@ -78,7 +78,12 @@ def selected(run: Path, scratch: Path, config: c.Config, name: str) -> list[Path
         settings = c.GroupMatesSettings(
             budget=config.select.budget,
             group_mates=c.GroupMates(
-                quota=quota, sign=sign, relation="fitted", sharpness=None, rounds="all"
+                clusters="influence",
+                quota=quota,
+                sign=sign,
+                relation="fitted",
+                sharpness=None,
+                rounds="all",
             ),
         )
         order_group_mates.run(

@@ -208,3 +208,31 @@ def test_brute_force_is_a_probing_step_for_every_document_that_is_tried(candidat
     per_step = {k: amount / random.phases[0].units for k, amount in random.phases[0].parts.items()}
     assert phase.parts == pytest.approx({k: evaluations * v for k, v in per_step.items()})
     assert "order-oracle-greedy" not in work()
+
+
+def test_semantic_clusters_are_made_beside_the_others_where_a_method_asks_for_them():
+    select = {"methods": ["semdedup", "random"]}
+    found = work(select=select, semantic={"embedding_size": 5})
+    (fit,), (embed,) = found["fit-semantic"], found["embed"]
+    assert fit.phases[0].parts == {"forward": forward_flops(LM, 60 * 33, 16.5)}
+    documents = 1000 / 3
+    assert (embed.count, embed.disk_bytes) == (3, pytest.approx(documents * (30 + 4 * 5)))
+    assert embed.phases[0].parts == pytest.approx(
+        {
+            "read": documents * 400,
+            "forward": forward_flops(LM, documents * 33, 16.5),
+            "tokenise": documents * 400,
+            "rows": documents,
+        }
+    )
+    sizes_of = [
+        {p.unit: p for p in j.phases}["iterations"].parts["sums"] for j in found["centroids"]
+    ]
+    assert sizes_of == [1000 * 8 * 5, 1000 * 5 * 5]  # influence-aware, semantic
+    assert [j.count for j in found["cluster"]] == [3, 3]
+    (order,) = found["order-semdedup"]
+    assert order.phases[1].parts == {"greedy": 1000 * 40 * 5}
+    influence = {"methods": ["semdedup"], "semdedup": {"clusters": "influence"}}
+    other = work(select=influence, semantic={"embedding_size": 5})
+    assert other["order-semdedup"][0].phases[1].parts == {"greedy": 1000 * 40 * 8}
+    assert not {"fit-semantic", "embed"} & set(other)

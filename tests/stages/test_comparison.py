@@ -34,11 +34,15 @@ JOBS = [
     *("select/take_quality", "select/take_semdedup", "select/take_oracle_greedy"),
     *("materialise/random", "evaluate/random_0", "evaluate/random_1", "evaluate/mates_0"),
     *("evaluate/random_2_0", "evaluate/summarise"),
+    *("score/semantic", "score/semantic_00000", "cluster/semantic", "cluster/semantic_00000"),
 ]
 CHECKS = {"check/00000", "check/00001", "check/pool"}
 POOL = CHECKS | {"sample", "sample/reference"}
 RANDOM_ROUND = {"probe/plan_random", "probe/random_00000", "fit/initial", "fit/accept_initial"}
 CLUSTERS = {"cluster/centroids", "cluster/00000"}
+SEMANTIC = {
+    *("score/semantic", "score/semantic_00000", "cluster/semantic", "cluster/semantic_00000"),
+}
 BOTH_ROUNDS = RANDOM_ROUND | {
     *("probe/plan_bootstrap", "probe/bootstrap_00000", "fit/final", "fit/accept_final"),
     "score/00000",
@@ -61,25 +65,38 @@ def jobs_in(seconds: float) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("method", "selector", "by_initial", "shared"),
+    ("method", "selector", "by_initial", "clusters", "shared"),
     [
-        ("random", "random", False, CHECKS),
-        ("group_mates", "group_mates", False, POOL | BOTH_ROUNDS | CLUSTERS),
+        ("random", "random", False, "influence", CHECKS),
+        ("group_mates", "group_mates", False, "influence", POOL | BOTH_ROUNDS | CLUSTERS),
+        ("group_mates", "group_mates", False, "semantic", POOL | BOTH_ROUNDS | SEMANTIC),
         (
-            *("ours", "group_mates", True),
+            *("ours", "group_mates", True, "influence"),
             POOL | RANDOM_ROUND | CLUSTERS | {"score/initial_00000"},
         ),
-        ("mates", "mates", False, POOL | ONE_STEP),
-        ("quality", "quality", False, POOL | {"fit/quality", "select/quality_00001"}),
-        ("semdedup", "semdedup", False, POOL | BOTH_ROUNDS | CLUSTERS),
-        ("oracle_greedy", "oracle_greedy", False, POOL | {"check/oracle_greedy"}),
+        (
+            *("ours", "group_mates", True, "semantic"),
+            POOL | RANDOM_ROUND | SEMANTIC | {"score/initial_00000"},
+        ),
+        ("mates", "mates", False, "influence", POOL | ONE_STEP),
+        (
+            *("quality", "quality", False, "influence"),
+            POOL | {"fit/quality", "select/quality_00001"},
+        ),
+        ("semdedup", "semdedup", False, "influence", POOL | BOTH_ROUNDS | CLUSTERS),
+        ("semdedup", "semdedup", False, "semantic", POOL | SEMANTIC),
+        (
+            *("oracle_greedy", "oracle_greedy", False, "influence"),
+            POOL | {"check/oracle_greedy"},
+        ),
     ],
 )
 def test_a_method_is_charged_every_job_that_it_needs_and_no_other(
-    benchmarks, method, selector, by_initial, shared
+    benchmarks, method, selector, by_initial, clusters, shared
 ):
     order = "select/random" if method == "random" else f"select/{method}_00000"
-    seconds = comparison.selection_seconds(benchmarks, method, selector, by_initial)
+    assert len(JOBS) < 53  # their sum is exact
+    seconds = comparison.selection_seconds(benchmarks, method, selector, by_initial, clusters)
     assert jobs_in(seconds) == shared | {order, f"select/take_{method}"}
 
 

@@ -368,6 +368,7 @@ def settings(map_points: int = 300, texts_gigabytes: float = 1.0) -> ReportSetti
         run="small",
         selectors={"group_mates": "group_mates", "random": "random"},
         by_initial=[],
+        clusters={"group_mates": "influence", "random": "influence"},
         text_columns=PoolColumns(text="text", id="id", source=None),
         report=Report(map_points=map_points, texts_gigabytes=texts_gigabytes),
     )

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_report import METHODS, report, settings, surveyed, synthetic_run
+from test_report import MADE, METHODS, report, settings, surveyed, synthetic_run
 
 from groupmates.config import PoolColumns
 from groupmates.errors import UserError
 from groupmates.pool import PoolFile
-from groupmates.report import atlas, neighbours, reading, texts
+from groupmates.report import atlas, examples, neighbours, reading, texts
 from groupmates.report.survey import documents_at, source_name
-from groupmates.store import embeddings, read_table
+from groupmates.store import embedded_as, embeddings, read_table, write_table
 
 
 def whole(arguments):
@@ -201,3 +201,76 @@ def test_columns_without_an_id_are_read_by_file_and_row(tmp_path):
     )
     columns = PoolColumns(text="text", id=None, source=None)
     assert len(texts.read_texts(files, columns, named)) == 5
+
+
+def by_meaning(folder, arguments, selector):
+    """The same run where group_mates selected within clusters of other embeddings, a document each
+    in the cluster of its number modulo 4."""
+    random = np.random.default_rng(5)
+    centre_KD = np.eye(5)[:4].astype(np.float32)
+    arguments["semantic_centroids"] = [folder / "cluster/semantic/centroids.npy"]
+    arguments["semantic_centroids"][0].parent.mkdir()
+    np.save(arguments["semantic_centroids"][0], centre_KD)
+    arguments |= {"semantic": [], "semantic_cluster": []}
+    for path in arguments["score"]:
+        ids = read_table(path, "score", ["doc_id"])["doc_id"].to_pylist()
+        cluster = np.arange(len(ids)) % 4
+        emb = centre_KD[cluster] + 0.3 * random.normal(size=(len(ids), 5))
+        emb = (emb / np.linalg.norm(emb, axis=1)[:, None]).astype(np.float32)
+        arguments["semantic"].append(folder / "score/semantic" / path.name)
+        columns = {"doc_id": ids, "embedding": emb}
+        write_table(arguments["semantic"][-1], "semantic", MADE, columns, 5)
+        arguments["semantic_cluster"].append(folder / "cluster/semantic" / path.name)
+        columns = {"doc_id": ids, "cluster": cluster}
+        write_table(arguments["semantic_cluster"][-1], "cluster", MADE, columns)
+        chosen = folder / "select/group_mates" / path.name
+        table = read_table(chosen, "select")
+        place = {doc_id: i for i, doc_id in enumerate(ids)}
+        theirs = cluster[[place[i] for i in table["doc_id"].to_pylist()]]
+        columns = {name: table[name] for name in table.column_names} | {"cluster": theirs}
+        write_table(chosen, "select", MADE, columns)
+    clusters = {"group_mates": "semantic", "random": "influence"}
+    chosen = {"group_mates": selector, "random": "random"}
+    changed = {"clusters": clusters, "selectors": chosen}
+    arguments["settings"] = settings().model_copy(update=changed)
+
+
+@pytest.mark.parametrize("selector", ["group_mates", "semdedup"])
+def test_a_selection_within_semantic_clusters_is_shown_in_them(tmp_path, selector, monkeypatch):
+    arguments = synthetic_run(tmp_path)
+    by_meaning(tmp_path, arguments, selector)
+    looked = {}
+    examine = examples.examine
+
+    def watched(pool, *rest):
+        found = examine(pool, *rest)
+        looked.update(pool=pool, survey=found[0], page=found[1])
+        return found
+
+    monkeypatch.setattr(examples, "examine", watched)
+    text = report(arguments).text
+    asked = dict(arguments, cluster=arguments["semantic_cluster"])
+    influence, cluster, kept, _, place = whole(asked)
+    expected = [
+        tuple(place[i])
+        for i in np.flatnonzero(~kept)
+        if influence[i] < 0 and (influence[i] < influence[kept & (cluster == cluster[i])]).any()
+    ]
+    assert sorted(places(looked["survey"].passed_over)) == sorted(expected)
+    assert "The pool has 4 clusters by meaning" in text.replace("\n", " ")
+    by = arguments["semantic"] if selector == "semdedup" else arguments["score"]
+    assert ("two principal components of the semantic" in text.replace("\n", " ")) == (
+        selector == "semdedup"
+    )
+    emb = np.concatenate([embeddings(read_table(p, embedded_as(p))) for p in by])
+    ids = [i for p in by for i in read_table(p, embedded_as(p))["doc_id"].to_pylist()]
+    for shown in looked["page"]["helpful"]:
+        me = ids.index(shown["doc_id"])
+        others = np.flatnonzero(kept & (cluster == cluster[me]) & (np.arange(len(ids)) != me))
+        cosine = emb[others].astype(float) @ emb[me].astype(float)
+        assert shown["cosine"] == pytest.approx(cosine.max())
+    meaning = np.concatenate([embeddings(read_table(p, "semantic")) for p in arguments["semantic"]])
+    for card in looked["page"]["cards"]:
+        members = np.flatnonzero(cluster == card["cluster"])
+        best = members[meaning[members, card["cluster"]].argmax()]
+        assert card["typical"][0]["doc_id"] == ids[best]

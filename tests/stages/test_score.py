@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import small
-from groupmates import config
+from groupmates import config, scoring
 from groupmates.errors import UserError
 from groupmates.models.influence import InfluenceModel
 from groupmates.models.text import load_tokenizer
@@ -65,12 +65,12 @@ def test_a_pool_file_that_changed_since_it_was_sampled_is_refused(tmp_path, mode
     scored(tmp_path, model, 1)
     file = named(tmp_path / "0.jsonl", tmp_path)
     with pytest.raises(UserError, match=r"0\.jsonl") as error:
-        score.check_unchanged(file, 5)
+        scoring.check_unchanged(file, 5)
     assert "expected: 5 bytes" in str(error.value)
 
 
 def test_a_killed_job_goes_on_after_the_row_groups_it_had_saved(tmp_path, model, monkeypatch):
-    monkeypatch.setattr(score, "ROW_GROUP", 5)
+    monkeypatch.setattr(scoring, "ROW_GROUP", 5)
     whole = tmp_path / "whole"
     scored(whole, model, 3)
     expected = (whole / "score.parquet").read_bytes()

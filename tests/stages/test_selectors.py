@@ -185,7 +185,7 @@ def semdedup(folder: Path, documents: Pool, shards: int, partitions: int, ratio=
     orders = [folder / f"order-{p}.parquet" for p in range(partitions)]
     for partition, output in enumerate(orders):
         order_semdedup.run(
-            SemDedupSettings(seed=0, semdedup=SemDedup(threshold=0.999)),
+            SemDedupSettings(seed=0, semdedup=SemDedup(clusters="influence", threshold=0.999)),
             score=files[0],
             cluster=files[1],
             centroids=centroids,

@@ -49,6 +49,8 @@ STAGES = {
     "probe-groups": ("probe_groups", "run"),
     "groups": ("groups", "run"),
     "score": ("score", "run"),
+    "fit-semantic": ("semantic", "run_fit"),
+    "embed": ("semantic", "run_embed"),
     "centroids": ("cluster", "run_centroids"),
     "cluster": ("cluster", "run_assign"),
     "order-group-mates": ("order_group_mates", "run"),

@@ -215,6 +215,18 @@ ARTEFACTS = {
         "of single steps (MATES)",
         SCORED,
     ),
+    "semantic_encoder": Artefact(
+        "score/semantic/encoder.safetensors",
+        1,
+        "what makes the probed model's mean hidden states an embedding of meaning: the probe pool's "
+        "mean and leading directions; beside it a .json with their share of the variance",
+    ),
+    "semantic": Artefact(
+        "score/semantic/shard-{shard}.parquet",
+        1,
+        "an embedding of unit length that no influence has shaped, rows as in score/",
+        {"doc_id": "string", "embedding": "embedding"},
+    ),
     "centroids": Artefact(
         "cluster/centroids.npy",
         1,
@@ -225,6 +237,15 @@ ARTEFACTS = {
         "cluster/shard-{shard}.parquet",
         1,
         "the cluster of every document, rows as in score/",
+        {"doc_id": "string", "cluster": "int32"},
+    ),
+    "semantic_centroids": Artefact(
+        "cluster/semantic/centroids.npy", 1, "the same of the embeddings in score/semantic/"
+    ),
+    "semantic_cluster": Artefact(
+        "cluster/semantic/shard-{shard}.parquet",
+        1,
+        "the same by the semantic centroids",
         {"doc_id": "string", "cluster": "int32"},
     ),
     "classifier": Artefact(

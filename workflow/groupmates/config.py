@@ -189,6 +189,10 @@ class Score(Section):
     batch_tokens: Positive
 
 
+class Semantic(Section):
+    embedding_size: Positive
+
+
 class Cluster(Section):
     clusters: Positive | None
     target_size: Positive | None
@@ -213,7 +217,11 @@ class Budget(Section):
         return self
 
 
+Clusters = Literal["influence", "semantic"]
+
+
 class GroupMates(Section):
+    clusters: Clusters
     quota: Literal["proportional", "marginal"]
     sign: Literal["paper", "ceiling"]
     relation: Literal["fitted", "unit", "none"]
@@ -233,6 +241,7 @@ class Quality(Section):
 
 
 class SemDedup(Section):
+    clusters: Clusters
     threshold: Annotated[float, Field(gt=0, le=1)]
 
 
@@ -314,6 +323,11 @@ class Select(Section):
         section: Section = getattr(self, kind)
         return kind, type(section).model_validate(section.model_dump() | changed)
 
+    def clusters_of(self, name: str) -> Clusters:
+        """The clusters that a method selects within, or is shown in where it looks at none."""
+        section = self.method(name)[1]
+        return section.clusters if isinstance(section, GroupMates | SemDedup) else "influence"
+
 
 class OpenLm(Section):
     window_tokens: Annotated[int, Field(ge=2)]
@@ -392,6 +406,7 @@ class Config(Section):
     fit: Fit
     accept: Accept
     score: Score
+    semantic: Semantic
     cluster: Cluster
     select: Select
     materialise: Materialise
@@ -582,6 +597,17 @@ class ScoreSettings(StageSettings):
     score: Score
 
 
+class SemanticFitSettings(StageSettings):
+    semantic: Semantic
+
+
+class EmbedSettings(StageSettings):
+    text_columns: PoolColumns
+    bad_records: BadRecords
+    sequence_length: int
+    score: Score
+
+
 class CentroidSettings(StageSettings):
     seed: int
     cluster: Cluster
@@ -674,13 +700,14 @@ class SummarySettings(StageSettings):
 
 
 class ReportSettings(StageSettings):
-    """`selectors`: the selector that each method is, perhaps as a variant.
+    """`selectors`: the selector that each method is, perhaps as a variant; `clusters`: its clusters.
 
     `by_initial`: the methods that go by the initial influence model, of random rollouts alone.
     """
 
     run: str
     selectors: dict[str, str]
+    clusters: dict[str, Clusters]
     by_initial: list[str]
     text_columns: PoolColumns
     report: Report
@@ -721,6 +748,7 @@ def settings(config: Config, kind: type[StageSettings], method: str | None = Non
         "groups": config.probe.groups,
         "fit": config.fit,
         "score": config.score,
+        "semantic": config.semantic,
         "cluster": config.cluster,
         "budget": config.select.budget,
         "group_mates": config.select.group_mates,
@@ -736,6 +764,7 @@ def settings(config: Config, kind: type[StageSettings], method: str | None = Non
         "report": config.report,
         "selectors": {name: config.select.method(name)[0] for name in config.select.methods},
         "by_initial": [m for m in config.select.methods if goes_by_initial(config, m)],
+        "clusters": {name: config.select.clusters_of(name) for name in config.select.methods},
     }
     if method is not None:
         selector, section = config.select.method(method)

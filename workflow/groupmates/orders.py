@@ -22,6 +22,7 @@ from groupmates.progress import Progress
 from groupmates.store import (
     KEY,
     digests,
+    embedded_as,
     embeddings,
     open_table,
     read_table,
@@ -97,10 +98,12 @@ def read_members(
     partition: int,
     partitions: int,
     scored_by: list[Path] | None = None,
+    semantic: list[Path] | None = None,
 ) -> Members:
     """The members of a partition; influences and embeddings from `scored_by`, where it is given.
 
-    Memory: the embeddings of these clusters and one row group. Every partition reads every
+    Embeddings from `semantic` instead, where that is given. Memory: the embeddings of these
+    clusters, one row group and the influences of a shard. Every partition reads every
     shard, so use no more partitions than memory asks for.
     """
     clusters = [read_clusters(s, c) for s, c in zip(score, cluster, strict=True)]
@@ -108,24 +111,25 @@ def read_members(
     cluster_N = np.concatenate([c[r] for c, r in zip(clusters, rows, strict=True)])
     shard_N = np.repeat(np.arange(len(rows)), [len(r) for r in rows])
     by_cluster = np.argsort(cluster_N, kind="stable")  # pool order within a cluster
-    if scored_by is not None:
-        check_same_documents(score, scored_by)
-    influence_N, emb_ND, maximum = _read_scores(scored_by or score, rows, by_cluster)
+    for others in (scored_by, semantic):
+        if others is not None:
+            check_same_documents(score, others)
+    influence_N, maximum = _read_influences(scored_by or score, rows)
     return Members(
         documents=sum(map(len, clusters)),
         shard_N=shard_N[by_cluster],
         row_N=np.concatenate(rows)[by_cluster],
         cluster_N=cluster_N[by_cluster],
-        influence_N=influence_N,
-        emb_ND=emb_ND,
+        influence_N=influence_N[by_cluster],
+        emb_ND=_read_embeddings(semantic or scored_by or score, rows, by_cluster),
         maximum=maximum,
     )
 
 
 def check_same_documents(score: list[Path], others: list[Path]) -> None:
-    """That the score files of another model are of the same documents, row by row."""
+    """That the files of another model are of the same documents, row by row."""
     for one, other in zip(score, others, strict=True):
-        ids, found = (read_table(p, "score", ["doc_id"])["doc_id"] for p in (one, other))
+        ids, found = (read_table(p, embedded_as(p), ["doc_id"])["doc_id"] for p in (one, other))
         if not ids.equals(found):
             raise UserError(
                 expected=f"the {len(ids):,} documents of {one}, row by row",
@@ -135,38 +139,45 @@ def check_same_documents(score: list[Path], others: list[Path]) -> None:
             )
 
 
-def _read_scores(
-    score: list[Path], rows: list[np.ndarray], by_cluster: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, float]:
-    """Influences and embeddings of these rows, in `by_cluster` order; the pool's maximum."""
+def _read_influences(score: list[Path], rows: list[np.ndarray]) -> tuple[np.ndarray, float]:
+    """Influences of these rows in pool order, float32 [N]; the pool's maximum."""
+    found, maximum = [], -np.inf
+    for path, wanted in zip(score, rows, strict=True):
+        influence = read_table(path, "score", ["individual_influence"])[0].to_numpy()
+        wrong = np.flatnonzero(~np.isfinite(influence))
+        if len(wrong):
+            raise UserError(
+                expected="finite individual influences",
+                found=f"{len(wrong):,} that are not, the first of them in row {wrong[0]:,}",
+                where=str(path),
+                todo="look at fit/final/metrics.json; delete this file, run snakemake again",
+            )
+        maximum = max(maximum, float(influence.max(initial=-np.inf)))
+        found.append(influence[wanted])
+    return np.concatenate(found), maximum
+
+
+def _read_embeddings(
+    files: list[Path], rows: list[np.ndarray], by_cluster: np.ndarray
+) -> np.ndarray:
+    """Embeddings of these rows, float32 [N, D], in `by_cluster` order, row group by row group."""
     place_N = np.empty_like(by_cluster)
     place_N[by_cluster] = np.arange(len(by_cluster))
-    size = open_table(score[0], "score").schema_arrow.field("embedding").type.list_size
-    influence_N = np.empty(len(place_N), np.float32)
-    emb_ND = np.empty((len(place_N), size), np.float32)
-    maximum, filled = -np.inf, 0
+    kind = embedded_as(files[0])
+    size = open_table(files[0], kind).schema_arrow.field("embedding").type.list_size
+    emb_ND, filled = np.empty((len(place_N), size), np.float32), 0
     progress = Progress("embeddings", sum(map(len, rows)), "rows")
-    for path, wanted in zip(score, rows, strict=True):
+    for path, wanted in zip(files, rows, strict=True):
         first = 0
-        for table in row_groups(path, "score", ["individual_influence", "embedding"]):
-            influence = table["individual_influence"].to_numpy()
-            if not np.isfinite(influence).all():
-                raise UserError(
-                    expected="finite individual influences",
-                    found=f"{(~np.isfinite(influence)).sum():,} that are not, after row {first:,}",
-                    where=str(path),
-                    todo="look at fit/final/metrics.json; delete this file, run snakemake again",
-                )
-            maximum = max(maximum, float(influence.max(initial=-np.inf)))
+        for table in row_groups(path, kind, ["embedding"]):
             low, high = np.searchsorted(wanted, [first, first + len(table)])
             to = place_N[filled + low : filled + high]
-            influence_N[to] = influence[wanted[low:high] - first]
             emb_ND[to] = embeddings(table)[wanted[low:high] - first]
             first += len(table)
         filled += len(wanted)
         progress.advance(len(wanted))
     progress.finish()
-    return influence_N, emb_ND, maximum
+    return emb_ND
 
 
 def read_orders(

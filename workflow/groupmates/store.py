@@ -212,6 +212,13 @@ def open_table(path: Path, artefact: str) -> pq.ParquetFile:
     return file
 
 
+def embedded_as(path: Path) -> str:
+    """Which artefact with embeddings a table is: `semantic`, or else a `score` file."""
+    with intact(path):
+        record = json.loads((pq.read_schema(path).metadata or {}).get(KEY, b"{}"))
+    return "semantic" if record.get("artefact") == "semantic" else "score"
+
+
 def read_table(path: Path, artefact: str, columns: list[str] | None = None) -> pa.Table:
     """A checked table; see `open_table`. Damaged pages raise `UserError` too."""
     file = open_table(path, artefact)

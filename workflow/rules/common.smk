@@ -160,6 +160,10 @@ PARTITIONS = {
     for method, kind in KINDS.items()
 }
 CLUSTERS = [artefact("cluster", shard=shard) for shard in SHARDS]
+# Of the methods with clusters: semantic alone.
+SEMANTIC = [m for m in METHODS if CONFIG.select.clusters_of(m) == "semantic"]
+SEMANTIC_SCORES = [artefact("semantic", shard=shard) for shard in SHARDS]
+SEMANTIC_CLUSTERS = [artefact("semantic_cluster", shard=shard) for shard in SHARDS]
 
 
 def present(paths):
@@ -193,6 +197,21 @@ def scored_by(wildcards):
 
 def scores_by(model):
     return [artefact("score_by", model=model, shard=shard) for shard in SHARDS]
+
+
+def clusters_of(wildcards):
+    """The clusters that a method selects within."""
+    return SEMANTIC_CLUSTERS if wildcards.method in SEMANTIC else CLUSTERS
+
+
+def centroids_of(wildcards):
+    ours = "semantic_centroids" if wildcards.method in SEMANTIC else "centroids"
+    return artefact(ours)
+
+
+def meant(wildcards):
+    """The semantic embeddings, where a method's clusters are of them."""
+    return SEMANTIC_SCORES if wildcards.method in SEMANTIC else []
 
 
 def probed(round):

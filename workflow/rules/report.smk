@@ -35,6 +35,9 @@ rule report:
         score=SCORES,
         cluster=CLUSTERS,
         centroids=artefact("centroids"),
+        semantic=SEMANTIC_SCORES if SEMANTIC else [],
+        semantic_cluster=SEMANTIC_CLUSTERS if SEMANTIC else [],
+        semantic_centroids=artefact("semantic_centroids") if SEMANTIC else [],
         select=SELECTIONS,
         curves=CURVES,
         summary=artefact("summary"),
@@ -67,6 +70,8 @@ rule report:
         settings=settings("ReportSettings", "report"),
         score=listed("score"),
         cluster=listed("cluster"),
+        semantic=listed("semantic"),
+        semantic_cluster=listed("semantic_cluster"),
         select=listed("select"),
         benchmarks=f"results/{CONFIG.run}/benchmarks",
         logs=f"results/{CONFIG.run}/logs",
@@ -78,7 +83,10 @@ rule report:
         "workflow/run report --log {log:q} --settings {params.settings:q}"
         " --random {input.random:q} --bootstrap {input.bootstrap:q} --initial {input.initial:q}"
         " --final {input.final:q} --groups {input.groups:q} --score {params.score:q} --cluster {params.cluster:q}"
-        " --centroids {input.centroids:q} --select {params.select:q} --curves {input.curves:q}"
+        " --centroids {input.centroids:q} --semantic {params.semantic:q}"
+        " --semantic-cluster {params.semantic_cluster:q}"
+        " --semantic-centroids {input.semantic_centroids:q}"
+        " --select {params.select:q} --curves {input.curves:q}"
         " --summary {input.summary:q} --benchmarks {params.benchmarks:q} --logs {params.logs:q}"
         " --pool {params.pool:q} --root {params.root:q} --plan {params.plan:q}"
         " --output {output.page:q} --figures {output.figures:q} --tables {output.tables:q}"

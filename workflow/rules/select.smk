@@ -1,10 +1,10 @@
 # Each method puts the documents in an order of preference; one rule takes them until the budget is
 # met. What mates and quality need beside that is in their own files.
-# reads: score/, cluster/, fit/final. writes: order/{method}/, select/{method}/.
+# reads: score/, cluster/, fit/final, score/semantic/, cluster/semantic/. writes: order/{method}/, select/{method}/.
 rule order_group_mates:
     input:
         score=SCORES,
-        cluster=CLUSTERS,
+        cluster=clusters_of,
         model=lambda wildcards: artefact("fit", model=model_of(wildcards)),
         scored_by=scored_by,
     output:
@@ -37,8 +37,9 @@ rule order_group_mates:
 rule order_semdedup:
     input:
         score=SCORES,
-        cluster=CLUSTERS,
-        centroids=artefact("centroids"),
+        cluster=clusters_of,
+        centroids=centroids_of,
+        semantic=meant,
     output:
         artefact("order"),
     log:
@@ -57,10 +58,12 @@ rule order_semdedup:
         settings=settings_of_method("SemDedupSettings", "order"),
         score=listed("score"),
         cluster=listed("cluster"),
+        semantic=listed("semantic"),
         partitions=CONFIG.select.partitions,
     shell:
         "workflow/run order-semdedup --log {log:q} --settings {params.settings:q}"
         " --score {params.score:q} --cluster {params.cluster:q} --centroids {input.centroids:q}"
+        " --semantic {params.semantic:q}"
         " --partition {wildcards.partition} --partitions {params.partitions} --output {output:q}"
 
 
@@ -91,7 +94,7 @@ rule take:
     input:
         orders=orders,
         score=SCORES,
-        cluster=CLUSTERS,
+        cluster=clusters_of,
     output:
         [artefact("select", shard=shard) for shard in SHARDS],
     log:

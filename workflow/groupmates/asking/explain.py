@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from groupmates.artefacts import path
-from groupmates.asking.selection import Order, Selection
+from groupmates.asking.selection import Order, Selection, check_unchanged, clusters_of
 from groupmates.errors import UserError
 from groupmates.maths.greedy import gains
 from groupmates.maths.insertion import rank_among, thetas_along
@@ -47,6 +47,7 @@ class Standing:
 @dataclass(frozen=True)
 class Explanation:
     """`share_below`: of the pool, with lower influence; `ranked`: documents in the cluster's order;
+    `clusters`: whether `cluster` is one of the semantic or of the influence-aware ones;
     `origin`: influence from which thetas are counted, other than 0 with `sign: ceiling`."""
 
     method: str
@@ -55,6 +56,7 @@ class Explanation:
     influence: float
     share_below: float
     cluster: int
+    clusters: str
     size: int
     taken: int
     ranked: int
@@ -92,17 +94,37 @@ def _scored(selection: Selection, text: str) -> dict[str, Any]:
     selection.check_model(made, selection.score[0])
     settings = made["settings"]
     (tokens,) = document_tokens(load_tokenizer(folder / "tokenizer"), [text])
-    individual, emb_1D = InfluenceModel.load(folder).score(
-        [text], [tokens[: settings["sequence_length"] + 1]], settings["score"]["batch_tokens"]
+    window, batch_tokens = (
+        tokens[: settings["sequence_length"] + 1],
+        settings["score"]["batch_tokens"],
     )
-    centroids_KD = read_centroids(selection.run / path("centroids"))
+    individual, compared_1D = InfluenceModel.load(folder).score([text], [window], batch_tokens)
+    clustered_1D, centroids = compared_1D, path("centroids")
+    if clusters_of(selection.made) == "semantic":
+        clustered_1D, centroids = _meaning(selection, window), path("semantic_centroids")
+        if selection.embedded != selection.score:
+            compared_1D = clustered_1D
+    assign = Assignment(read_centroids(selection.run / centroids))
     return {
         "doc_id": "this text",
         "n_tokens": len(tokens),
         "individual_influence": float(individual[0]),
-        "embedding": emb_1D[0],
-        "cluster": int(Assignment(centroids_KD)(emb_1D)[0]),
+        "embedding": compared_1D[0],
+        "cluster": int(assign(clustered_1D)[0]),
     }
+
+
+def _meaning(selection: Selection, window: np.ndarray) -> np.ndarray:
+    """Semantic embedding [1, D] of a text's tokens, by what embedded the pool."""
+    from groupmates.models.semantic import SemanticEncoder
+
+    file = selection.run / path("semantic").format(shard="00000")
+    made = table_record(file, "semantic")
+    parts = {"base": path("base"), "encoder": path("semantic_encoder")}
+    now = {name: selection.run / place for name, place in parts.items()}
+    check_unchanged({name: made["inputs"][name] for name in now}, now, file)
+    batch_tokens = made["settings"]["score"]["batch_tokens"]
+    return SemanticEncoder.load(now["base"], now["encoder"])([window], batch_tokens)
 
 
 def _explain(
@@ -149,6 +171,7 @@ def _explain(
         influence=influence,
         share_below=sum(int((p < influence).sum()) for p in pool) / sum(map(len, pool)),
         cluster=cluster,
+        clusters=clusters_of(selection.made),
         size=len(members_N2),
         taken=order.taken,
         ranked=len(order.place_N2),
@@ -232,7 +255,7 @@ def told(found: Explanation) -> str:
             f"{found.influence:+.4g} label standard deviations, lower is better; "
             f"{found.share_below:.1%} of the pool have lower",
         ),
-        ("cluster", f"{found.cluster}: {found.size:,} documents, {found.taken:,} selected"),
+        ("cluster", _cluster(found)),
         ("rank", _rank(found)),
         (found.method, _verdict(found)),
     ]
@@ -244,6 +267,11 @@ def told(found: Explanation) -> str:
         for n in found.neighbours
     ] or [("", "there is none")]
     return "\n".join(f"{name:<14}{text}" for name, text in lines)
+
+
+def _cluster(found: Explanation) -> str:
+    kind = " of the semantic ones" if found.clusters == "semantic" else ""
+    return f"{found.cluster}{kind}: {found.size:,} documents, {found.taken:,} selected"
 
 
 def _rank(found: Explanation) -> str:

@@ -23,6 +23,7 @@ from groupmates.errors import UserError
 from groupmates.maths.relation import Relation
 from groupmates.store import (
     digests,
+    embedded_as,
     embeddings,
     intact,
     open_table,
@@ -56,7 +57,10 @@ class Order:
 
 @dataclass(frozen=True)
 class Selection:
-    """The files of a method's selection; `made` is the provenance of its order."""
+    """The files of a method's selection; `made` is the provenance of its order.
+
+    `embedded`: the embeddings that it compares documents by, rows as in `score`.
+    """
 
     run: Path
     method: str
@@ -64,6 +68,7 @@ class Selection:
     score: list[Path]
     cluster: list[Path]
     orders: list[Path]
+    embedded: list[Path]
     made: dict[str, Any]
 
     @classmethod
@@ -80,13 +85,22 @@ class Selection:
             )
         record = table_record(select[0], "select")
         count = {name: sum(i.startswith(f"{name}[") for i in record["inputs"]) for name in FILES}
+        first = run / FILES["orders"].format(n="00000", method=method)
+        made = table_record(first, "order") if first.exists() else {"settings": {}}
+        meant = clusters_of(made) == "semantic"
         files = {
             name: [run / pattern.format(n=f"{i:05d}", method=method) for i in range(count[name])]
-            for name, pattern in FILES.items()
+            for name, pattern in (FILES | MEANT if meant else FILES).items()
         }
-        _check_unchanged(record["inputs"], files, select[0])
-        made = table_record(files["orders"][0], "order")
-        return cls(run, method, select, files["score"], files["cluster"], files["orders"], made)
+        check_unchanged(record["inputs"], files, select[0])
+        embedded = files["score"]
+        if meant and "semdedup" in made["settings"]:
+            embedded = [
+                run / path("semantic").format(shard=f"{i:05d}") for i in range(len(embedded))
+            ]
+            recorded = {k: v for k, v in made["inputs"].items() if k.startswith("semantic[")}
+            check_unchanged(recorded, {"semantic": embedded}, first)
+        return cls(run, method, select, **files, embedded=embedded, made=made)
 
     @cached_property
     def relation(self) -> Relation:
@@ -100,7 +114,7 @@ class Selection:
         """That the influence model is the one that `file`, of the provenance `made`, was made with."""
         if "model" in made["inputs"]:
             model = self.run / path("fit").format(model="final")
-            _check_unchanged({"model": made["inputs"]["model"]}, {"model": model}, file)
+            check_unchanged({"model": made["inputs"]["model"]}, {"model": model}, file)
 
     def find(self, doc_id: str) -> tuple[int, int]:
         """Place of a document."""
@@ -118,13 +132,14 @@ class Selection:
 
     def document(self, place: tuple[int, int]) -> dict[str, Any]:
         """Everything that score/ and cluster/ know of a document; its embedding as an array."""
-        shard, row = place
-        columns = [*DOCUMENT, "source", "n_tokens", "individual_influence", "embedding"]
-        ((group, at),) = _by_row_group(self.score[shard], np.array([row]))
-        table = _read_group(self.score[shard], group, columns).take(at)
-        (found,) = table.drop_columns("embedding").to_pylist()
-        cluster = read_table(self.cluster[shard], "cluster", ["cluster"])["cluster"][row].as_py()
-        return found | {"embedding": embeddings(table)[0], "cluster": cluster}
+        at_12 = np.array([place])
+        columns = [*DOCUMENT, "source", "n_tokens", "individual_influence"]
+        (found,) = _rows(self.score, at_12, columns).to_pylist()
+        clusters = read_table(self.cluster[place[0]], "cluster", ["cluster"])["cluster"]
+        return found | {
+            "embedding": embeddings(_rows(self.embedded, at_12, ["embedding"]))[0],
+            "cluster": clusters[place[1]].as_py(),
+        }
 
     def influences(self) -> list[np.ndarray]:
         """Individual influence of every document, shard by shard: 4 bytes per document."""
@@ -170,19 +185,13 @@ class Selection:
     def read(self, place_N2: np.ndarray) -> tuple[list[str], np.ndarray, np.ndarray]:
         """Ids, individual influences and embeddings of these documents, in their order."""
         if not len(place_N2):
-            size = open_table(self.score[0], "score").schema_arrow.field("embedding").type.list_size
+            first = self.embedded[0]
+            opened = open_table(first, embedded_as(first))
+            size = opened.schema_arrow.field("embedding").type.list_size
             return [], np.empty(0, np.float32), np.empty((0, size), np.float32)
-        tasks = []
-        for shard in np.unique(place_N2[:, 0]):
-            file, at = self.score[shard], np.flatnonzero(place_N2[:, 0] == shard)
-            rows = np.sort(place_N2[at, 1])
-            tasks += [(file, group, inside) for group, inside in _by_row_group(file, rows)]
-        parts = list(_parallel(_rows, tasks))
-        in_pool = np.lexsort((place_N2[:, 1], place_N2[:, 0]))
-        back = np.argsort(in_pool)
-        ids = [i for part in parts for i in part[0]]
-        influence_N, emb_ND = (np.concatenate([part[i] for part in parts]) for i in (1, 2))
-        return [ids[i] for i in back], influence_N[back], emb_ND[back]
+        table = _rows(self.score, place_N2, ["doc_id", "individual_influence"])
+        emb_ND = embeddings(_rows(self.embedded, place_N2, ["embedding"]))
+        return table["doc_id"].to_pylist(), table["individual_influence"].to_numpy(), emb_ND
 
 
 FILES = {
@@ -190,9 +199,18 @@ FILES = {
     "score": path("score").replace("{shard}", "{n}"),
     "cluster": path("cluster").replace("{shard}", "{n}"),
 }
+MEANT = {"cluster": path("semantic_cluster").replace("{shard}", "{n}")}
 
 
-def _check_unchanged(recorded: dict[str, str], files: dict[str, Any], made: Path) -> None:
+def clusters_of(made: dict[str, Any]) -> str:
+    """The clusters of a method by the provenance of its order, semantic or influence-aware ones."""
+    chosen = made["settings"].get("group_mates") or made["settings"].get("semdedup") or {}
+    clusters: str = chosen.get("clusters", "influence")
+    return clusters
+
+
+def check_unchanged(recorded: dict[str, str], files: dict[str, Any], made: Path) -> None:
+    """That the inputs of the file `made` are still those that were recorded."""
     missing = [p for group in files.values() for p in np.atleast_1d(group) if not p.exists()]
     now = {} if missing else digests(**files)
     changed = [str(missing[0])] if missing else [n for n in recorded if recorded[n] != now.get(n)]
@@ -242,23 +260,26 @@ def _column(file: Path, artefact: str, name: str) -> np.ndarray:
     return values
 
 
+def _rows(files: list[Path], place_N2: np.ndarray, columns: list[str]) -> pa.Table:
+    """Rows of score files, or of files of semantic embeddings, in the order of the places."""
+    tasks = []
+    for shard in np.unique(place_N2[:, 0]):
+        rows = np.sort(place_N2[place_N2[:, 0] == shard, 1])
+        tasks += [(files[shard], g, at, columns) for g, at in _by_row_group(files[shard], rows)]
+    in_pool = np.lexsort((place_N2[:, 1], place_N2[:, 0]))
+    return pa.concat_tables(_parallel(_of_group, tasks)).take(np.argsort(in_pool))
+
+
 def _by_row_group(file: Path, rows: np.ndarray) -> list[tuple[int, np.ndarray]]:
-    """Ascending rows of a score file as (row group, rows in it)."""
-    known = open_table(file, "score").metadata
+    """Ascending rows of a file as (row group, rows in it)."""
+    known = open_table(file, embedded_as(file)).metadata
     sizes = [known.row_group(g).num_rows for g in range(known.num_row_groups)]
     start_G = np.cumsum([0, *sizes])
     group_N = np.searchsorted(start_G, rows, side="right") - 1
     return [(int(g), rows[group_N == g] - start_G[g]) for g in np.unique(group_N)]
 
 
-def _rows(file: Path, group: int, at: np.ndarray) -> tuple[list[str], np.ndarray, np.ndarray]:
-    columns = ["doc_id", "individual_influence", "embedding"]
-    table = _read_group(file, group, columns).take(at)
-    influence_N: np.ndarray = table["individual_influence"].to_numpy()
-    return table["doc_id"].to_pylist(), influence_N, embeddings(table)
-
-
-def _read_group(file: Path, group: int, columns: list[str]) -> pa.Table:
-    opened = open_table(file, "score")
+def _of_group(file: Path, group: int, at: np.ndarray, columns: list[str]) -> pa.Table:
+    opened = open_table(file, embedded_as(file))
     with intact(file):
-        return opened.read_row_group(group, columns)
+        return opened.read_row_group(group, columns).take(at)

@@ -17,7 +17,12 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn.functional import normalize
-from transformers import AutoModel, AutoModelForCausalLM, PreTrainedTokenizerBase
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from groupmates.errors import UserError
 from groupmates.maths.packing import length_batches, pad_right
@@ -25,6 +30,41 @@ from groupmates.models.lm import autocast, device
 from groupmates.models.text import load_tokenizer, text_tokens
 
 BATCH_TOKENS = 8192  # of a forward pass over the probe pool; scoring has a setting of its own
+
+
+def frozen_lm(folder: Path) -> PreTrainedModel:
+    """The language model of a folder on the device, not to be trained."""
+    lm = AutoModelForCausalLM.from_pretrained(
+        folder, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
+    )
+    frozen: PreTrainedModel = lm.eval().to(device()).requires_grad_(False)
+    return frozen
+
+
+@torch.no_grad()
+def mean_hidden_states(
+    lm: PreTrainedModel,
+    sequences: list[np.ndarray],
+    batch_tokens: int,
+    advance: Callable[[int], object] = lambda n: None,
+) -> torch.Tensor:
+    """Last hidden states, averaged over tokens: float32 [N, F]; `advance` counts documents."""
+    # A probed window is one token longer than what the model sees of it in training.
+    positions = getattr(lm.config, "max_position_embeddings", None)
+    sequences = [sequence[:positions] for sequence in sequences]
+    lengths = np.array([len(s) for s in sequences])
+    found = torch.empty(len(sequences), lm.config.hidden_size, device=device())
+    for rows in length_batches(lengths, batch_tokens):
+        ids = torch.from_numpy(pad_right([sequences[i] for i in rows], 0)).to(device())
+        # Causal attention: what is right of a token cannot change it, so padding needs no mask.
+        with autocast():
+            hidden = lm.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        length = torch.from_numpy(lengths[rows]).to(device())[:, None]
+        real = torch.arange(ids.shape[1], device=device())[None, :] < length
+        mean = (hidden.float() * real[..., None]).sum(1) / length
+        found[torch.from_numpy(rows).to(device())] = mean
+        advance(len(rows))
+    return found
 
 
 class LmEncoder(nn.Module):
@@ -39,18 +79,14 @@ class LmEncoder(nn.Module):
 
     def __init__(self, folder: Path, size: int) -> None:
         super().__init__()
-        lm = AutoModelForCausalLM.from_pretrained(
-            folder, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
-        )
-        # In a list: the frozen model is neither trained nor part of the learned weights.
-        self._lm = [lm.eval().to(device()).requires_grad_(False)]
+        lm = frozen_lm(folder)
+        self._lm = [lm]  # in a list: it is neither trained nor part of the learned weights
         self.size = min(size, lm.config.hidden_size)
         self.register_buffer("mean", torch.zeros(lm.config.hidden_size))
         self.register_buffer("scale", torch.ones(lm.config.hidden_size))
         self.map = nn.Linear(lm.config.hidden_size, self.size, bias=False)
         self.to(device())
 
-    @torch.no_grad()
     def prepare(
         self,
         texts: list[str],
@@ -59,23 +95,7 @@ class LmEncoder(nn.Module):
         advance: Callable[[int], object] = lambda n: None,
     ) -> torch.Tensor:
         """Mean hidden states float32 [N, F] of the token sequences; `advance` counts documents."""
-        lm = self._lm[0]
-        # A probed window is one token longer than what the model sees of it in training.
-        positions = getattr(lm.config, "max_position_embeddings", None)
-        sequences = [sequence[:positions] for sequence in sequences]
-        lengths = np.array([len(s) for s in sequences])
-        found = torch.empty(len(sequences), lm.config.hidden_size, device=device())
-        for rows in length_batches(lengths, batch_tokens):
-            ids = torch.from_numpy(pad_right([sequences[i] for i in rows], 0)).to(device())
-            # Causal attention: what is right of a token cannot change it, so padding needs no mask.
-            with autocast():
-                hidden = lm.base_model(input_ids=ids, use_cache=False).last_hidden_state
-            length = torch.from_numpy(lengths[rows]).to(device())[:, None]
-            real = torch.arange(ids.shape[1], device=device())[None, :] < length
-            mean = (hidden.float() * real[..., None]).sum(1) / length
-            found[torch.from_numpy(rows).to(device())] = mean
-            advance(len(rows))
-        return found
+        return mean_hidden_states(self._lm[0], sequences, batch_tokens, advance)
 
     @torch.no_grad()
     def calibrate(self, features: Any) -> None:

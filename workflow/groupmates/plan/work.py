@@ -15,6 +15,7 @@ from groupmates.config import (
     GroupMates,
     OracleGreedy,
     Section,
+    SemDedup,
     group_jobs,
     one_step_fit,
     one_steps,
@@ -49,6 +50,7 @@ KERNELS = {
 ON_ALL_CORES = {"tokenise"}  # of a job; the rates of a file are those of one core
 ON_GPU = {
     *("base", "probe", "fit", "plan-bootstrap", "plan-groups", "probe-groups", "score"),
+    *("fit-semantic", "embed"),
     *("centroids", "cluster", "order-oracle-greedy", "evaluate"),
 }
 # Resamples of the held-out figures; one has six rank correlations. The correlation of n labels took
@@ -116,6 +118,8 @@ def stages(config: Config, sizes: Sizes) -> dict[str, list[Jobs]]:
         "probe-groups": work.probe_groups(),
         "groups": [Jobs(1, [])] if group_jobs(config) else [],
         "score": work.score(),
+        "fit-semantic": work.fit_semantic(),
+        "embed": work.embed_meaning(),
         "centroids": work.centroids(),
         "cluster": work.cluster(),
         "order-group-mates": work.order_group_mates(),
@@ -149,6 +153,10 @@ class Work:
         )
         select = config.select
         self.methods = [select.method(name) for name in select.methods]
+        self.meaning = min(config.semantic.embedding_size, sizes.lm.hidden)
+        asked = any(select.clusters_of(name) == "semantic" for name in select.methods)
+        # Sizes of the embeddings that are clustered.
+        self.clustered = [self.embedding, self.meaning] if asked else [self.embedding]
         self.row_bytes = 60.0 + 4 * self.embedding  # of a scored document
 
     # Work that several stages do
@@ -166,14 +174,18 @@ class Work:
         """Parts of embedding documents, tokenised for the language model already."""
         sizes, encoder = self.sizes, self.sizes.encoder
         if encoder is None:
-            tokens = sizes.window_tokens
-            return {"forward": forward_flops(sizes.lm, documents * tokens, tokens / 2)}
+            return self.hidden_states(documents)
         return {
             "encoder_forward": forward_flops(
                 encoder, documents * sizes.encoder_tokens, self.chunk_context
             ),
             "tokenise": documents * sizes.text_bytes,
         }
+
+    def hidden_states(self, documents: float) -> dict[str, float]:
+        """Parts of the language model's hidden states of documents."""
+        tokens = self.sizes.window_tokens
+        return {"forward": forward_flops(self.sizes.lm, documents * tokens, tokens / 2)}
 
     @property
     def chunk_context(self) -> float:
@@ -376,8 +388,35 @@ class Work:
         assert cluster.target_size is not None
         return math.ceil(self.sizes.documents / cluster.target_size)
 
+    def fit_semantic(self) -> list[Jobs]:
+        if len(self.clustered) < 2:
+            return []
+        documents, hidden = self.config.sample.probe_documents, self.sizes.lm.hidden
+        phases = [Phase("documents", documents, self.hidden_states(documents))]
+        memory = 4.0 * documents * hidden
+        return [Jobs(1, phases, memory + 24.0 * hidden**2, memory + self.frozen_bytes)]
+
+    def embed_meaning(self) -> list[Jobs]:
+        if len(self.clustered) < 2:
+            return []
+        documents, text = self.in_shard, self.in_shard * self.sizes.text_bytes
+        parts = {"read": text, **self.hidden_states(documents), "tokenise": text, "rows": documents}
+        block = min(documents, 4096) * (3 * self.sizes.text_bytes + 20.0 * self.sizes.lm.hidden)
+        disk = documents * (30.0 + 4 * self.meaning)
+        phases = [Phase("documents", documents, parts)]
+        return [Jobs(self.shards, phases, block, self.frozen_bytes, disk)]
+
+    @property
+    def frozen_bytes(self) -> float:
+        """Memory of the language model that embeds, and of one of its passes."""
+        lm = self.sizes.lm
+        return 4.0 * lm.parameters(2) + 20.0 * self.config.score.batch_tokens * lm.hidden
+
     def centroids(self) -> list[Jobs]:
-        cluster, size, count = self.config.cluster, self.embedding, self.clusters
+        return [self._centroids(size) for size in self.clustered]
+
+    def _centroids(self, size: int) -> Jobs:
+        cluster, count = self.config.cluster, self.clusters
         sampled = min(self.sizes.documents, cluster.sample_per_cluster * count)
         passes = float(sampled) * size * cluster.iterations
         phases = [
@@ -386,10 +425,13 @@ class Work:
             Phase("iterations", cluster.iterations, {"kmeans": passes * count, "sums": passes}),
         ]
         host = sampled * size * 8.0 + 40.0 * self.sizes.documents
-        return [Jobs(1, phases, host, count * size * 4.0, count * size * 4.0)]
+        return Jobs(1, phases, host, count * size * 4.0, count * size * 4.0)
 
     def cluster(self) -> list[Jobs]:
-        documents, size = self.in_shard, self.embedding
+        return [self._cluster(size) for size in self.clustered]
+
+    def _cluster(self, size: int) -> Jobs:
+        documents = self.in_shard
         parts = {
             "kmeans": documents * self.clusters * size,
             "embeddings": documents * 4.0 * size,
@@ -397,7 +439,7 @@ class Work:
         }
         host = self.clusters * size * 8.0 + 4096 * size * 16.0
         phases = [Phase("documents", documents, parts)]
-        return [Jobs(self.shards, phases, host, 4.0 * self.clusters * size, documents * 30.0)]
+        return Jobs(self.shards, phases, host, 4.0 * self.clusters * size, documents * 30.0)
 
     def order_group_mates(self) -> list[Jobs]:
         found = []
@@ -405,15 +447,21 @@ class Work:
             assert isinstance(section, GroupMates)
             ratio = self.config.select.budget.ratio
             proportional = section.quota == "proportional" and ratio is not None
-            found.append(self._by_cluster("greedy", ratio if proportional and ratio else 1.0))
+            share = ratio if proportional and ratio else 1.0
+            found.append(self._by_cluster("greedy", share, self.embedding))
         return found
 
     def order_semdedup(self) -> list[Jobs]:
-        return [self._by_cluster("greedy", 1.0) for _ in self.of_kind("semdedup")]
+        found = []
+        for section in self.of_kind("semdedup"):
+            assert isinstance(section, SemDedup)
+            size = self.meaning if section.clusters == "semantic" else self.embedding
+            found.append(self._by_cluster("greedy", 1.0, size))
+        return found
 
-    def _by_cluster(self, kernel: str, share: float) -> Jobs:
+    def _by_cluster(self, kernel: str, share: float, size: int) -> Jobs:
         """Jobs that compare the documents of each cluster, or a share of them with all."""
-        partitions, size = self.config.select.partitions, self.embedding
+        partitions = self.config.select.partitions
         documents = self.sizes.documents / partitions
         in_cluster = self.sizes.documents / self.clusters
         phases = [

@@ -24,30 +24,41 @@ INITIAL = [
 FINAL = [
     *INITIAL,
     *("probe/plan_bootstrap.tsv", "probe/bootstrap_*", "fit/final.tsv", "fit/accept_final.tsv"),
-    *("score/[0-9]*", "cluster/*"),
+    "score/[0-9]*",
 ]
-# Clusters are made of the final model's scores; of the initial one's they would cost the same.
-BY_INITIAL = [*INITIAL, "score/initial_*", "cluster/*"]
+BY_INITIAL = [*INITIAL, "score/initial_*"]
 ONE_STEP = [
     *("probe/plan_one_step.tsv", "probe/one_step_*", "fit/one_step.tsv", "score/one_step_*"),
 ]
+BY_CLUSTER = ("group_mates", "semdedup")
+CLUSTERS = {
+    # Made of the final model's scores; of the initial one's they would cost the same.
+    "influence": ["cluster/centroids.tsv", "cluster/[0-9]*"],
+    "semantic": ["score/semantic*", "cluster/semantic*"],
+}
 ORACLE = "oracle_greedy"
 SHARED = {
     "group_mates": [*POOL, *FINAL],
     "mates": [*POOL, *ONE_STEP],
     "quality": POOL,
-    "semdedup": [*POOL, *FINAL],  # its embeddings are those of the influence model
+    "semdedup": [*POOL, *FINAL],
     ORACLE: POOL,
     "random": CHECKS,
 }
 
 
-def selection_seconds(benchmarks: Path, method: str, selector: str, by_initial: bool) -> float:
+def selection_seconds(
+    benchmarks: Path, method: str, selector: str, by_initial: bool, clusters: str
+) -> float:
     """Seconds of all jobs that this method would have needed by itself, its dataset not included.
 
     What several methods share counts in full for each of them.
     """
     shared = [*POOL, *BY_INITIAL] if by_initial else SHARED[selector]
+    if selector in BY_CLUSTER:
+        # By meaning alone semdedup does without an influence model.
+        alone = selector == "semdedup" and clusters == "semantic"
+        shared = [*(POOL if alone else shared), *CLUSTERS[clusters]]
     own = [f"select/{method}.tsv", f"select/take_{method}.tsv"]
     own.append(f"select/{method}_{5 * '[0-9]'}.tsv")  # not those of a method called {method}_2
     own += {"quality": [f"fit/{method}.tsv"], ORACLE: [f"check/{method}.tsv"]}.get(selector, [])
@@ -75,7 +86,13 @@ def table(
         by_example = against.get("interval_by_example_nats") or [None, None]
         reached = found["tokens_to_reach_baseline"]
         selector = settings.selectors.get(method, method)
-        seconds = selection_seconds(benchmarks, method, selector, method in settings.by_initial)
+        seconds = selection_seconds(
+            benchmarks,
+            method,
+            selector,
+            method in settings.by_initial,
+            settings.clusters.get(method, "influence"),
+        )
         rows.append(
             {
                 "method": method,

@@ -34,13 +34,19 @@ CLOSE = 0.95  # cosine from which two documents are called near-duplicates
 
 @dataclass(frozen=True)
 class Pool:
-    """Where everything about the pool lies; score, cluster and select in the same order."""
+    """Where everything about the pool lies; score, cluster and select in the same order.
+
+    Clusters are those of the featured method; `clustered` are the embeddings that they are of,
+    `compared` those that it compares documents by.
+    """
 
     score: list[Path]
     cluster: list[Path]
     select: dict[str, dict[str, Path]]
     centroids: Path
     files: list[PoolFile]
+    clustered: list[Path]
+    compared: list[Path]
 
 
 @dataclass(frozen=True)
@@ -104,6 +110,8 @@ def examine(
         found,
         {
             "featured": featured,
+            "semantic_clusters": pool.clustered != pool.score,
+            "semantic_map": pool.compared != pool.score,
             "map": atlas.packed_json(drawn_map),
             "map_points": len(found.sample),
             "map_variance": closer.variance,
@@ -131,7 +139,7 @@ def look_closer(
 ) -> Closer:
     """Read the embeddings three times, then texts from the `readable` files, called `names`."""
     near_centre = neighbours.typical(
-        pool.score,
+        pool.clustered,
         pool.cluster,
         np.load(pool.centroids),
         telling_clusters(found.tally),
@@ -145,10 +153,10 @@ def look_closer(
     }
     kept = found.sample.filter(found.sample["kept"]).slice(0, COMPARED)
     asked = pa.concat_tables([found.helpful, found.harmful, found.passed_over, kept])
-    emb_PD = neighbours.embeddings_of(pool.score, pa.concat_tables([found.sample, asked]))
+    emb_PD = neighbours.embeddings_of(pool.compared, pa.concat_tables([found.sample, asked]))
     place_P2, variance = atlas.principal(emb_PD[: len(found.sample)])
     nearest = neighbours.nearest_selected(
-        pool.score, pool.cluster, found.kept_SN, asked, emb_PD[len(found.sample) :]
+        pool.compared, pool.cluster, found.kept_SN, asked, emb_PD[len(found.sample) :]
     )
     pairs = closest(found, nearest, names)
     extremes = range(len(found.helpful) + len(found.harmful))

@@ -14,7 +14,7 @@ import numpy as np
 
 from groupmates.progress import Progress
 from groupmates.report.survey import Documents
-from groupmates.store import embeddings, read_table, row_groups
+from groupmates.store import embedded_as, embeddings, read_table, row_groups
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,14 @@ class Nearest:
 
 
 def embedded(score: list[Path], label: str) -> Iterator[tuple[int, int, np.ndarray]]:
-    """(shard, its first row, embeddings [N, D]) of every row group of the pool."""
+    """(shard, its first row, embeddings [N, D]) of every row group of the pool.
+
+    `score` are score files, here and below, or those of semantic embeddings.
+    """
     progress = Progress(f"report {label}", len(score), "score files")
     for shard, path in enumerate(score):
         first = 0
-        for table in row_groups(path, "score", ["embedding"]):
+        for table in row_groups(path, embedded_as(path), ["embedding"]):
             yield shard, first, embeddings(table)
             first += len(table)
         progress.advance()

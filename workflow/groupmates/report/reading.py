@@ -140,6 +140,8 @@ PART_OF = {
     "accept": "fit",
     "plan-groups": "groups",
     "probe-groups": "groups",
+    "fit-semantic": "score",
+    "embed": "score",
     "centroids": "cluster",
     "order-group-mates": "select",
     "order-random": "select",

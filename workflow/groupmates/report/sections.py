@@ -26,7 +26,7 @@ MEANINGS = {  # what a stage is for, in a few words
     "probe": "oracle influences",
     "fit": "the influence model",
     "groups": "true influence of whole sets",
-    "score": "influence of every document",
+    "score": "influence and embedding of every document",
     "cluster": "groups of like documents",
     "select": "greedy, group by group",
     "materialise": "writes the datasets",
@@ -173,6 +173,7 @@ def origins(
     fits: dict[str, Path],
     groups: list[Path],
     score: list[Path],
+    semantic: list[Path],
     cluster: list[Path],
     selected: dict[str, dict[str, Path]],
     curves: list[Path],
@@ -183,6 +184,7 @@ def origins(
     records += [read_json(fit / "provenance.json") for fit in fits.values()]
     records += [read_json(path)["provenance"] for path in groups]
     records += reading.table_records(score, "score") + reading.table_records(cluster, "cluster")
+    records += reading.table_records(semantic, "semantic")
     for shards in selected.values():
         records += reading.table_records(list(shards.values()), "select")
     records += [*reading.table_records(curves, "curve"), read_json(summary)["provenance"]]

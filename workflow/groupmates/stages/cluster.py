@@ -1,5 +1,6 @@
-"""Influence-aware clusters: centroids fitted on a sample, then every document assigned.
+"""Clusters of embeddings: centroids fitted on a sample, then every document assigned.
 
+`score` are score files, whose clusters are influence-aware, or those of semantic embeddings.
 Neither the number of shards nor of row groups changes a centroid or a cluster.
 """
 
@@ -20,6 +21,7 @@ from groupmates.store import (
     Provenance,
     digest,
     digests,
+    embedded_as,
     embeddings,
     open_table,
     read_centroids,
@@ -35,9 +37,10 @@ LONGEST = 1 + 1e-3  # embeddings are normalised in float32 or bfloat16
 
 def run_centroids(settings: CentroidSettings, *, score: list[Path], output: Path) -> None:
     """Fit the centroids on a sample of the pool; memory: its embeddings and one row group."""
+    kind = embedded_as(score[0])
     priority_of = {
         path: priorities(
-            settings.seed, "cluster", read_table(path, "score", ["doc_id"])["doc_id"].to_pylist()
+            settings.seed, "cluster", read_table(path, kind, ["doc_id"])["doc_id"].to_pylist()
         )
         for path in score
     }
@@ -46,7 +49,7 @@ def run_centroids(settings: CentroidSettings, *, score: list[Path], output: Path
     sampled = min(documents, settings.cluster.sample_per_cluster * clusters)
     threshold = np.partition(np.concatenate(list(priority_of.values())), sampled - 1)[sampled - 1]
     note("cluster", f"{clusters:,} clusters of {documents:,} documents, fitted on {sampled:,}")
-    sample_ND = read_sample({path: p <= threshold for path, p in priority_of.items()})
+    sample_ND = read_sample(kind, {path: p <= threshold for path, p in priority_of.items()})
     progress = Progress("cluster fit", settings.cluster.iterations, "iterations")
     fitted = spherical_kmeans(
         sample_ND,
@@ -77,14 +80,14 @@ def run_centroids(settings: CentroidSettings, *, score: list[Path], output: Path
     write_json(output.with_suffix(".json"), "centroids", provenance, body)
 
 
-def read_sample(keep_of: dict[Path, np.ndarray]) -> np.ndarray:
+def read_sample(kind: str, keep_of: dict[Path, np.ndarray]) -> np.ndarray:
     """Embeddings of the rows to keep of every shard, in pool order, row group by row group."""
-    size = open_table(next(iter(keep_of)), "score").schema_arrow.field("embedding").type.list_size
+    size = open_table(next(iter(keep_of)), kind).schema_arrow.field("embedding").type.list_size
     sample_ND = np.empty((sum(keep.sum() for keep in keep_of.values()), size), np.float32)
     progress, filled = Progress("cluster sample", len(sample_ND), "documents"), 0
     for path, keep in keep_of.items():
         start = 0
-        for table in row_groups(path, "score", ["doc_id", "embedding"]):
+        for table in row_groups(path, kind, ["doc_id", "embedding"]):
             kept = table.filter(pa.array(keep[start : start + len(table)]))
             sample_ND[filled : filled + len(kept)] = checked_embeddings(kept, path, size)
             start, filled = start + len(table), filled + len(kept)
@@ -117,10 +120,11 @@ def run_assign(settings: ClusterSettings, *, score: Path, centroids: Path, outpu
     provenance = Provenance(
         "cluster", settings.model_dump(mode="json"), digests(score=score, centroids=centroids)
     )
-    rows = open_table(score, "score").metadata.num_rows
+    kind = embedded_as(score)
+    rows = open_table(score, kind).metadata.num_rows
     progress = Progress(f"cluster {score.stem}", rows, "documents")
     with table_writer(output, "cluster", provenance) as writer:
-        for table in row_groups(score, "score", ["doc_id", "embedding"]):
+        for table in row_groups(score, kind, ["doc_id", "embedding"]):
             emb_ND = checked_embeddings(table, score, centroids_KD.shape[1])
             writer.write({"doc_id": table["doc_id"], "cluster": assign(emb_ND)})
             progress.advance(len(table))
@@ -128,7 +132,7 @@ def run_assign(settings: ClusterSettings, *, score: Path, centroids: Path, outpu
 
 
 def checked_embeddings(table: pa.Table, path: Path, size: int) -> np.ndarray:
-    """Embeddings [rows, size] of a score table's rows, all finite and of at most unit length.
+    """Embeddings [rows, size] of a table's rows, all finite and of at most unit length.
 
     An average of unit-length chunks is shorter than one of them; nothing is of length 0.
     """
@@ -139,7 +143,7 @@ def checked_embeddings(table: pa.Table, path: Path, size: int) -> np.ndarray:
             expected=f"embeddings of size {size}, as in the other files",
             found=f"size {emb_ND.shape[1]}",
             where=str(path),
-            todo=redo + "its scores are of another influence model",
+            todo=redo + "its embeddings are of another model",
         )
     length_N = np.linalg.norm(emb_ND, axis=1)
     wrong = np.flatnonzero(~((length_N > 0) & (length_N <= LONGEST)))
@@ -149,6 +153,6 @@ def checked_embeddings(table: pa.Table, path: Path, size: int) -> np.ndarray:
             expected="finite embeddings of at most length 1",
             found=f"length {length_N[wrong[0]]} of {doc_id!r}, one of {len(wrong):,} such",
             where=str(path),
-            todo=redo + "if it recurs, the influence model is broken: look at its metrics.json",
+            todo=redo + "if it recurs, the model is broken: look at fit/final/metrics.json",
         )
     return emb_ND

@@ -22,12 +22,16 @@ def run(
     score: list[Path],
     cluster: list[Path],
     centroids: Path,
+    semantic: list[Path] | None = None,
     partition: int,
     partitions: int,
     output: Path,
 ) -> None:
-    """Order what is left of the clusters c with c % partitions == partition by a hash of the id."""
-    members = read_members(score, cluster, partition, partitions)
+    """Order what is left of the clusters c with c % partitions == partition by a hash of the id.
+
+    `semantic`: the embeddings that clusters and centroids are of, where those are not in `score`.
+    """
+    members = read_members(score, cluster, partition, partitions, semantic=semantic or None)
     centre_KD = on_grid(read_centroids(centroids))
     if centre_KD.shape[1] != members.emb_ND.shape[1]:
         raise UserError(
@@ -59,6 +63,6 @@ def run(
     provenance = Provenance(
         "select",
         settings.model_dump(mode="json") | {"partition": partition, "partitions": partitions},
-        digests(score=score, cluster=cluster, centroids=centroids),
+        digests(score=score, cluster=cluster, centroids=centroids, semantic=semantic or []),
     )
     write_table(output, "order", provenance, without_groups(shard_N, key_N, row_N))

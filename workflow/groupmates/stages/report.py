@@ -45,6 +45,9 @@ def run(
     score: list[Path],
     cluster: list[Path],
     centroids: Path,
+    semantic: list[Path] | None = None,
+    semantic_cluster: list[Path] | None = None,
+    semantic_centroids: list[Path] | None = None,
     select: list[Path],
     curves: list[Path],
     summary: Path,
@@ -61,8 +64,9 @@ def run(
     comparison as `tables`, .csv and .md.
 
     `bootstrap` may be empty, `groups` is one file or none, `initial` and `final` may be the same
-    folder. Of the `pool` files, which lie below the folder `root`, some may be gone: they are read
-    for texts alone.
+    folder; `semantic…` are there where a method has semantic clusters, the centroids as a list of
+    one. Of the `pool` files, which lie below the folder `root`, some may be gone: they are read for
+    texts alone.
     """
     found = read_artefact_json(summary, "summary")
     selected = reading.by_method(select)
@@ -70,9 +74,19 @@ def run(
     fits = {"initial": initial, "final": final} if initial != final else {"final": final}
     rounds = {"random": random, "bootstrap": bootstrap} if bootstrap else {"random": random}
     records = reading.records(logs)
-    looked_at = examples.Pool(score, cluster, selected, centroids, located(pool, root))
     effect, drawn_effect = sections.evaluation(found, reading.curves(curves), colours)
     featured = next((m for m in effect["ranked"] if m != found["baseline"]), found["baseline"])
+    meaning = semantic or []
+    of_meaning = settings.clusters.get(featured) == "semantic"
+    looked_at = examples.Pool(
+        score,
+        (semantic_cluster or []) if of_meaning else cluster,
+        selected,
+        semantic_centroids[0] if of_meaning and semantic_centroids else centroids,
+        located(pool, root),
+        clustered=meaning if of_meaning else score,
+        compared=meaning if of_meaning and settings.selectors[featured] == "semdedup" else score,
+    )
     readable = texts.readable(looked_at.files, settings.report.texts_gigabytes * 1e9)
     surveyed, looked, drawn_pool = examples.examine(looked_at, readable, settings, featured)
     shares, drawn_shares = kept.shares(surveyed.tally, surveyed.sources, list(selected), colours)
@@ -104,7 +118,15 @@ def run(
         **spent,
         **sections.against_plan(plan),
         **sections.origins(
-            random + bootstrap, fits, groups or [], score, cluster, selected, curves, summary
+            random + bootstrap,
+            fits,
+            groups or [],
+            score,
+            meaning,
+            cluster + (semantic_cluster or []),
+            selected,
+            curves,
+            summary,
         ),
         "figures": {name: Markup(svg) for name, svg in drawn.items()},
         "plotly": Markup(atlas.plotly()),
@@ -121,6 +143,9 @@ def run(
             score=score,
             cluster=cluster,
             centroids=centroids,
+            semantic=meaning,
+            semantic_cluster=semantic_cluster or [],
+            semantic_centroids=semantic_centroids or [],
             select=select,
             curves=curves,
             summary=summary,

@@ -1,0 +1,69 @@
+"""The probed model, frozen, as an encoder of meaning that no influence has shaped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+from transformers import PreTrainedModel
+
+from groupmates.errors import UserError
+from groupmates.maths.meaning import directions, embedded
+from groupmates.models.encoders import BATCH_TOKENS, frozen_lm, mean_hidden_states
+
+
+class SemanticEncoder:
+    """Mean hidden states, centred and on the directions `axes_FD`, at unit length."""
+
+    def __init__(self, lm: PreTrainedModel, mean_F: np.ndarray, axes_FD: np.ndarray) -> None:
+        self._lm, self.mean_F, self.axes_FD = lm, mean_F, axes_FD
+        self.size = axes_FD.shape[1]
+
+    @classmethod
+    def fit(
+        cls,
+        base: Path,
+        sequences: list[np.ndarray],
+        size: int,
+        advance: Callable[[int], object] = lambda n: None,
+    ) -> tuple[SemanticEncoder, float]:
+        """Centred on these documents, on their `size` leading directions, whose share of the
+        variance is the second value."""
+        lm = frozen_lm(base)
+        hidden_NF = mean_hidden_states(lm, sequences, BATCH_TOKENS, advance).cpu().numpy()
+        mean_F, axes_FD, share = directions(hidden_NF, size)
+        return cls(lm, mean_F, axes_FD), share
+
+    def __call__(self, sequences: list[np.ndarray], batch_tokens: int) -> np.ndarray:
+        """Embeddings float32 [N, D] of token sequences."""
+        hidden_NF = mean_hidden_states(self._lm, sequences, batch_tokens).cpu().numpy()
+        return embedded(hidden_NF, self.mean_F, self.axes_FD)
+
+    def save(self, path: Path) -> None:
+        save_file({"mean": self.mean_F, "axes": np.ascontiguousarray(self.axes_FD)}, path)
+
+    @classmethod
+    def load(cls, base: Path, path: Path) -> SemanticEncoder:
+        """`base`: the model that it was fitted with."""
+        try:
+            found = load_file(path)
+            mean_F, axes_FD = found["mean"], found["axes"]
+        except (OSError, KeyError, SafetensorError) as error:
+            raise UserError(
+                expected="mean and directions of the semantic embeddings",
+                found=f"a file that cannot be read ({error})",
+                where=str(path),
+                todo="delete the file and run snakemake again",
+            ) from error
+        lm = frozen_lm(base)
+        if lm.config.hidden_size != len(mean_F):
+            raise UserError(
+                expected=f"those of a model with hidden size {lm.config.hidden_size}",
+                found=f"hidden size {len(mean_F)}",
+                where=str(path),
+                todo="delete the file and run snakemake again",
+            )
+        return cls(lm, mean_F, axes_FD)

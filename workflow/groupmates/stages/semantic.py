@@ -1,0 +1,90 @@
+"""Embeddings of meaning, which no influence has shaped: of the probed model, whatever fit.encoder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from groupmates.config import EmbedSettings, SemanticFitSettings
+from groupmates.errors import UserError
+from groupmates.lines import place
+from groupmates.models.semantic import SemanticEncoder
+from groupmates.models.text import document_tokens, load_tokenizer, token_lists
+from groupmates.pool import PoolFile
+from groupmates.progress import Progress, note
+from groupmates.readers import Document
+from groupmates.scoring import Shard, write_rows
+from groupmates.store import Provenance, digests, read_table, replacing, write_json
+
+
+def run_fit(
+    settings: SemanticFitSettings,
+    *,
+    base: Path,
+    probe_pool: Path,
+    output: Path,
+    threads: int = 1,
+) -> None:
+    """Centre the hidden states of `base` on the probe pool and take its leading directions."""
+    torch.set_num_threads(threads)
+    sequences = token_lists(read_table(probe_pool, "probe_pool", ["input_ids"]))
+    progress = Progress("semantic fit", len(sequences), "documents")
+    size = settings.semantic.embedding_size
+    encoder, share = SemanticEncoder.fit(base, sequences, size, progress.advance)
+    progress.finish()
+    note(
+        "semantic",
+        f"{encoder.size} of {len(encoder.mean_F)} directions, {share:.2%} of the variance",
+    )
+    with replacing(output) as temporary:
+        encoder.save(temporary)
+    provenance = Provenance(
+        "semantic", settings.model_dump(mode="json"), digests(base=base, probe_pool=probe_pool)
+    )
+    body = {"directions": encoder.size, "hidden_size": len(encoder.mean_F), "variance": share}
+    write_json(output.with_suffix(".json"), "semantic_encoder", provenance, body)
+
+
+def run_embed(
+    settings: EmbedSettings,
+    *,
+    pool: list[str],
+    root: str,
+    check: Path,
+    base: Path,
+    tokenizer: Path,
+    encoder: Path,
+    output: Path,
+    threads: int = 1,
+) -> None:
+    """Embed the documents of `pool` (files below `root`, listed in `check`): rows as `score` has."""
+    torch.set_num_threads(threads)
+    meaning, of_text = SemanticEncoder.load(base, encoder), load_tokenizer(tokenizer)
+
+    def embedded(file: PoolFile, documents: list[Document]) -> dict[str, Any]:
+        texts = [d.text for d in documents]
+        windows = [t[: settings.sequence_length + 1] for t in document_tokens(of_text, texts)]
+        emb_ND = meaning(windows, settings.score.batch_tokens)
+        check_lengths(file, documents, emb_ND)
+        return {"doc_id": [d.doc_id for d in documents], "embedding": emb_ND}
+
+    shard = Shard.of(pool, root, check)
+    inputs = digests(base=base, tokenizer=tokenizer, encoder=encoder)
+    provenance = Provenance("embed", settings.model_dump(mode="json"), shard.digests | inputs)
+    columns, bad = settings.text_columns, settings.bad_records
+    write_rows(output, provenance, shard, columns, bad, meaning.size, embedded, "semantic")
+
+
+def check_lengths(file: PoolFile, documents: list[Document], emb_ND: np.ndarray) -> None:
+    wrong = np.flatnonzero(~(np.linalg.norm(emb_ND, axis=1) > 0.5))  # 1, but for rounding
+    if len(wrong):
+        raise UserError(
+            expected="hidden states of every document that are finite and not the probe pool's mean",
+            found=f"others for {documents[wrong[0]].doc_id!r}, one of {len(wrong):,} such",
+            where=place(file.path, documents[wrong[0]].row),
+            todo="look at base.checkpoint: its hidden states overflow, or are the same for any text; "
+            "or do without clusters: semantic",
+        )

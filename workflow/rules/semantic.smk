@@ -1,0 +1,83 @@
+# Clusters by meaning, of embeddings that no influence has shaped; nothing of it where no method has
+# clusters: semantic. reads: pool, check/, base/, sample/. writes: score/semantic/, cluster/semantic/.
+
+
+rule fit_semantic:
+    input:
+        base=artefact("base"),
+        probe_pool=artefact("probe_pool"),
+    output:
+        encoder=artefact("semantic_encoder"),
+        record=artefact("semantic_encoder").replace(".safetensors", ".json"),
+    log:
+        logged("fit_semantic"),
+    benchmark:
+        timed("score/semantic")
+    conda:
+        "../../envs/cpu.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(16000),
+        runtime=minutes(60),
+        gpu=1,
+    params:
+        settings=settings("SemanticFitSettings", "semantic_encoder"),
+    shell:
+        "workflow/run fit-semantic --log {log:q} --threads {threads} --settings {params.settings:q}"
+        " --base {input.base:q} --probe-pool {input.probe_pool:q} --output {output.encoder:q}"
+
+
+rule embed:
+    input:
+        pool=lambda wildcards: present([f.path for f in SHARDS[wildcards.shard]]),
+        check=artefact("check"),
+        base=artefact("base"),
+        tokenizer=artefact("tokenizer"),
+        encoder=artefact("semantic_encoder"),
+    output:
+        artefact("semantic"),
+    log:
+        logged("embed_{shard}"),
+    benchmark:
+        timed("score/semantic_{shard}")
+    conda:
+        "../../envs/cpu.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(16000),
+        runtime=minutes(240),
+        gpu=1,
+    params:
+        settings=settings("EmbedSettings", "semantic"),
+        pool=shard_files,
+        root=given(POOL_ROOT),
+    shell:
+        "workflow/run embed --log {log:q} --threads {threads} --settings {params.settings:q}"
+        " --pool {params.pool:q} --root {params.root:q} --check {input.check:q}"
+        " --base {input.base:q} --tokenizer {input.tokenizer:q} --encoder {input.encoder:q}"
+        " --output {output:q}"
+
+
+use rule centroids as centroids_semantic with:
+    input:
+        score=SEMANTIC_SCORES,
+        unique=artefact("files"),
+    output:
+        centroids=artefact("semantic_centroids"),
+        record=artefact("semantic_centroids").replace(".npy", ".json"),
+    log:
+        logged("centroids_semantic"),
+    benchmark:
+        timed("cluster/semantic")
+
+
+use rule cluster as cluster_semantic with:
+    input:
+        score=artefact("semantic"),
+        centroids=artefact("semantic_centroids"),
+    output:
+        artefact("semantic_cluster"),
+    log:
+        logged("cluster_semantic_{shard}"),
+    benchmark:
+        timed("cluster/semantic_{shard}")
