@@ -255,19 +255,21 @@ def test_every_selector_and_a_variant_of_each_run_side_by_side(
 ) -> None:
     """From a run of the default methods on: what they share is not done again."""
     folder = shutil.copytree(finished, tmp_path / "copy")
-    methods = ["group_mates", "mates", "quality", "semdedup", "oracle_greedy", "random"]
+    methods = ["group_mates", "mates", "quality", "semdedup", "oracle_greedy", "quad", "random"]
     change = {
-        "methods": [*methods, "early", "best", "words", "strict", "sparse"],
+        "methods": [*methods, "early", "best", "words", "strict", "sparse", "curved"],
         "variants": {
             "early": {"method": "group_mates", "rounds": "random", "relation": "none"},
             "best": {"method": "mates", "temperature": 0},
             "words": {"method": "quality", "ngrams": 1, "hash_bits": 10},
             "strict": {"method": "semdedup", "threshold": 1.0},
             "sparse": {"method": "oracle_greedy", "candidates": 1},
+            "curved": {"method": "quad", "hessian": "gauss_newton", "damping": 0.1},
         },
         "partitions": 2,
         "semdedup": {"threshold": 0.9999},
         "oracle_greedy": {"candidates": 3},
+        "quad": {"iterations": 2, "arms_per_iteration": 3, "cg_iterations": 2},
         "quality": {"positives": "reference"},
     }
     settings = checkout.merged(
@@ -278,6 +280,7 @@ def test_every_selector_and_a_variant_of_each_run_side_by_side(
     assert jobs["score_by"] == 2 * jobs["order_quality"] // 2 == 6  # two models, three shards
     assert (jobs["order_group_mates"], jobs["order_semdedup"]) == (4, 4)  # in two partitions
     assert (jobs["order_mates"], jobs["fit_quality"], jobs["plan_one_step"]) == (2, 2, 1)
+    assert (jobs["probe_quad"], jobs["order_quad"]) == (2, 2)
     assert not {"sample", "base", "check"} & set(jobs)
     shown = checkout.snakemake(folder, "--", "plan").stdout
     assert "Plan of the run tiny" in shown, shown[-2000:]
@@ -290,7 +293,9 @@ def test_every_selector_and_a_variant_of_each_run_side_by_side(
     assert {m["documents"] for m in summary["methods"].values()} == {88}  # a quarter of 350
     rows = (root / "report/comparison.csv").read_text().splitlines()
     assert len(rows) == 1 + len(change["methods"])
-    assert len((root / "report/comparison.md").read_text().splitlines()) == 2 + 11
+    assert len((root / "report/comparison.md").read_text().splitlines()) == 2 + len(
+        change["methods"]
+    )
     with (root / "report/comparison.csv").open() as file:
         overlap = {row["method"]: float(row["oracle_overlap"]) for row in csv.DictReader(file)}
     assert (
@@ -641,6 +646,16 @@ AFFECTS: dict[str, tuple[object, set[str]]] = {
     "select.semdedup.threshold": (0.9, set()),
     "select.oracle_greedy.candidates": (3, set()),
     "select.oracle_greedy.max_evaluations": (30, set()),
+    "select.quad.iterations": (3, set()),
+    "select.quad.arms_per_iteration": (3, set()),
+    "select.quad.documents_per_arm": (3, set()),
+    "select.quad.threshold": (-0.1, set()),
+    "select.quad.exploration": (0.1, set()),
+    "select.quad.neighbour_distance": (0.5, set()),
+    "select.quad.hessian": ("gauss_newton", set()),
+    "select.quad.damping": (0.1, set()),
+    "select.quad.cg_iterations": (3, set()),
+    "select.quad.cg_tolerance": (0.1, set()),
     "materialise.format": ("parquet", DATASET),
     # Of the tokenised formats alone.
     "materialise.tokenizer": ("some/folder", set()),

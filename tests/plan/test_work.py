@@ -194,3 +194,20 @@ def test_brute_force_is_a_probing_step_for_every_document_that_is_tried(candidat
     per_step = {k: amount / random.phases[0].units for k, amount in random.phases[0].parts.items()}
     assert phase.parts == pytest.approx({k: evaluations * v for k, v in per_step.items()})
     assert "order-oracle-greedy" not in work()
+
+
+@pytest.mark.parametrize(("iterations", "probed"), [(3, 3 * 4 * 5), (900, 1000)])
+def test_a_bandit_probes_arms_times_documents_in_each_iteration(iterations, probed):
+    section = {"iterations": iterations, "arms_per_iteration": 4, "documents_per_arm": 5}
+    select = {"methods": ["quad"], "quad": section | {"hessian": "gauss_newton"}}
+    found = work(select=select)
+    (jobs,) = found["probe-quad"]
+    assert (jobs.count, found["order-quad"][0].count) == (1, 1)
+    documents, products = jobs.phases
+    assert (documents.units, products.units) == (probed, 20)
+    assert documents.parts["train"] == pytest.approx(
+        probed * 2 / 3 * training_flops(LM, 32.0, 32.0)
+    )
+    assert documents.parts["read"] == iterations * 1000 * 400
+    assert work(select=select | {"quad": section})["probe-quad"][0].phases == [documents]
+    assert "probe-quad" not in work()

@@ -29,6 +29,7 @@ SHARED = {
     "quality": POOL,
     "semdedup": [*POOL, *GROUP],  # its embeddings are those of the influence model
     ORACLE: POOL,
+    "quad": [*POOL, *GROUP],  # its clusters, too
     "random": ["check/*"],
 }
 
@@ -36,7 +37,7 @@ SHARED = {
 def selection_seconds(benchmarks: Path, method: str, selector: str) -> float:
     """Seconds of all jobs that this method would have needed by itself, its dataset not included."""
     own = [f"fit/{method}.tsv", f"select/{method}.tsv", f"select/take_{method}.tsv"]
-    own.append(f"select/{method}_[0-9]*")
+    own += [f"select/{method}_[0-9]*", f"probe/quad_{method}.tsv"]
     return benchmark_seconds(benchmarks, [*SHARED[selector], *own])
 
 
