@@ -35,6 +35,7 @@ TINY = {
         "rollout_length": 3,
         "random": {"rollouts": 16},
         "bootstrap": {"rollouts": 6, "beam_width": 8, "max_appearances": 4},
+        "groups": {"sets": 4, "sizes": [2, 3]},
     },
     "fit": {
         "encoder": {"embedding_size": 16},

@@ -151,6 +151,15 @@ def test_wrong_paths_are_told_by_their_key_and_not_by_types_of_python(wrong):
             "probe.bootstrap.rollouts (80)",
         ),
         (
+            {"probe__groups__sizes": [2, 2001]},
+            "probe.groups.sizes (2001) must be at most sample.probe_documents (2000)",
+        ),
+        ({"probe__groups__sizes": [5, 2]}, "probe.groups: sizes must ascend, each once"),
+        ({"probe__groups__sizes": [2, 2]}, "probe.groups: sizes must ascend, each once"),
+        ({"probe__groups__sizes": []}, "probe.groups.sizes: List should have at least 1 item"),
+        ({"probe__groups__sizes": [0, 2]}, "Input should be greater than 0"),
+        ({"probe__groups__sets": 2}, "probe.groups: sets must be 0 or at least 3, not 2"),
+        (
             {"reference__evaluation_paths": ["a.jsonl"]},
             "reference.evaluation_paths needs reference.paths that are files",
         ),
@@ -227,6 +236,8 @@ def test_settings_that_do_not_go_together_are_refused(keys, message):
         {"fit__heldout_rollouts": 139},
         {"probe__bootstrap__beam_width": 40},
         {"base__architecture__heads": 48},
+        {"probe__groups__sizes": [2000]},
+        {"probe__groups__sets": 0, "probe__groups__sizes": [2001]},  # none are drawn
     ],
 )
 def test_settings_that_just_go_together_are_accepted(keys):
@@ -261,6 +272,8 @@ def with_other_value(loaded: config.Config, key: str) -> config.Config:
         kind = type(section).model_fields[name].annotation
         if name == "methods":
             other: object = ["random"]
+        elif name == "sizes":
+            other = [987]
         elif get_origin(kind) is Literal:
             other = next(choice for choice in get_args(kind) if choice != value)
         else:
@@ -302,6 +315,9 @@ def test_every_key_runs_a_stage_again_or_shapes_the_graph(key):
         ("score.batch_tokens", {"Score"}),
         ("reference.selection_examples", {"Probe", "Quality", "OracleGreedy", "Quad"}),
         ("reference.evaluation_examples", {"Evaluate"}),
+        ("probe.groups.sets", {"GroupPlan"}),
+        ("probe.groups.sizes", {"GroupPlan"}),
+        ("select.group_mates.sharpness", {"GroupMates", "Groups"}),
         ("accept.minimum_spearman", {"Accept"}),
         ("select.group_mates.sign", {"GroupMates"}),
         ("select.methods", {"Report"}),  # and the graph
@@ -336,6 +352,21 @@ def test_one_step_models_hold_out_the_same_share_of_their_labels():
     few = config.load(changed(sample__probe_documents=1200))  # of 2,400 steps
     assert config.one_steps(few) == 1200
     assert config.one_step_fit(few).heldout_rollouts == 200
+
+
+@pytest.mark.parametrize(
+    ("keys", "jobs"),
+    [
+        ({}, 2),  # 1,280 steps; a job of the random round has 800
+        ({"probe__groups__sets": 12}, 1),
+        ({"probe__groups__sets": 200}, 2),  # never more than probe.shards
+        ({"probe__groups__sets": 0}, 0),
+        ({"select__methods": ["random"]}, 0),  # no method goes by groups
+        ({"probe__shards": 50, "probe__groups__sets": 3, "probe__groups__sizes": [900]}, 6),
+    ],
+)
+def test_sets_are_probed_in_jobs_like_those_of_rollouts_where_a_method_goes_by_groups(keys, jobs):
+    assert config.group_jobs(config.load(changed(**keys))) == jobs
 
 
 def test_windows_matter_to_the_format_that_has_them_alone():

@@ -216,6 +216,7 @@ def mine(folder: Path) -> None:
             "shards": 2,
             "random": {"rollouts": 16},
             "bootstrap": {"rollouts": 6, "beam_width": 8},
+            "groups": {"sets": 4, "sizes": [2, 3]},
         },
         "evaluate": {"training": {"tokens": 1024}},
     }

@@ -235,6 +235,21 @@ def test_a_file_that_is_added_to_the_pool_is_scored_and_nothing_is_probed_again(
     assert (len(tables), sum(tables)) == (8, 370)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"probe": {"groups": {"sets": 0}}}, {"select": {"methods": ["random"]}}],
+    ids=["no sets", "no method that goes by groups"],
+)
+def test_sets_are_probed_only_where_they_are_asked_for(change: dict, tmp_path: Path) -> None:
+    folder = checkout.make(tmp_path)
+    stages = {"plan_groups", "probe_groups", "groups"}
+    assert stages <= planned(folder).keys()
+    (folder / "settings.yaml").write_text(yaml.safe_dump(checkout.merged(checkout.TINY, change)))
+    without = planned(folder)
+    assert without["report"] == 1
+    assert not stages & without.keys()
+
+
 def test_a_plan_is_printed_and_makes_nothing_stale(finished: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(finished, tmp_path / "copy")
     planned = checkout.snakemake(folder, "--", "plan")
@@ -554,14 +569,15 @@ DATASET = {"materialise", "assemble"}
 TAKE = {"take"} | DATASET | EVALUATE
 CLUSTER = {"centroids", "cluster", "order_group_mates"} | TAKE
 SCORE = {"score", "order_random"} | CLUSTER
-FIT = {"fit", "accept", "plan_bootstrap", "probe"} | SCORE
+GROUPS = {"plan_groups", "probe_groups", "groups"} | REPORT
+FIT = {"fit", "accept", "plan_bootstrap", "probe"} | GROUPS | SCORE
 PROBE = FIT
 BASE = {"base"} | PROBE
 REFERENCE = {"reference"} | PROBE
 SAMPLE = {"sample", "reference", "plan_random"} | BASE
 CHECK = {"check", "check_pool"}
 CORPUS = {"corpus"} | CHECK | SAMPLE
-BOOTSTRAP = {"plan_bootstrap", "probe", "fit", "accept"} | SCORE
+BOOTSTRAP = {"plan_bootstrap", "probe", "fit", "accept"} | GROUPS | SCORE
 
 AFFECTS: dict[str, tuple[object, set[str]]] = {
     "seed": (1, CORPUS),
@@ -606,6 +622,8 @@ AFFECTS: dict[str, tuple[object, set[str]]] = {
     "probe.bootstrap.beam_width": (9, BOOTSTRAP),
     "probe.bootstrap.expansion": (4, BOOTSTRAP),
     "probe.bootstrap.max_appearances": (5, BOOTSTRAP),
+    "probe.groups.sets": (5, GROUPS),
+    "probe.groups.sizes": ([2], GROUPS),
     "fit.encoder.name": ("some/encoder", FIT),
     "fit.encoder.embedding_size": (8, FIT),
     "fit.encoder.chunk_tokens": (256, FIT),
@@ -634,7 +652,7 @@ AFFECTS: dict[str, tuple[object, set[str]]] = {
     "select.group_mates.quota": ("proportional", {"order_group_mates"} | TAKE),
     "select.group_mates.sign": ("ceiling", {"order_group_mates"} | TAKE),
     "select.group_mates.relation": ("none", {"order_group_mates"} | TAKE),
-    "select.group_mates.sharpness": (64.0, {"order_group_mates"} | TAKE),
+    "select.group_mates.sharpness": (64.0, {"order_group_mates", "groups"} | TAKE),
     "select.group_mates.rounds": ("random", {"score_by", "order_group_mates"} | TAKE),
     # Of selectors that do not run by default.
     "select.variants": ({"best": {"method": "mates", "temperature": 0}}, set()),

@@ -43,6 +43,14 @@ def test_nats_come_back(per_position):
     assert scale.to_nats(scale.standardise(influence)) == pytest.approx(influence, abs=1e-15)
 
 
+def test_steps_past_the_last_are_as_the_last_and_fewer_are_the_first():
+    scale = label_scale(TRAINING, per_position=True)
+    longer, shorter = scale.extended(4), scale.extended(1)
+    assert longer.mean.tolist() == [2.0, 120.0, 120.0, 120.0]
+    assert longer.std.tolist() == [1.0, 20.0, 20.0, 20.0]
+    assert (shorter.mean.tolist(), shorter.std.tolist()) == ([2.0], [1.0])
+
+
 def test_a_step_whose_influences_are_all_equal_does_not_divide_by_zero():
     equal = np.full((3, 2), 0.25)
     assert label_scale(equal, True).standardise(equal).tolist() == [[0.0, 0.0]] * 3

@@ -41,6 +41,7 @@ def work(known: Sizes | None = None, **changed):
 def test_every_stage_of_the_default_run_has_as_many_jobs_as_snakemake_plans():
     counts = {name: sum(j.count for j in jobs) for name, jobs in work().items()}
     one = ("check-pool", "sample", "reference", "base", "plan-random", "plan-bootstrap")
+    one += ("plan-groups", "probe-groups", "groups")
     one += ("centroids", "order-group-mates", "order-random", "summarise", "report", "corpus")
     assert counts == dict.fromkeys(one, 1) | {
         "check": 3,  # 7 files, 3 a shard
@@ -93,6 +94,19 @@ def test_a_probe_step_trains_on_one_window_and_looks_at_the_reference_set():
     look = forward_flops(LM, 6 * 20, 10, 6 * 20 * 0.5)
     assert phase.parts == pytest.approx({"train": 24 * step, "forward": 24 * look})
     assert bootstrap.phases[0].units == 6 * 3 / 2
+
+
+def test_sets_are_trained_on_whole_and_looked_at_where_they_are_complete():
+    groups = {"sets": 5, "sizes": [2, 4, 10]}
+    found = work(probe={"groups": groups})
+    (jobs,), (phase,) = found["probe-groups"], found["probe-groups"][0].phases
+    # 10 sets of 10 steps; a job of the random round has 24.
+    assert (jobs.count, phase.units) == (2, 50)
+    look = forward_flops(LM, 6 * 20, 10, 6 * 20 * 0.5)
+    step = training_flops(LM, 32, 32)
+    assert phase.parts == pytest.approx({"train": 50 * step, "forward": 5 * 3 * look})
+    for none in ({"probe": {"groups": {"sets": 0}}}, {"select": {"methods": ["random"]}}):
+        assert not {"plan-groups", "probe-groups", "groups"} & set(work(**none))
 
 
 def test_the_base_model_is_trained_only_where_no_checkpoint_is_given():

@@ -21,7 +21,8 @@ import checkout
 # One worker for all: they share a cluster and a run.
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm profile")]
 
-GPU_STAGES = {"base", "plan-bootstrap", "probe", "fit", "score", "evaluate"}
+GPU_STAGES = {"base", "plan-bootstrap", "probe", "fit", "plan-groups", "probe-groups", "score"}
+GPU_STAGES |= {"evaluate"}
 LOCAL_STAGES = {"accept", "plan-random"}
 CORPUS = ("--until", "corpus")  # the first job of a run
 

@@ -44,8 +44,10 @@ def synthetic_run(
     shards: int = 2,
     bootstrap: bool = True,
     benchmarks: bool = True,
+    groups: bool = True,
     records: bool = True,
     difference_nats: float = -0.123,
+    methods: tuple[str, ...] = METHODS,
 ) -> dict[str, Any]:
     """Write every input of the report below `folder`; returns the arguments of `run`."""
     random = np.random.default_rng(0)
@@ -63,8 +65,10 @@ def synthetic_run(
         arguments[model] = folder / "fit" / model
         _fit(random, arguments[model], rollouts, rounds)
     arguments.setdefault("final", arguments["initial"])
-    arguments |= _pool(random, folder, documents, sources, clusters, shards)
-    arguments |= _evaluation(random, folder, documents, seeds, difference_nats)
+    if groups:
+        arguments["groups"] = [_groups(folder / "groups/correlation.json")]
+    arguments |= _pool(random, folder, documents, sources, clusters, shards, methods)
+    arguments |= _evaluation(random, folder, documents, seeds, difference_nats, methods)
     arguments["benchmarks"] = folder / "benchmarks"
     arguments["benchmarks"].mkdir()
     if benchmarks:
@@ -135,6 +139,31 @@ def _fit(random: np.random.Generator, folder: Path, rollouts: int, rounds: tuple
     write_folder_provenance(folder, "fit", MADE)
 
 
+def _groups(path: Path) -> Path:
+    """Of eight cases the unit relation is shown to be better in one, the fitted one worse in two."""
+    gains = [[-0.1, 0.2]] * 8
+    unit, fitted = [[0.01, 0.2], *gains[1:]], [*gains[2:], [-0.4, -0.1], [-0.3, -0.01]]
+    rows = []
+    for case, (kind, size) in enumerate((k, s) for k in ("random", "near") for s in (2, 5, 10, 20)):
+        middle = 0.5 + size / 100 - 0.2 * (kind == "near")
+        values = {"value": middle, "interval": [middle - 0.1, middle + 0.1]}
+        rows.append(
+            {
+                "kind": kind,
+                "size": size,
+                "sets": 32,
+                "spearman": dict.fromkeys(("none", "unit", "fitted"), values),
+                "minus_none": {
+                    "unit": {"value": 0.05, "interval": unit[case]},
+                    "fitted": {"value": 0.05, "interval": fitted[case]},
+                },
+            }
+        )
+    documents = {"drawn_from": "documents that the fit has not seen"}
+    write_json(path, "groups", MADE, {"agreement": rows, "documents": documents})
+    return path
+
+
 def _pool(
     random: np.random.Generator,
     folder: Path,
@@ -142,6 +171,7 @@ def _pool(
     sources: int,
     clusters: int,
     shards: int,
+    methods: tuple[str, ...],
 ) -> dict[str, list[Path]]:
     paths: dict[str, Any] = {"score": [], "cluster": [], "select": [], "pool": []}
     paths |= {"root": folder / "pool", "centroids": folder / "cluster/centroids.npy"}
@@ -180,7 +210,8 @@ def _pool(
         write_table(path, "cluster", MADE, {"doc_id": identity["doc_id"], "cluster": cluster})
         paths["cluster"].append(path)
         best = np.argsort(influence + random.normal(0, 0.2, size))
-        for method, order in zip(METHODS, (best, random.permutation(size)), strict=True):
+        orders = [best] * (len(methods) - 1) + [random.permutation(size)]
+        for method, order in zip(methods, orders, strict=True):
             rows = np.sort(order[: size // 4])
             path = folder / f"select/{method}/shard-{shard:05}.parquet"
             chosen = {
@@ -221,12 +252,18 @@ def _texts(root: Path, identity: dict[str, Any], cluster: np.ndarray) -> list[Pa
 
 
 def _evaluation(
-    random: np.random.Generator, folder: Path, documents: int, seeds: int, difference_nats: float
+    random: np.random.Generator,
+    folder: Path,
+    documents: int,
+    seeds: int,
+    difference_nats: float,
+    methods: tuple[str, ...],
 ) -> dict[str, Any]:
     curves = []
     tokens = np.linspace(0, 400_000, 8).astype(np.int64)
     losses: dict[str, list[float]] = {}
-    for method, shift in zip(METHODS, (difference_nats, 0.0), strict=True):
+    others = methods[:-1]
+    for method, shift in zip(methods, [difference_nats] * len(others) + [0.0], strict=True):
         for seed in range(seeds):
             loss = 6.2 + (shift - 1.3) * (1 - np.exp(-tokens / 1.2e5)) / (1 - np.exp(-4 / 1.2))
             loss[1:] += random.normal(0, 0.006, 7)
@@ -256,8 +293,8 @@ def _evaluation(
         },
         "base_loss_nats": 6.2,
         "baseline": "random",
-        "comparisons": {"group_mates": against},
-        "pairs": {"group_mates": {"random": against}, "random": {"group_mates": against}},
+        "comparisons": dict.fromkeys(others, against),
+        "pairs": {m: dict.fromkeys((o for o in methods if o != m), against) for m in methods},
         "trained_tokens": 400_000,
         "seeds": seeds,
         "evaluation_examples": 128,
@@ -330,6 +367,7 @@ def settings(map_points: int = 300, texts_gigabytes: float = 1.0) -> ReportSetti
     return ReportSettings(
         run="small",
         selectors={"group_mates": "group_mates", "random": "random"},
+        by_initial=[],
         text_columns=PoolColumns(text="text", id="id", source=None),
         report=Report(map_points=map_points, texts_gigabytes=texts_gigabytes),
     )
@@ -337,7 +375,7 @@ def settings(map_points: int = 300, texts_gigabytes: float = 1.0) -> ReportSetti
 
 def test_page_is_whole_and_loads_nothing(tmp_path):
     page = report(synthetic_run(tmp_path))
-    assert page.figures == 15
+    assert page.figures == 16
     assert len(page.ids) == len(set(page.ids))
     assert {a for a in page.addresses if not a.startswith(("#", "data:"))} == set()
     assert {a[1:] for a in page.addresses if a.startswith("#")} <= set(page.ids)
@@ -355,6 +393,26 @@ def test_headline_says_what_the_summary_says(tmp_path):
     mean = json.loads(arguments["summary"].read_text())["methods"]["group_mates"]["mean_nats"]
     assert f"<td>{mean:.3f}</td>" in text
     assert "<td>−0.154 to −0.094</td>" in text
+
+
+def test_the_relation_is_said_to_help_whole_sets_only_where_it_is_shown(tmp_path):
+    arguments = synthetic_run(tmp_path)
+    text = " ".join(report(arguments).text.replace(words.SPACE, " ").split())
+    assert (
+        "Of sets of 20 documents that the fit has not seen, summed individual influence ranks the "
+        "true group influence with a Spearman correlation of 0.70 over 32 random sets (95 % interval "
+        "0.60 to 0.80) and 0.50 over 32 sets of near neighbours (95 % interval 0.40 to 0.60). Of the "
+        "8 cases of kind and size, with the selection&#39;s relation (alpha = beta = 1) it is shown "
+        "to be higher in 1 and lower in 0, with the fitted one it is shown to be higher in 0 and "
+        "lower in 2 (95 % interval of the difference without zero)."
+    ) in text
+    assert "Predicted and true influence of whole sets" in text
+
+
+def test_without_sets_the_page_has_no_word_of_them(tmp_path):
+    page = report(synthetic_run(tmp_path, groups=False))
+    assert page.figures == 15
+    assert "whole sets" not in page.text
 
 
 def test_sources_of_pool_and_selection_are_counted_over_all_shards(tmp_path):
@@ -411,7 +469,7 @@ def test_shards_of_which_nothing_is_kept_count_into_the_pool_alone(tmp_path):
 
 def test_without_bootstrap_round_and_without_sources_the_page_says_so(tmp_path):
     page = report(synthetic_run(tmp_path, bootstrap=False, sources=0))
-    assert page.figures == 13
+    assert page.figures == 14
     assert "names no sources" in page.text
     assert "bootstrap rollouts" not in page.text
 
@@ -429,7 +487,7 @@ def test_without_benchmarks_the_page_says_so(tmp_path):
 
 def test_without_records_the_page_says_so(tmp_path):
     page = report(synthetic_run(tmp_path, records=False))
-    assert page.figures == 14
+    assert page.figures == 15
     assert "No records of jobs were found" in page.text
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_report import report, synthetic_run
+from test_report import report, settings, synthetic_run
 
 from browser import draw_map, needs_browser, opened
 from groupmates.report import figures
@@ -38,13 +38,21 @@ def test_it_renders_in_silence_without_network_and_nothing_is_cut_off(written, w
     assert wide == width
 
 
-def test_on_a_wide_window_no_table_goes_on_beyond_its_edge(written):
+def test_on_a_wide_window_no_table_goes_on_beyond_its_edge(written, tmp_path):
     """The last column of the table beside the calibration was cut off."""
     hidden = """() => [...document.querySelectorAll('.scroll')]
         .filter(e => e.checkVisibility() && e.scrollWidth > e.clientWidth)
         .map(e => e.ariaLabel)"""
     with opened(written, 1280) as found:
         assert found.page.locator(".scroll:visible").count() >= 4
+        assert found.page.evaluate(hidden) == []
+    arguments = synthetic_run(tmp_path, methods=("group_mates", "oracle_greedy", "random"))
+    selectors = {method: method for method in ("group_mates", "oracle_greedy", "random")}
+    changed = settings().model_copy(update={"selectors": selectors})
+    report(arguments | {"settings": changed})
+    with opened(arguments["output"], 1280) as found:
+        assert found.page.locator("[aria-label='Methods side by side']").count() == 1
+        assert found.page.locator("[aria-label='Against oracle_greedy']").count() == 1
         assert found.page.evaluate(hidden) == []
 
 

@@ -45,6 +45,9 @@ STAGES = {
     "probe": ("probe", "run"),
     "fit": ("fit", "run"),
     "accept": ("accept", "run"),
+    "plan-groups": ("probe_groups", "run_plan"),
+    "probe-groups": ("probe_groups", "run"),
+    "groups": ("groups", "run"),
     "score": ("score", "run"),
     "centroids": ("cluster", "run_centroids"),
     "cluster": ("cluster", "run_assign"),
@@ -158,6 +161,7 @@ def main(argv: list[str]) -> int:
             "       python -m groupmates explain results/RUN DOC_ID\n"
             "       python -m groupmates explain results/RUN --text FILE\n"
             "       python -m groupmates show results/RUN/ARTEFACT\n"
+            "       python -m groupmates compare results/RUN results/RUN … --output FOLDER\n"
             "       python -m groupmates calibrate --help\n"
             f"stages: {', '.join(STAGES)}",
             file=sys.stderr,
@@ -323,6 +327,22 @@ def show(arguments: list[str]) -> None:
     asked.show(values.artefact, values.configfile, values.rows)
 
 
+def compare(arguments: list[str]) -> None:
+    """Runs of different sampling seeds side by side."""
+    from groupmates.asking import compare as asked
+
+    parser = argparse.ArgumentParser(
+        prog="python -m groupmates compare",
+        description="Finished runs that differ in the seed alone, merged: intervals over selections.",
+    )
+    parser.add_argument("runs", nargs="+", type=Path, help="the runs' folders, results/RUN")
+    parser.add_argument(
+        "--output", type=Path, required=True, help="folder for comparison.csv, .md and .svg"
+    )
+    values = parser.parse_args(arguments)
+    print(asked.compare(values.runs, values.output))
+
+
 def _count(text: str) -> int:
     number = int(text)
     if number < 0:
@@ -335,6 +355,7 @@ QUESTIONS: dict[str, Callable[[list[str]], None]] = {
     "status": status,
     "explain": explain,
     "show": show,
+    "compare": compare,
 }
 
 

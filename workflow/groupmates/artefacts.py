@@ -161,6 +161,45 @@ ARTEFACTS = {
     "accept": Artefact(
         "accept/{model}.json", 1, "that the influence model passed the floor, and its correlation"
     ),
+    "group_sets": Artefact(
+        "probe/groups/sets.parquet",
+        1,
+        "sets of documents whose influence as a group is measured, in the order of training; size: the "
+        "smallest of the sizes whose set holds the document, so that the set of a size is its rows up "
+        "to that size; kind: random, or near (a random document and its nearest neighbours); seen: "
+        "whether the fit has trained on the document, or chosen by it; influence and embedding are "
+        "the final model's",
+        {
+            "set": "int64",
+            "kind": "string",
+            "size": "int32",
+            "step": "int32",
+            "doc_id": "string",
+            "seen": "bool",
+            "individual_influence": "float32",
+            "embedding": "embedding",
+        },
+    ),
+    "group_probe": Artefact(
+        "probe/groups/part-{part}.parquet",
+        1,
+        "true group influence: loss_after_nats, after all documents of the set, minus "
+        "loss_before_nats, of the checkpoint",
+        {
+            "set": "int64",
+            "kind": "string",
+            "size": "int32",
+            "loss_before_nats": "float64",
+            "loss_after_nats": "float64",
+            "influence_nats": "float64",
+        },
+    ),
+    "groups": Artefact(
+        "groups/correlation.json",
+        1,
+        "how well predicted group influence ranks sets by their true one, by kind and size of the "
+        "sets, with the relation and without",
+    ),
     "score": Artefact(
         "score/shard-{shard}.parquet",
         1,
@@ -286,12 +325,12 @@ ARTEFACTS = {
     "summary": Artefact(
         "evaluate/summary.json", 2, "every method against random and against each other"
     ),
-    "report": Artefact("report.html", 3, "the report"),
+    "report": Artefact("report.html", 4, "the report"),
     "comparison": Artefact(
-        "report/comparison.{format}", 1, "the methods side by side, as CSV and as Markdown"
+        "report/comparison.{format}", 2, "the methods side by side, as CSV and as Markdown"
     ),
     "figure": Artefact(
-        "report/{figure}.svg", 1, "a figure of the report by itself, for snakemake --report"
+        "report/{figure}.svg", 2, "a figure of the report by itself, for snakemake --report"
     ),
     "plan": Artefact("plan.json", 1, "what the run will cost; nothing depends on it"),
 }

@@ -128,11 +128,27 @@ class BootstrapRound(Section):
     max_appearances: Positive
 
 
+class Groups(Section):
+    sets: NotNegative
+    sizes: Annotated[list[Positive], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def sets_can_be_compared(self) -> Self:
+        if self.sizes != sorted(set(self.sizes)):
+            raise ValueError(f"sizes must ascend, each once, not {self.sizes}")
+        if 0 < self.sets < 3:
+            raise ValueError(
+                f"sets must be 0 or at least 3, not {self.sets}: fewer have no correlation"
+            )
+        return self
+
+
 class Probe(Section):
     shards: Positive
     rollout_length: Annotated[int, Field(ge=2)]
     random: RandomRound
     bootstrap: BootstrapRound
+    groups: Groups
 
 
 class Encoder(Section):
@@ -413,6 +429,12 @@ class Config(Section):
                 f"than max_appearances x sample.probe_documents "
                 f"({bootstrap.max_appearances * documents}) appearances"
             )
+        groups = self.probe.groups
+        if groups.sets and groups.sizes[-1] > documents:
+            raise ValueError(
+                f"probe.groups.sizes ({groups.sizes[-1]}) must be at most sample.probe_documents "
+                f"({documents}): a set holds distinct documents"
+            )
         rollouts = self.probe.random.rollouts
         kept = self.fit.validation_rollouts + self.fit.heldout_rollouts
         if kept >= rollouts:
@@ -552,6 +574,18 @@ class OneStepFitSettings(FitSettings):
     """Rollouts of one step: numbers of rollouts stand for as many steps."""
 
 
+class GroupPlanSettings(StageSettings):
+    seed: int
+    groups: Groups
+
+
+class GroupsSettings(StageSettings):
+    """`sharpness`: of the selection's relation."""
+
+    seed: int
+    sharpness: float | None
+
+
 class AcceptSettings(StageSettings):
     accept: Accept
 
@@ -669,10 +703,14 @@ class SummarySettings(StageSettings):
 
 
 class ReportSettings(StageSettings):
-    """`selectors`: the selector that each method is, perhaps as a variant."""
+    """`selectors`: the selector that each method is, perhaps as a variant.
+
+    `by_initial`: the methods that go by the initial influence model, of random rollouts alone.
+    """
 
     run: str
     selectors: dict[str, str]
+    by_initial: list[str]
     text_columns: PoolColumns
     report: Report
 
@@ -709,11 +747,13 @@ def settings(config: Config, kind: type[StageSettings], method: str | None = Non
         "rollout_length": config.probe.rollout_length,
         "random": config.probe.random,
         "bootstrap": config.probe.bootstrap,
+        "groups": config.probe.groups,
         "fit": config.fit,
         "score": config.score,
         "cluster": config.cluster,
         "budget": config.select.budget,
         "group_mates": config.select.group_mates,
+        "sharpness": config.select.group_mates.sharpness,
         "mates": config.select.mates,
         "quality": config.select.quality,
         "semdedup": config.select.semdedup,
@@ -725,6 +765,7 @@ def settings(config: Config, kind: type[StageSettings], method: str | None = Non
         "training": config.evaluate.training,
         "report": config.report,
         "selectors": {name: config.select.method(name)[0] for name in config.select.methods},
+        "by_initial": [m for m in config.select.methods if goes_by_initial(config, m)],
     }
     if method is not None:
         selector, section = config.select.method(method)
@@ -735,11 +776,30 @@ def settings(config: Config, kind: type[StageSettings], method: str | None = Non
     return kind(**{name: places[name] for name in kind.model_fields})
 
 
+def goes_by_initial(config: Config, method: str) -> bool:
+    section = config.select.method(method)[1]
+    return isinstance(section, GroupMates) and section.rounds == "random"
+
+
 def one_steps(config: Config) -> int:
     """Steps of the one-step round: those of the other rounds, or all documents of the probe pool."""
     probe = config.probe
     steps = (probe.random.rollouts + probe.bootstrap.rollouts) * probe.rollout_length
     return min(steps, config.sample.probe_documents)
+
+
+def group_jobs(config: Config) -> int:
+    """Jobs that probe sets of documents, of about as many steps as a job of the random round.
+
+    None where no method selects by group influence.
+    """
+    probe, groups = config.probe, config.probe.groups
+    kinds = {config.select.method(name)[0] for name in config.select.methods}
+    if not groups.sets or "group_mates" not in kinds:
+        return 0
+    steps = 2 * groups.sets * groups.sizes[-1]  # of random sets, and of near ones
+    jobs = -(-steps * probe.shards // (probe.random.rollouts * probe.rollout_length))
+    return min(jobs, probe.shards, 2 * groups.sets)
 
 
 def one_step_fit(config: Config) -> Fit:

@@ -146,6 +146,8 @@ METHODS = list(CONFIG.select.methods)
 SEEDS = range(CONFIG.evaluate.seeds)
 ROUNDS = ["random", "bootstrap"][: 1 + bool(CONFIG.probe.bootstrap.rollouts)]
 PARTS = [f"{i:05d}" for i in range(CONFIG.probe.shards)]
+# Of the sets of documents whose group influence is probed; none where none are.
+GROUP_PARTS = [f"{i:05d}" for i in range(settings_module.group_jobs(CONFIG))]
 SCORES = [artefact("score", shard=shard) for shard in SHARDS]
 KINDS = {method: CONFIG.select.method(method)[0] for method in METHODS}
 # Jobs that share a method's order: by clusters, by score shards; of other methods: 1

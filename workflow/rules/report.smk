@@ -12,6 +12,7 @@ FIGURES = {  # name -> its place in snakemake's report
     "predictions-initial": "3. Influence model",
     "predictions-final": "3. Influence model",
     "calibration": "3. Influence model",
+    "groups": "3. Influence model",
     "map": "4. Selection",
     "clusters": "4. Selection",
     "sources": "4. Selection",
@@ -20,6 +21,8 @@ FIGURES = {  # name -> its place in snakemake's report
 }
 if "bootstrap" not in ROUNDS:
     FIGURES.pop("predictions-initial")
+if not GROUP_PARTS:
+    FIGURES.pop("groups")
 
 
 rule report:
@@ -28,6 +31,7 @@ rule report:
         bootstrap=probed("bootstrap") if "bootstrap" in ROUNDS else [],
         initial=artefact("fit", model="initial" if "bootstrap" in ROUNDS else "final"),
         final=artefact("fit", model="final"),
+        groups=artefact("groups") if GROUP_PARTS else [],
         score=SCORES,
         cluster=CLUSTERS,
         centroids=artefact("centroids"),
@@ -73,7 +77,7 @@ rule report:
     shell:
         "workflow/run report --log {log:q} --settings {params.settings:q}"
         " --random {input.random:q} --bootstrap {input.bootstrap:q} --initial {input.initial:q}"
-        " --final {input.final:q} --score {params.score:q} --cluster {params.cluster:q}"
+        " --final {input.final:q} --groups {input.groups:q} --score {params.score:q} --cluster {params.cluster:q}"
         " --centroids {input.centroids:q} --select {params.select:q} --curves {input.curves:q}"
         " --summary {input.summary:q} --benchmarks {params.benchmarks:q} --logs {params.logs:q}"
         " --pool {params.pool:q} --root {params.root:q} --plan {params.plan:q}"

@@ -24,6 +24,11 @@ class LabelScale:
     def to_nats(self, standard_RT: np.ndarray) -> np.ndarray:
         return standard_RT * self.std + self.mean
 
+    def extended(self, steps: int) -> LabelScale:
+        """Of so many steps: those past the last are as the last."""
+        place = np.minimum(np.arange(steps), len(self.mean) - 1)
+        return LabelScale(self.mean[place], self.std[place])
+
 
 def label_scale(training_RT: np.ndarray, per_position: bool) -> LabelScale:
     """Statistics of the training rollouts alone.

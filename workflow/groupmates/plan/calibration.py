@@ -29,6 +29,7 @@ ROLLOUTS = 24
 VALIDATION, HELDOUT = 4, 6  # of these rollouts
 BOOTSTRAPPED = 8
 ITERATIONS = 5  # of a bandit
+SETS = 4  # of each kind, whose group influence is probed
 DOCUMENTS = 1600  # at least; and two clusters
 PROBED = 500
 FILES = 2  # of the pool, so that two jobs run at once as in the run itself
@@ -164,6 +165,11 @@ def reduced(config: Config, pool: list[str] | None) -> dict[str, Any]:
             "rollouts": min(BOOTSTRAPPED, room),
             "beam_width": max(BOOTSTRAPPED, min(bootstrap["beam_width"], room // 2)),
         }
+    groups = raw["probe"]["groups"]
+    groups |= {
+        "sets": min(groups["sets"], SETS),
+        "sizes": sorted({min(size, probed) for size in groups["sizes"]}),
+    }
     raw["fit"] |= {"validation_rollouts": VALIDATION, "heldout_rollouts": HELDOUT}
     raw["fit"]["training"]["epochs"] = min(config.fit.training.epochs, STEPS)
     raw["accept"]["minimum_spearman"] = -1.0  # so few rollouts predict nothing

@@ -16,6 +16,7 @@ from groupmates.config import (
     OracleGreedy,
     Quad,
     Section,
+    group_jobs,
     one_step_fit,
     one_steps,
 )
@@ -49,8 +50,8 @@ KERNELS = {
 }
 ON_ALL_CORES = {"tokenise"}  # of a job; the rates of a file are those of one core
 ON_GPU = {
-    *("base", "probe", "fit", "plan-bootstrap", "score", "centroids", "cluster"),
-    *("order-oracle-greedy", "probe-quad", "evaluate"),
+    *("base", "probe", "fit", "plan-bootstrap", "plan-groups", "probe-groups", "score"),
+    *("centroids", "cluster", "order-oracle-greedy", "probe-quad", "evaluate"),
 }
 # Resamples of the held-out figures; one has six rank correlations. The correlation of n labels took
 # 81, 93, 115 and 629 microseconds for 60, 400, 1000 and 5000: about as that of n + 1500.
@@ -113,6 +114,9 @@ def stages(config: Config, sizes: Sizes) -> dict[str, list[Jobs]]:
         "fit": work.fit(),
         "accept": [Jobs(1 + bool(config.probe.bootstrap.rollouts), [])],
         "plan-bootstrap": work.plan_bootstrap(),
+        "plan-groups": work.plan_groups(),
+        "probe-groups": work.probe_groups(),
+        "groups": [Jobs(1, [])] if group_jobs(config) else [],
         "score": work.score(),
         "centroids": work.centroids(),
         "cluster": work.cluster(),
@@ -321,6 +325,28 @@ class Work:
         ]
         memory = 3e8 + documents * (8.0 * self.embedding + 2 * self.sizes.text_bytes)
         return [Jobs(1, phases, memory, 4.0 * self.sizes.lm.parameters(2))]
+
+    def plan_groups(self) -> list[Jobs]:
+        """Counted as if sets were drawn from the whole probe pool, at the most."""
+        if not group_jobs(self.config):
+            return []
+        documents = self.config.sample.probe_documents
+        memory = documents * (8.0 * self.embedding + 2 * self.sizes.text_bytes)
+        phases = [Phase("documents", documents, self.embed(documents))]
+        return [Jobs(1, phases, memory, 4.0 * self.sizes.lm.parameters(2))]
+
+    def probe_groups(self) -> list[Jobs]:
+        """A look at the reference loss at every size alone, not after every step."""
+        groups, jobs = self.config.probe.groups, group_jobs(self.config)
+        if not jobs:
+            return []
+        sets, step = 2 * groups.sets / jobs, self.probed_step
+        parts = {
+            "train": sets * groups.sizes[-1] * step["train"],
+            "forward": sets * len(groups.sizes) * step["forward"],
+        }
+        phases = [Phase("steps", sets * groups.sizes[-1], parts)]
+        return [Jobs(jobs, phases, **self.state_bytes(1, snapshot=True))]
 
     def score(self) -> list[Jobs]:
         documents = self.in_shard

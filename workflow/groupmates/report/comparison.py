@@ -9,43 +9,70 @@ from typing import Any
 
 import numpy as np
 
+from groupmates.config import ReportSettings
 from groupmates.report import words
 from groupmates.report.reading import benchmark_seconds
+from groupmates.report.repeats import MOST, Repeats
 
 # What a method of each selector needs beside its own jobs: names of benchmarks. The base model is not
 # counted: whoever selects for a model has it.
-POOL = ["check/*", "sample.tsv", "sample/*"]
-GROUP = [
-    *("probe/plan_random.tsv", "probe/random_*", "probe/plan_bootstrap.tsv", "probe/bootstrap_*"),
-    *("fit/initial.tsv", "fit/final.tsv", "score/[0-9]*", "cluster/*"),
+CHECKS = ["check/[0-9]*", "check/pool.tsv"]  # not check/{method}, of an oracle_greedy method
+POOL = [*CHECKS, "sample.tsv", "sample/reference.tsv"]
+INITIAL = [
+    *("probe/plan_random.tsv", "probe/random_*", "fit/initial.tsv", "fit/accept_initial.tsv"),
 ]
+FINAL = [
+    *INITIAL,
+    *("probe/plan_bootstrap.tsv", "probe/bootstrap_*", "fit/final.tsv", "fit/accept_final.tsv"),
+    *("score/[0-9]*", "cluster/*"),
+]
+# Clusters are made of the final model's scores; of the initial one's they would cost the same.
+BY_INITIAL = [*INITIAL, "score/initial_*", "cluster/*"]
 ONE_STEP = [
     *("probe/plan_one_step.tsv", "probe/one_step_*", "fit/one_step.tsv", "score/one_step_*"),
 ]
 ORACLE = "oracle_greedy"
 SHARED = {
-    "group_mates": [*POOL, *GROUP],
+    "group_mates": [*POOL, *FINAL],
     "mates": [*POOL, *ONE_STEP],
     "quality": POOL,
-    "semdedup": [*POOL, *GROUP],  # its embeddings are those of the influence model
+    "semdedup": [*POOL, *FINAL],  # its embeddings are those of the influence model
     ORACLE: POOL,
-    "quad": [*POOL, *GROUP],  # its clusters, too
-    "random": ["check/*"],
+    "quad": [*POOL, *FINAL],  # its clusters, too
+    "random": CHECKS,
 }
 
 
-def selection_seconds(benchmarks: Path, method: str, selector: str) -> float:
-    """Seconds of all jobs that this method would have needed by itself, its dataset not included."""
-    own = [f"fit/{method}.tsv", f"select/{method}.tsv", f"select/take_{method}.tsv"]
-    own += [f"select/{method}_[0-9]*", f"probe/quad_{method}.tsv"]
-    return benchmark_seconds(benchmarks, [*SHARED[selector], *own])
+def selection_seconds(benchmarks: Path, method: str, selector: str, by_initial: bool) -> float:
+    """Seconds of all jobs that this method would have needed by itself, its dataset not included.
+
+    What several methods share counts in full for each of them.
+    """
+    shared = [*POOL, *BY_INITIAL] if by_initial else SHARED[selector]
+    own = [f"select/{method}.tsv", f"select/take_{method}.tsv"]
+    own.append(f"select/{method}_{5 * '[0-9]'}.tsv")  # not those of a method called {method}_2
+    alone = {
+        "quality": [f"fit/{method}.tsv"],
+        ORACLE: [f"check/{method}.tsv"],
+        "quad": [f"probe/quad_{method}.tsv"],
+    }
+    own += alone.get(selector, [])
+    return benchmark_seconds(benchmarks, [*shared, *own])
+
+
+def training_seconds(benchmarks: Path, method: str, seeds: int) -> float | None:
+    """Seconds of the base model and of one training on the method's selection, mean over seeds."""
+    trainings = [f"evaluate/{method}_{seed}.tsv" for seed in range(seeds)]
+    trained = benchmark_seconds(benchmarks, trainings)
+    return benchmark_seconds(benchmarks, ["base.tsv"]) + trained / seeds if trained else None
 
 
 def table(
-    summary: dict[str, Any], selectors: dict[str, str], benchmarks: Path
+    summary: dict[str, Any], settings: ReportSettings, benchmarks: Path
 ) -> list[dict[str, Any]]:
     """A row per method, best first; losses in nats, lower is better."""
     ranked = words.ranked(summary)
+    training = training_seconds(benchmarks, summary["baseline"], summary["seeds"])
     rows = []
     for method in ranked:
         found = summary["methods"][method]
@@ -53,10 +80,12 @@ def table(
         by_seed = against.get("interval_by_seed_nats") or [None, None]
         by_example = against.get("interval_by_example_nats") or [None, None]
         reached = found["tokens_to_reach_baseline"]
+        selector = settings.selectors.get(method, method)
+        seconds = selection_seconds(benchmarks, method, selector, method in settings.by_initial)
         rows.append(
             {
                 "method": method,
-                "selector": selectors.get(method, method),
+                "selector": selector,
                 "loss_nats": found["mean_nats"],
                 "minus_random_nats": against.get("difference_nats"),
                 "by_seed_low_nats": by_seed[0],
@@ -69,12 +98,38 @@ def table(
                 "documents": found["documents"],
                 "tokens": found["tokens"],
                 "epochs": found["epochs"],
-                "selection_seconds": selection_seconds(
-                    benchmarks, method, selectors.get(method, method)
-                ),
+                "selection_seconds": seconds,
+                "selection_per_random_training": seconds / training if training else None,
             }
         )
     return rows
+
+
+def add_repeats(rows: list[dict[str, Any]], found: dict[str, Repeats]) -> None:
+    """Share of each method's documents with a near-duplicate before them, of so many looked at."""
+    for row in rows:
+        ours = found.get(row["method"])
+        row["near_duplicate_share"] = ours.share if ours else None
+        row["near_duplicates_sought_in"] = ours.documents if ours else 0
+
+
+def unsought(rows: list[dict[str, Any]]) -> str | None:
+    """What was not looked at for near-duplicates; None where everything was."""
+    partly = [row for row in rows if row["near_duplicates_sought_in"] < row["documents"]]
+    if not partly:
+        return None
+    if not any(row["near_duplicates_sought_in"] for row in rows):
+        return "Near-duplicates were not sought, as no texts were read: see report.texts_gigabytes."
+    each = ", ".join(
+        f"{words.count(row['near_duplicates_sought_in'])} of {words.count(row['documents'])} "
+        f"documents of {row['method']}"
+        for row in partly
+    )
+    return (
+        f"Near-duplicates were sought among {each}: at most {words.count(MOST)} of a method, drawn "
+        "evenly by a hash from those whose text was read. One whose like was not drawn goes unseen, so "
+        "that these shares are lower bounds."
+    )
 
 
 def add_oracle(
@@ -92,14 +147,14 @@ def add_oracle(
     if not oracles:
         return None
     oracle = ORACLE if ORACLE in oracles else oracles[0]  # the best, where all are variants
-    shared_M = shared_MM[methods.index(oracle)]
+    at = methods.index(oracle)
     for row in rows:
         method = row["method"]
         ours = method == oracle
         difference, bounds = (
             (None, [None, None]) if ours else _minus(summary["pairs"], method, oracle)
         )
-        row["oracle_overlap"] = float(shared_M[methods.index(method)] / shared_M.max())
+        row["oracle_overlap"] = float(shared_MM[at, methods.index(method)] / shared_MM[at, at])
         row["regret_nats"] = difference
         row["regret_low_nats"], row["regret_high_nats"] = bounds
     return oracle
@@ -129,20 +184,23 @@ def as_markdown(rows: list[dict[str, Any]], decimals: int) -> str:
     oracle = "regret_nats" in rows[0]
     lines = [
         "| method | loss, nats | minus random | by seed | by example | training tokens saved | "
-        "tokens selected | selection took |" + " overlap with oracle | regret | by seed |" * oracle,
-        "|---|---|---|---|---|---|---|---|" + "---|---|---|" * oracle,
+        "tokens selected | near-duplicates | selection took | of random's training |"
+        + oracle
+        * " overlap with oracle | regret | by seed |",
+        "|" + "---|" * (10 + 3 * oracle),
     ]
     for row in rows:
-        saved = row["training_tokens_saved"]
         cells = [
             row["method"],
             words.number(row["loss_nats"], decimals),
             words.number(row["minus_random_nats"], decimals, sign=True),
             words.interval(_bounds(row, "by_seed"), decimals),
             words.interval(_bounds(row, "by_example"), decimals),
-            words.NOTHING if saved is None else words.percent(saved),
+            words.percent(row["training_tokens_saved"]),
             words.count(row["tokens"]),
+            words.percent(row["near_duplicate_share"]),
             words.duration(row["selection_seconds"]),
+            words.times(row["selection_per_random_training"]),
         ]
         if oracle:
             cells += [
@@ -167,16 +225,7 @@ def conclusion(summary: dict[str, Any]) -> str:
     seeds = summary["seeds"]
     if seeds < 2:
         return f"{best} has the lowest loss; with one seed, by how much is unknown."
-    surely = [m for m in others if not words.holds_zero(pairs[m]["interval_by_seed_nats"])]
-    unsure = [m for m in others if m not in surely]
-    text = f"{best} has the lowest held-out loss of {len(ranked)} methods"
-    if unsure:
-        each = ", ".join(
-            f"{m} ({words.interval(pairs[m]['interval_by_seed_nats'], places)} nats)"
-            for m in unsure
-        )
-        text += f", but is not shown to be better than {each}"
-    if surely:
-        text += f"; it is shown to be better than {', '.join(surely)}"
+    intervals = {m: pairs[m]["interval_by_seed_nats"] for m in others}
+    text = f"{best} {words.standing(intervals, places)}"
     level = f"{100 * pairs[others[0]]['confidence']:g}"
     return f"{text} ({level}{words.SPACE}% intervals over {seeds} seeds of one selection each)."

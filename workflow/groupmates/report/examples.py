@@ -64,10 +64,12 @@ class Closer:
 
 
 def examine(
-    pool: Pool, settings: ReportSettings, featured: str
+    pool: Pool, readable: list[PoolFile], settings: ReportSettings, featured: str
 ) -> tuple[Survey, dict[str, Any], Figures]:
-    """The survey, and what the sections on map, clusters, documents and duplicates show."""
-    readable = texts.readable(pool.files, settings.report.texts_gigabytes * 1e9)
+    """The survey, and what the sections on map, clusters, documents and duplicates show.
+
+    `readable`: the pool files that texts are read from.
+    """
     names = {file.name for file in readable}
     found = survey(
         pool.score, pool.cluster, pool.select, featured, names, Sizes(settings.report.map_points)

@@ -7,6 +7,8 @@ other and the letters stay legible on a narrow screen. Equal arrays give equal b
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
@@ -36,22 +38,38 @@ Curve = tuple[np.ndarray, np.ndarray]  # training tokens, held-out loss in nats
 Interval = Sequence[float] | None
 
 
+@dataclass(frozen=True)
+class Difference:
+    """A method's held-out loss minus the baseline's, nats; `single`: what the interval is of."""
+
+    method: str
+    mean: float
+    interval: Interval
+    by_example: Interval = None
+    single: Sequence[float] = ()
+
+
 def differences(
-    rows: Sequence[tuple[str, float, Interval, Interval]], baseline: str, colours: dict[str, str]
+    rows: Sequence[Difference], baseline: str, colours: dict[str, str], over: str = "seeds"
 ) -> str:
-    """Rows (method, difference, interval by seed, interval by example), in nats, best first."""
+    """Best first, as they are given; `over`: what is repeated, seeds or runs."""
     with panel("differences", 1.5 + 0.5 * len(rows)) as (figure, axes):
-        for y, (method, middle, by_seed, by_example) in enumerate(rows):
-            colour = colours[method]
-            if by_seed is not None:
-                axes.plot(by_seed, [y - 0.12] * 2, color=colour, lw=4, solid_capstyle="butt")
-            if by_example is not None:
-                axes.plot(by_example, [y + 0.14] * 2, color=colour, lw=1.2)
-            axes.plot(middle, y - 0.12, "o", color=colour, mec="white", ms=8)
+        for y, row in enumerate(rows):
+            colour = colours[row.method]
+            if row.interval is not None:
+                axes.plot(row.interval, [y - 0.1] * 2, color=colour, lw=4, solid_capstyle="butt")
+            if row.by_example is not None:
+                axes.plot(row.by_example, [y + 0.16] * 2, color=colour, lw=1.2)
+            heights = [y - 0.33] * len(row.single)
+            axes.plot(row.single, heights, "o", color=colour, mec="none", ms=4, alpha=0.7)
+            axes.plot(row.mean, y - 0.1, "o", color=colour, mec="white", ms=8)
         axes.axvline(0, color=LINE_GREY, lw=1)
-        axes.plot([], [], color=GREY, lw=4, label="over seeds")
-        axes.plot([], [], color=GREY, lw=1.2, label="over examples")
-        axes.set_yticks(range(len(rows)), [short(r[0], 20) for r in rows])
+        axes.plot([], [], color=GREY, lw=4, label=f"over {over}")
+        if any(row.single for row in rows):
+            axes.plot([], [], "o", color=GREY, mec="none", ms=4, label=f"single {over}")
+        if any(row.by_example for row in rows):
+            axes.plot([], [], color=GREY, lw=1.2, label="over examples")
+        axes.set_yticks(range(len(rows)), [short(row.method, 20) for row in rows])
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.margins(x=0.12)
         axes.xaxis.set_major_locator(MaxNLocator(5))
@@ -220,6 +238,41 @@ def calibration(models: dict[str, Calibration]) -> str:
         axes.set_ylabel(f"mean oracle influence ({unit})")
         legend(figure, axes)
     return svg(figure, "calibration")
+
+
+def groups(rows: Sequence[dict[str, Any]]) -> str:
+    """Rank correlation of predicted and true group influence, with intervals, by size of the sets.
+
+    A colour per relation, sets of near neighbours dashed and hollow; side by side at each size.
+    """
+    sizes = sorted({row["size"] for row in rows})
+    names = {"none": "no relation", "unit": "alpha = beta = 1", "fitted": "fitted relation"}
+    with panel("groups", 3.9) as (figure, axes):
+        for k, (kind, style) in enumerate((("random", "-"), ("near", "--"))):
+            of_kind = sorted((r for r in rows if r["kind"] == kind), key=lambda r: r["size"])
+            for p, (name, shown) in enumerate(names.items()):
+                found = [row["spearman"][name] for row in of_kind]
+                x = np.arange(len(sizes)) + (3 * k + p - 2.5) * 0.12
+                low, high = np.array([f["interval"] for f in found]).T
+                axes.vlines(x, low, high, OKABE_ITO[p], lw=1.4)
+                axes.plot(
+                    x,
+                    [f["value"] for f in found],
+                    style,
+                    marker=MARKERS[p],
+                    color=OKABE_ITO[p],
+                    mfc="white" if k else OKABE_ITO[p],
+                    lw=0.8,
+                    ms=5.5,
+                    label=f"{shown}, {kind}",
+                )
+        axes.axhline(0, color=LINE_GREY, lw=0.8)
+        axes.set_xticks(range(len(sizes)), [f"{size:,}" for size in sizes])
+        axes.grid(axis="x", visible=False)
+        axes.set_xlabel("documents in the set")
+        axes.set_ylabel("Spearman, predicted and true")
+        legend(figure, axes)
+    return svg(figure, "groups")
 
 
 def stage_seconds(stages: Sequence[str], seconds: Sequence[float]) -> str:

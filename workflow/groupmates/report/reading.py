@@ -138,6 +138,8 @@ PART_OF = {
     "plan-bootstrap": "probe",
     "plan-one-step": "probe",
     "accept": "fit",
+    "plan-groups": "groups",
+    "probe-groups": "groups",
     "centroids": "cluster",
     "order-group-mates": "select",
     "order-random": "select",

@@ -14,7 +14,7 @@ from groupmates.maths.calibration import calibration
 from groupmates.maths.randomness import generator
 from groupmates.plan.compare import compare, read_plan
 from groupmates.report import figures, reading, timeline, words
-from groupmates.store import read_folder_json, read_json
+from groupmates.store import read_artefact_json, read_folder_json, read_json
 
 BINS = 10  # of the calibration: held-out steps in equal parts
 
@@ -25,6 +25,7 @@ MEANINGS = {  # what a stage is for, in a few words
     "base": "the model to be probed",
     "probe": "oracle influences",
     "fit": "the influence model",
+    "groups": "true influence of whole sets",
     "score": "influence of every document",
     "cluster": "groups of like documents",
     "select": "greedy, group by group",
@@ -46,11 +47,12 @@ def evaluation(
     trained = [tokens[-1] for of_seeds in curves.values() for tokens, _ in of_seeds]
     training_tokens = float(max(trained))
     differences = [
-        (
+        figures.Difference(
             method,
             comparison["difference_nats"],
             comparison.get("interval_by_seed_nats") if summary["seeds"] > 1 else None,
             comparison.get("interval_by_example_nats"),
+            by_seed(summary, method) if summary["seeds"] > 1 else [],
         )
         for method, comparison in compared.items()
     ]
@@ -59,9 +61,7 @@ def evaluation(
     if differences:
         drawn["differences"] = figures.differences(differences, baseline, colours)
     if baseline in ordered and len(ordered) > 1:
-        intervals = {
-            m: over_seeds or over_examples for m, _, over_seeds, over_examples in differences
-        }
+        intervals = {row.method: row.interval or row.by_example for row in differences}
         drawn["gap"] = figures.loss_gaps(ordered, baseline, intervals, colours)
     return {
         "findings": words.findings(summary, training_tokens),
@@ -69,6 +69,12 @@ def evaluation(
         "ranked": ranked,
         "compared": compared,
     }, drawn
+
+
+def by_seed(summary: dict[str, Any], method: str) -> list[float]:
+    """Loss after the training of each seed minus that of the baseline's of the same seed, nats."""
+    ours, others = (summary["methods"][m]["losses_nats"] for m in (method, summary["baseline"]))
+    return [ours_nats - nats for ours_nats, nats in zip(ours, others, strict=True)]
 
 
 def influence(
@@ -119,6 +125,15 @@ def influence(
     }, drawn
 
 
+def groups(path: Path | None) -> tuple[dict[str, Any], Figures]:
+    """How well group influence is predicted; nothing where no sets were probed."""
+    if path is None:
+        return {"groups_finding": None}, {}
+    found = read_artefact_json(path, "groups")
+    rows = found["agreement"]
+    return {"groups_finding": words.groups_finding(found)}, {"groups": figures.groups(rows)}
+
+
 def cost(
     times: list[reading.StageTime], gpu: dict[str, reading.GpuUse], records: reading.Records
 ) -> tuple[dict[str, Any], Figures]:
@@ -156,6 +171,7 @@ def against_plan(plan: Path | None) -> dict[str, Any]:
 def origins(
     probe: list[Path],
     fits: dict[str, Path],
+    groups: list[Path],
     score: list[Path],
     cluster: list[Path],
     selected: dict[str, dict[str, Path]],
@@ -165,6 +181,7 @@ def origins(
     """Settings and code of every input, files that agree in both counted together."""
     records = reading.table_records(probe, "probe")
     records += [read_json(fit / "provenance.json") for fit in fits.values()]
+    records += [read_json(path)["provenance"] for path in groups]
     records += reading.table_records(score, "score") + reading.table_records(cluster, "cluster")
     for shards in selected.values():
         records += reading.table_records(list(shards.values()), "select")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from groupmates.config import PoolColumns
 from groupmates.errors import UserError
@@ -46,9 +46,19 @@ def read_texts(files: Sequence[PoolFile], columns: PoolColumns, documents: Docum
         *(documents[c].to_pylist() for c in ("source_file", "source_row", "doc_id")), strict=True
     ):
         wanted.setdefault(name, {})[row] = doc_id
-    texts: dict[tuple[str, int], str] = {}
-    asked = [file for file in files if file.name in wanted]
-    for file in Progress("report texts", len(asked), "pool files").over(asked):
+    found = wanted_documents(files, columns, wanted, "report texts")
+    return {(name, row): text[:MOST_LETTERS] for name, row, text in found}
+
+
+def wanted_documents(
+    files: Sequence[PoolFile],
+    columns: PoolColumns,
+    wanted: Mapping[str, Mapping[int, str]],
+    label: str,
+) -> Iterator[tuple[str, int, str]]:
+    """(pool file, row, whole text) of the documents `wanted`, by file and row their ids, in order."""
+    asked = [file for file in files if wanted.get(file.name)]
+    for file in Progress(label, len(asked), "pool files").over(asked):
         rows = wanted[file.name]
         last = max(rows)
         # Records that were left out are left out here, too.
@@ -56,12 +66,11 @@ def read_texts(files: Sequence[PoolFile], columns: PoolColumns, documents: Docum
             if document.row in rows:
                 if document.doc_id != rows[document.row]:
                     raise _changed(file, document.row, rows[document.row], document.doc_id)
-                texts[file.name, document.row] = document.text[:MOST_LETTERS]
+                yield file.name, document.row, document.text
             if document.row == last:
                 break
         else:
             raise _changed(file, last, rows[last], "the end of the file")
-    return texts
 
 
 def _changed(file: PoolFile, row: int, expected: str, found: str) -> UserError:

@@ -22,8 +22,15 @@ def tokens(value: float) -> str:
     return f"{value:,.0f}"
 
 
-def percent(share: float) -> str:
-    return f"{100 * share:.1f}{SPACE}%"
+def percent(share: float | None) -> str:
+    return NOTHING if share is None else f"{100 * share:.1f}{SPACE}%"
+
+
+def times(factor: float | None) -> str:
+    """A multiple, by about two digits: 0.03×, 2.4×, 17×."""
+    if factor is None:
+        return NOTHING
+    return f"{number(factor, 2 if factor < 1 else 1 if factor < 10 else 0)}×"
 
 
 def number(value: float | None, decimals: int = 2, sign: bool = False) -> str:
@@ -83,12 +90,12 @@ def beginning(text: str, letters: int) -> tuple[str, str]:
 
 def decimals_for(summary: dict[str, Any]) -> int:
     """Decimals of losses that show the narrowest interval by two digits: at least 3, at most 6."""
-    halves = [
-        (high - low) / 2
-        for comparison in summary["comparisons"].values()
-        for low, high in _intervals(comparison)
-        if high > low
-    ]
+    found = [_intervals(comparison) for comparison in summary["comparisons"].values()]
+    return decimals_of([bounds for intervals in found for bounds in intervals])
+
+
+def decimals_of(intervals: list[list[float]]) -> int:
+    halves = [(high - low) / 2 for low, high in intervals if high > low]
     if not halves:
         return 3
     return min(max(3, 1 - math.floor(math.log10(min(halves)))), 6)
@@ -158,6 +165,19 @@ def finding(method: str, summary: dict[str, Any], training_tokens: float) -> str
     return text
 
 
+def standing(pairs: dict[str, list[float] | None], decimals: int) -> str:
+    """How the best method stands to each of the others, by the intervals of its differences."""
+    surely = [m for m, bounds in pairs.items() if not holds_zero(bounds)]
+    unsure = [m for m in pairs if m not in surely]
+    text = f"has the lowest held-out loss of {1 + len(pairs)} methods"
+    if unsure:
+        each = ", ".join(f"{m} ({interval(pairs[m], decimals)} nats)" for m in unsure)
+        text += f", but is not shown to be better than {each}"
+    if surely:
+        text += f"; it is shown to be better than {', '.join(surely)}"
+    return text
+
+
 def holds_zero(bounds: list[float] | None) -> bool:
     """Whether a difference is not shown; of one seed there is no interval."""
     return bounds is None or bounds[0] <= 0 <= bounds[1]
@@ -181,6 +201,39 @@ def relation_finding(metrics: dict[str, Any]) -> str:
         text += ", not shown to be better)" if gain[0] <= 0 else ")"
     within = metrics["spearman_within_position"]["full"]
     return f"{text}. Among documents at the same position the correlation is {number(within)}."
+
+
+def groups_finding(found: dict[str, Any]) -> str:
+    """How well whole sets are ranked by their true influence, and whether the relation adds to it."""
+    rows = found["agreement"]
+    largest = [row for row in rows if row["size"] == max(r["size"] for r in rows)]
+    by_kind = " and ".join(
+        f"{number(alone['value'])} over {count(row['sets'])} {KINDS_OF_SETS[row['kind']]} "
+        f"(95{SPACE}% interval {interval(alone['interval'])})"
+        for row in largest
+        for alone in [row["spearman"]["none"]]
+    )
+    text = (
+        f"Of sets of {count(largest[0]['size'])} {found['documents']['drawn_from']}, summed individual "
+        f"influence ranks the true group influence with a Spearman correlation of {by_kind}."
+    )
+    cases = []
+    for name, what in RELATIONS_OF_SETS.items():
+        bounds = [row["minus_none"][name]["interval"] for row in rows]
+        higher = sum(low > 0 for low, _ in bounds)
+        lower = sum(high < 0 for _, high in bounds)
+        cases.append(f"with {what} it is shown to be higher in {higher} and lower in {lower}")
+    return (
+        f"{text} Of the {len(rows)} cases of kind and size, {', '.join(cases)} "
+        f"(95{SPACE}% interval of the difference without zero)."
+    )
+
+
+KINDS_OF_SETS = {"random": "random sets", "near": "sets of near neighbours"}
+RELATIONS_OF_SETS = {
+    "unit": "the selection's relation (alpha = beta = 1)",
+    "fitted": "the fitted one",
+}
 
 
 def why(document: dict[str, Any], mark: tuple[int, float] | None, method: str) -> str:

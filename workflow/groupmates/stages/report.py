@@ -13,11 +13,25 @@ from markupsafe import Markup
 from groupmates.config import ReportSettings
 from groupmates.pool import located
 from groupmates.progress import note
-from groupmates.report import atlas, canvas, comparison, examples, kept, reading, sections, words
+from groupmates.report import (
+    atlas,
+    canvas,
+    comparison,
+    examples,
+    kept,
+    reading,
+    repeats,
+    sections,
+    texts,
+    words,
+)
 from groupmates.store import Provenance, digests, read_artefact_json, replacing
 
 TEMPLATE = "report.html.jinja"
-FILTERS = ("count", "tokens", "percent", "number", "interval", "duration", "memory", "beginning")
+FILTERS = (
+    *("count", "tokens", "percent", "times", "number", "interval"),
+    *("duration", "memory", "beginning"),
+)
 
 
 def run(
@@ -27,6 +41,7 @@ def run(
     bootstrap: list[Path],
     initial: Path,
     final: Path,
+    groups: list[Path] | None = None,
     score: list[Path],
     cluster: list[Path],
     centroids: Path,
@@ -45,8 +60,9 @@ def run(
     """Write the page, its figures as files of their own, each called by its name, and the
     comparison as `tables`, .csv and .md.
 
-    `bootstrap` may be empty, `initial` and `final` may be the same folder. Of the `pool` files,
-    which lie below the folder `root`, some may be gone: they are read for texts alone.
+    `bootstrap` may be empty, `groups` is one file or none, `initial` and `final` may be the same
+    folder. Of the `pool` files, which lie below the folder `root`, some may be gone: they are read
+    for texts alone.
     """
     found = read_artefact_json(summary, "summary")
     selected = reading.by_method(select)
@@ -57,31 +73,39 @@ def run(
     looked_at = examples.Pool(score, cluster, selected, centroids, located(pool, root))
     effect, drawn_effect = sections.evaluation(found, reading.curves(curves), colours)
     featured = next((m for m in effect["ranked"] if m != found["baseline"]), found["baseline"])
-    surveyed, looked, drawn_pool = examples.examine(looked_at, settings, featured)
+    readable = texts.readable(looked_at.files, settings.report.texts_gigabytes * 1e9)
+    surveyed, looked, drawn_pool = examples.examine(looked_at, readable, settings, featured)
     shares, drawn_shares = kept.shares(surveyed.tally, surveyed.sources, list(selected), colours)
     labels = {name: reading.labels(parts) for name, parts in rounds.items()}
     honesty, drawn_honesty = sections.influence(labels, fits)
+    of_groups, drawn_groups = sections.groups(groups[0] if groups else None)
     spent, drawn_times = sections.cost(
         reading.stage_times(benchmarks), reading.gpu_use(records), records
     )
-    drawn = drawn_effect | drawn_honesty | drawn_pool | drawn_shares | drawn_times
-    rows = comparison.table(found, settings.selectors, benchmarks)
+    drawn = drawn_effect | drawn_honesty | drawn_groups | drawn_pool | drawn_shares | drawn_times
+    rows = comparison.table(found, settings, benchmarks)
+    in_order = [file for file in looked_at.files if file in readable]
+    comparison.add_repeats(rows, repeats.repeats(selected, in_order, settings.text_columns))
     oracle = comparison.add_oracle(rows, found, list(selected), surveyed.tally.shared_MM)
     decimals = words.decimals_for(found)
     page = {
         "comparison": rows if len(rows) > 2 else [],
         "oracle": oracle,
+        "unsought": comparison.unsought(rows),
         "conclusion": comparison.conclusion(found) if len(rows) > 2 else None,
         "run": settings.run,
         "summary": found,
         "decimals": decimals,
         **effect,
         **honesty,
+        **of_groups,
         **looked,
         **shares,
         **spent,
         **sections.against_plan(plan),
-        **sections.origins(random + bootstrap, fits, score, cluster, selected, curves, summary),
+        **sections.origins(
+            random + bootstrap, fits, groups or [], score, cluster, selected, curves, summary
+        ),
         "figures": {name: Markup(svg) for name, svg in drawn.items()},
         "plotly": Markup(atlas.plotly()),
     }
@@ -93,6 +117,7 @@ def run(
             bootstrap=bootstrap,
             initial=initial,
             final=final,
+            groups=groups or [],
             score=score,
             cluster=cluster,
             centroids=centroids,
@@ -110,10 +135,10 @@ def run(
     for path in figures:
         with replacing(path) as temporary:
             temporary.write_text(canvas.alone(drawn.get(path.stem)), encoding="utf-8")
-    texts = {".csv": comparison.as_csv(rows), ".md": comparison.as_markdown(rows, decimals)}
+    written = {".csv": comparison.as_csv(rows), ".md": comparison.as_markdown(rows, decimals)}
     for path in tables:
         with replacing(path) as temporary:
-            temporary.write_text(texts[path.suffix], encoding="utf-8")
+            temporary.write_text(written[path.suffix], encoding="utf-8")
     with replacing(output) as temporary:
         temporary.write_text(render(page), encoding="utf-8")
     note("report", f"{output}: {output.stat().st_size / 1e6:.1f} MB")

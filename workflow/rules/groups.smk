@@ -1,0 +1,86 @@
+# Whether predicted group influence is true: sets of documents are trained on as a whole, and what that
+# does to the reference loss is compared with what the final model says of them. Asked for by the report
+# alone, where a method selects by group influence. reads: base/, sample/, probe/{round}/rollouts,
+# fit/final. writes: probe/groups/, groups/.
+
+
+rule plan_groups:
+    input:
+        probe_pool=artefact("probe_pool"),
+        random=artefact("rollouts", round="random"),
+        bootstrap=(
+            artefact("rollouts", round="bootstrap") if "bootstrap" in ROUNDS else []
+        ),
+        model=artefact("fit", model="final"),
+        accepted=artefact("accept", model="final"),
+    output:
+        artefact("group_sets"),
+    log:
+        logged("plan_groups"),
+    benchmark:
+        timed("groups/plan")
+    conda:
+        "../../envs/cpu.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(16000),
+        runtime=minutes(120),
+        gpu=1,
+    params:
+        settings=settings("GroupPlanSettings", "group_sets"),
+    shell:
+        "workflow/run plan-groups --log {log:q} --threads {threads} --settings {params.settings:q}"
+        " --probe-pool {input.probe_pool:q} --random {input.random:q}"
+        " --bootstrap {input.bootstrap:q} --model {input.model:q} --output {output:q}"
+
+
+rule probe_groups:
+    input:
+        base=artefact("base"),
+        probe_pool=artefact("probe_pool"),
+        reference=artefact("reference"),
+        sets=artefact("group_sets"),
+    output:
+        artefact("group_probe"),
+    log:
+        logged("probe_groups_{part}"),
+    benchmark:
+        timed("groups/probe_{part}")
+    conda:
+        "../../envs/cpu.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(16000),
+        runtime=minutes(240),
+        gpu=1,
+    params:
+        settings=settings("ProbeSettings", "group_probe"),
+        parts=len(GROUP_PARTS),
+    shell:
+        "workflow/run probe-groups --log {log:q} --threads {threads} --settings {params.settings:q}"
+        " --base {input.base:q} --probe-pool {input.probe_pool:q} --reference {input.reference:q}"
+        " --sets {input.sets:q} --part {wildcards.part} --parts {params.parts} --output {output:q}"
+
+
+rule groups:
+    input:
+        sets=artefact("group_sets"),
+        probed=[artefact("group_probe", part=part) for part in GROUP_PARTS],
+        model=artefact("fit", model="final"),
+    output:
+        artefact("groups"),
+    log:
+        logged("groups"),
+    benchmark:
+        timed("groups/correlation")
+    conda:
+        "../../envs/cpu.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(2000),
+        runtime=minutes(30),
+    params:
+        settings=settings("GroupsSettings", "groups"),
+    shell:
+        "workflow/run groups --log {log:q} --settings {params.settings:q} --sets {input.sets:q}"
+        " --probed {input.probed:q} --model {input.model:q} --output {output:q}"
