@@ -34,6 +34,7 @@ JOBS = [
     *("select/take_quality", "select/take_semdedup", "select/take_oracle_greedy"),
     *("materialise/random", "evaluate/random_0", "evaluate/random_1", "evaluate/mates_0"),
     *("evaluate/random_2_0", "evaluate/summarise"),
+    *("probe/quad_quad", "probe/quad_quad_2", "select/quad_00000", "select/take_quad"),
 ]
 CHECKS = {"check/00000", "check/00001", "check/pool"}
 POOL = CHECKS | {"sample", "sample/reference"}
@@ -73,6 +74,7 @@ def jobs_in(seconds: float) -> set[str]:
         ("quality", "quality", False, POOL | {"fit/quality", "select/quality_00001"}),
         ("semdedup", "semdedup", False, POOL | BOTH_ROUNDS | CLUSTERS),
         ("oracle_greedy", "oracle_greedy", False, POOL | {"check/oracle_greedy"}),
+        ("quad", "quad", False, POOL | BOTH_ROUNDS | CLUSTERS | {"probe/quad_quad"}),
     ],
 )
 def test_a_method_is_charged_every_job_that_it_needs_and_no_other(
