@@ -310,7 +310,7 @@ def test_every_key_runs_a_stage_again_or_shapes_the_graph(key):
         ("pool.max_bad_share", {"CheckPool"}),
         (
             "sample.sequence_length",
-            {"Sample", "Base", "Score", "Embed", "Evaluate", "OracleGreedy"},
+            {"Sample", "Base", "Score", "Embed", "Evaluate", "OracleGreedy", "Quad"},
         ),
         ("probe.rollout_length", {"RandomPlan", "BootstrapPlan"}),
         ("probe.random.rollouts", {"RandomPlan"}),
@@ -319,7 +319,7 @@ def test_every_key_runs_a_stage_again_or_shapes_the_graph(key):
         ("semantic.embedding_size", {"SemanticFit"}),
         ("select.group_mates.clusters", {"GroupMates", "Report"}),
         ("select.semdedup.clusters", {"SemDedup"}),
-        ("reference.selection_examples", {"Probe", "Quality", "OracleGreedy"}),
+        ("reference.selection_examples", {"Probe", "Quality", "OracleGreedy", "Quad"}),
         ("reference.evaluation_examples", {"Evaluate"}),
         ("probe.groups.sets", {"GroupPlan"}),
         ("probe.groups.sizes", {"GroupPlan"}),
@@ -332,6 +332,7 @@ def test_every_key_runs_a_stage_again_or_shapes_the_graph(key):
         ("select.semdedup.threshold", {"SemDedup"}),
         ("select.oracle_greedy.candidates", {"OracleCheck", "OracleGreedy"}),
         ("select.oracle_greedy.max_evaluations", set()),  # refuses, and changes nothing
+        ("select.quad.damping", {"Quad"}),
         ("base.checkpoint", {"Sample", "Base"}),
         ("materialise.format", {"Materialise", "Tokenise", "Assemble"}),
     ],

@@ -271,9 +271,9 @@ def test_every_selector_and_a_variant_of_each_run_side_by_side(
 ) -> None:
     """From a run of the default methods on: what they share is not done again."""
     folder = shutil.copytree(finished, tmp_path / "copy")
-    methods = ["group_mates", "mates", "quality", "semdedup", "oracle_greedy", "random"]
+    methods = ["group_mates", "mates", "quality", "semdedup", "oracle_greedy", "quad", "random"]
     change = {
-        "methods": [*methods, "early", "best", "words", "strict", "meaning", "sparse"],
+        "methods": [*methods, "early", "best", "words", "strict", "meaning", "sparse", "curved"],
         "variants": {
             "early": {"method": "group_mates", "rounds": "random", "relation": "none"},
             "best": {"method": "mates", "temperature": 0},
@@ -281,10 +281,12 @@ def test_every_selector_and_a_variant_of_each_run_side_by_side(
             "strict": {"method": "semdedup", "threshold": 1.0, "clusters": "influence"},
             "meaning": {"method": "group_mates", "clusters": "semantic"},
             "sparse": {"method": "oracle_greedy", "candidates": 1},
+            "curved": {"method": "quad", "hessian": "gauss_newton", "damping": 0.1},
         },
         "partitions": 2,
         "semdedup": {"threshold": 0.9999},
         "oracle_greedy": {"candidates": 3},
+        "quad": {"iterations": 2, "arms_per_iteration": 3, "cg_iterations": 2},
         "quality": {"positives": "reference"},
     }
     settings = checkout.merged(
@@ -297,6 +299,7 @@ def test_every_selector_and_a_variant_of_each_run_side_by_side(
     semantic = ("fit_semantic", "embed", "centroids_semantic", "cluster_semantic")
     assert [jobs[rule] for rule in semantic] == [1, 3, 1, 3]
     assert (jobs["order_mates"], jobs["fit_quality"], jobs["plan_one_step"]) == (2, 2, 1)
+    assert (jobs["probe_quad"], jobs["order_quad"]) == (2, 2)
     assert not {"sample", "base", "check"} & set(jobs)
     shown = checkout.snakemake(folder, "--", "plan").stdout
     assert "Plan of the run tiny" in shown, shown[-2000:]
@@ -309,7 +312,9 @@ def test_every_selector_and_a_variant_of_each_run_side_by_side(
     assert {m["documents"] for m in summary["methods"].values()} == {88}  # a quarter of 350
     rows = (root / "report/comparison.csv").read_text().splitlines()
     assert len(rows) == 1 + len(change["methods"])
-    assert len((root / "report/comparison.md").read_text().splitlines()) == 2 + 12
+    assert len((root / "report/comparison.md").read_text().splitlines()) == 2 + len(
+        change["methods"]
+    )
     with (root / "report/comparison.csv").open() as file:
         overlap = {row["method"]: float(row["oracle_overlap"]) for row in csv.DictReader(file)}
     assert (
@@ -688,6 +693,16 @@ AFFECTS: dict[str, tuple[object, set[str]]] = {
     "select.semdedup.threshold": (0.9, set()),
     "select.oracle_greedy.candidates": (3, set()),
     "select.oracle_greedy.max_evaluations": (30, set()),
+    "select.quad.iterations": (3, set()),
+    "select.quad.arms_per_iteration": (3, set()),
+    "select.quad.documents_per_arm": (3, set()),
+    "select.quad.threshold": (-0.1, set()),
+    "select.quad.exploration": (0.1, set()),
+    "select.quad.neighbour_distance": (0.5, set()),
+    "select.quad.hessian": ("gauss_newton", set()),
+    "select.quad.damping": (0.1, set()),
+    "select.quad.cg_iterations": (3, set()),
+    "select.quad.cg_tolerance": (0.1, set()),
     "materialise.format": ("parquet", DATASET),
     # Of the tokenised formats alone.
     "materialise.tokenizer": ("some/folder", set()),

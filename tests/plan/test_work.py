@@ -236,3 +236,20 @@ def test_semantic_clusters_are_made_beside_the_others_where_a_method_asks_for_th
     other = work(select=influence, semantic={"embedding_size": 5})
     assert other["order-semdedup"][0].phases[1].parts == {"greedy": 1000 * 40 * 8}
     assert not {"fit-semantic", "embed"} & set(other)
+
+
+@pytest.mark.parametrize(("iterations", "probed"), [(3, 3 * 4 * 5), (900, 1000)])
+def test_a_bandit_probes_arms_times_documents_in_each_iteration(iterations, probed):
+    section = {"iterations": iterations, "arms_per_iteration": 4, "documents_per_arm": 5}
+    select = {"methods": ["quad"], "quad": section | {"hessian": "gauss_newton"}}
+    found = work(select=select)
+    (jobs,) = found["probe-quad"]
+    assert (jobs.count, found["order-quad"][0].count) == (1, 1)
+    documents, products = jobs.phases
+    assert (documents.units, products.units) == (probed, 20)
+    assert documents.parts["train"] == pytest.approx(
+        probed * 2 / 3 * training_flops(LM, 32.0, 32.0)
+    )
+    assert documents.parts["read"] == iterations * 1000 * 400
+    assert work(select=select | {"quad": section})["probe-quad"][0].phases == [documents]
+    assert "probe-quad" not in work()

@@ -32,9 +32,9 @@ JOBS = [
     *("select/semdedup_00000", "select/oracle_greedy_00000", "select/take_random"),
     *("select/take_group_mates", "select/take_ours", "select/take_mates"),
     *("select/take_quality", "select/take_semdedup", "select/take_oracle_greedy"),
-    *("materialise/random", "evaluate/random_0", "evaluate/random_1", "evaluate/mates_0"),
-    *("evaluate/random_2_0", "evaluate/summarise"),
+    *("evaluate/random_0", "evaluate/random_1", "evaluate/random_2_0", "evaluate/summarise"),
     *("score/semantic", "score/semantic_00000", "cluster/semantic", "cluster/semantic_00000"),
+    *("probe/quad_quad", "probe/quad_quad_2", "select/quad_00000", "select/take_quad"),
 ]
 CHECKS = {"check/00000", "check/00001", "check/pool"}
 POOL = CHECKS | {"sample", "sample/reference"}
@@ -89,6 +89,7 @@ def jobs_in(seconds: float) -> set[str]:
             *("oracle_greedy", "oracle_greedy", False, "influence"),
             POOL | {"check/oracle_greedy"},
         ),
+        ("quad", "quad", False, "influence", POOL | BOTH_ROUNDS | CLUSTERS | {"probe/quad_quad"}),
     ],
 )
 def test_a_method_is_charged_every_job_that_it_needs_and_no_other(

@@ -60,6 +60,8 @@ STAGES = {
     "order-semdedup": ("order_semdedup", "run"),
     "check-oracle-greedy": ("order_oracle_greedy", "run_check"),
     "order-oracle-greedy": ("order_oracle_greedy", "run"),
+    "probe-quad": ("quad", "run_probe"),
+    "order-quad": ("quad", "run_order"),
     "order-random": ("order_random", "run"),
     "take": ("select", "run"),
     "materialise": ("materialise", "run"),

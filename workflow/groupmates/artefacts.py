@@ -259,6 +259,33 @@ ARTEFACTS = {
         1,
         "that the brute force of an oracle_greedy method is allowed: documents, picks, evaluations",
     ),
+    "quad": Artefact(
+        "probe/quad/{method}.parquet",
+        1,
+        "documents that a quad method probed, in the order in which it did; influence: change of the "
+        "reference loss per unit of a step along the document's gradient on the attention layers",
+        {
+            "iteration": "int32",
+            "cluster": "int32",
+            "doc_id": "string",
+            "influence": "float64",
+        },
+    ),
+    "quad_clusters": Artefact(
+        "probe/quad/{method}.clusters.parquet",
+        1,
+        "what the bandit knows of every cluster in the end: documents, how many were probed, visits "
+        "(those to neighbours by their weight), mean influence of its own documents (NaN without), "
+        "mean reward: threshold - influence, HIGHER is better, 0 where nothing is known",
+        {
+            "cluster": "int32",
+            "documents": "int64",
+            "probed": "int64",
+            "visits": "float64",
+            "influence": "float64",
+            "reward": "float64",
+        },
+    ),
     "order": Artefact(
         "order/{method}/part-{partition}.parquet",
         1,

@@ -250,12 +250,26 @@ class OracleGreedy(Section):
     max_evaluations: Positive
 
 
+class Quad(Section):
+    iterations: Positive
+    arms_per_iteration: Positive
+    documents_per_arm: Positive
+    threshold: float | None
+    exploration: Rate
+    neighbour_distance: Annotated[float, Field(gt=0)]
+    hessian: Literal["none", "gauss_newton"]
+    damping: Annotated[float, Field(gt=0)]
+    cg_iterations: Positive
+    cg_tolerance: Annotated[float, Field(gt=0, lt=1)]
+
+
 SELECTORS: dict[str, type[Section] | None] = {
     "group_mates": GroupMates,
     "mates": Mates,
     "quality": Quality,
     "semdedup": SemDedup,
     "oracle_greedy": OracleGreedy,
+    "quad": Quad,
     "random": None,
 }
 
@@ -270,6 +284,7 @@ class Select(Section):
     quality: Quality
     semdedup: SemDedup
     oracle_greedy: OracleGreedy
+    quad: Quad
 
     @model_validator(mode="after")
     def methods_are_known(self) -> Self:
@@ -663,6 +678,20 @@ class OracleGreedySettings(StageSettings):
     candidates: int | None
 
 
+class QuadSettings(StageSettings):
+    seed: int
+    text_columns: PoolColumns
+    selection_examples: int
+    sequence_length: int
+    quad: Quad
+
+
+class QuadOrderSettings(StageSettings):
+    """What the bandit found says the rest."""
+
+    seed: int
+
+
 class TakeSettings(StageSettings):
     budget: Budget
 
@@ -757,6 +786,7 @@ def settings(config: Config, kind: type[StageSettings], method: str | None = Non
         "quality": config.select.quality,
         "semdedup": config.select.semdedup,
         "oracle_greedy": config.select.oracle_greedy,
+        "quad": config.select.quad,
         "steps": one_steps(config),
         "format": config.materialise.format,
         "open_lm": (config.materialise.open_lm if config.materialise.format == "open_lm" else None),

@@ -12,10 +12,15 @@ from groupmates.models import lm
 from groupmates.store import read_folder_json
 
 
+def open_model(folder: Path) -> tuple[PreTrainedModel, Optimizer]:
+    """The model without AdamW's state, and the settings it was trained with."""
+    hyper = Optimizer.model_validate(read_folder_json(folder, "base", "training.json")["optimizer"])
+    return lm.load_lm(folder), hyper
+
+
 def open_base(folder: Path) -> tuple[PreTrainedModel, torch.optim.AdamW, Optimizer]:
     """Model (in training mode) and AdamW at the checkpoint, with the checkpoint's own settings."""
-    hyper = Optimizer.model_validate(read_folder_json(folder, "base", "training.json")["optimizer"])
-    model = lm.load_lm(folder)
+    model, hyper = open_model(folder)
     model.train()
     optimizer = lm.make_optimizer(model, hyper)
     lm.load_optimizer(optimizer, model, folder / "optimizer.safetensors")

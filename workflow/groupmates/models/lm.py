@@ -260,7 +260,7 @@ class Reference:
 
     Examples of nearly equal length share a batch, padded on the right: no token can look at what
     comes after it, so padding needs no mask and changes no loss. Logits are made at label positions
-    only.
+    only. `batches`: ids [B, L], row and position that predict each label, the labels, their examples.
     """
 
     def __init__(
@@ -269,14 +269,14 @@ class Reference:
         lengths = np.array([len(s) for s in sequences])
         self.longest = int(lengths.max())
         self.labels_N = lengths - label_starts
-        self._batches = []
+        self.batches: list[tuple[torch.Tensor, ...]] = []
         for rows in length_batches(lengths, batch_tokens):
             ids = pad_right([sequences[i] for i in rows], 0)
             position = np.arange(ids.shape[1])[None, :]
             label = (position >= label_starts[rows, None]) & (position < lengths[rows, None])
             # The hidden state at position t - 1 predicts the token at t.
             example, token = np.nonzero(label)
-            self._batches.append(
+            self.batches.append(
                 tuple(
                     torch.from_numpy(a).to(device())
                     for a in (ids, example, token - 1, ids[label], rows[example])
@@ -289,7 +289,7 @@ class Reference:
         sums = torch.zeros(len(self.labels_N), dtype=torch.float64, device=device())
         was_training = model.training
         model.eval()
-        for ids, example, before, labels, owner in self._batches:
+        for ids, example, before, labels, owner in self.batches:
             with autocast():
                 logits = label_logits(model, ids, example, before)
             losses = cross_entropy(logits.float(), labels, reduction="none")

@@ -28,6 +28,7 @@ STEPS = 12  # of a training
 ROLLOUTS = 24
 VALIDATION, HELDOUT = 4, 6  # of these rollouts
 BOOTSTRAPPED = 8
+ITERATIONS = 5  # of a bandit
 SETS = 4  # of each kind, whose group influence is probed
 DOCUMENTS = 1600  # at least; and two clusters
 PROBED = 500
@@ -176,6 +177,9 @@ def reduced(config: Config, pool: list[str] | None) -> dict[str, Any]:
     if config.cluster.target_size is not None:
         raw["cluster"]["target_size"] = config.cluster.target_size
     raw["select"]["partitions"] = 1
+    for section in (raw["select"]["quad"], *raw["select"]["variants"].values()):
+        if "iterations" in section:
+            section["iterations"] = min(section["iterations"], ITERATIONS)
     if config.select.budget.tokens is not None:
         raw["select"]["budget"] = {"ratio": 0.5, "tokens": None}
     training = raw["evaluate"]["training"]

@@ -14,12 +14,14 @@ from groupmates.config import (
     Config,
     GroupMates,
     OracleGreedy,
+    Quad,
     Section,
     SemDedup,
     group_jobs,
     one_step_fit,
     one_steps,
 )
+from groupmates.maths.bandit import most_probed
 from groupmates.maths.brute_force import evaluations
 from groupmates.maths.costs import forward_flops, training_flops
 from groupmates.maths.quota import documents_of_ratio
@@ -51,7 +53,7 @@ ON_ALL_CORES = {"tokenise"}  # of a job; the rates of a file are those of one co
 ON_GPU = {
     *("base", "probe", "fit", "plan-bootstrap", "plan-groups", "probe-groups", "score"),
     *("fit-semantic", "embed"),
-    *("centroids", "cluster", "order-oracle-greedy", "evaluate"),
+    *("centroids", "cluster", "order-oracle-greedy", "probe-quad", "evaluate"),
 }
 # Resamples of the held-out figures; one has six rank correlations. The correlation of n labels took
 # 81, 93, 115 and 629 microseconds for 60, 400, 1000 and 5000: about as that of n + 1500.
@@ -129,6 +131,8 @@ def stages(config: Config, sizes: Sizes) -> dict[str, list[Jobs]]:
         "order-semdedup": work.order_semdedup(),
         "check-oracle-greedy": [Jobs(1, []) for _ in work.of_kind("oracle_greedy")],
         "order-oracle-greedy": work.order_oracle_greedy(),
+        "probe-quad": work.probe_quad(),
+        "order-quad": work.order_whole("quad"),
         "order-random": work.order_whole("random"),
         "take": work.take(),
         "materialise": work.materialise(),
@@ -489,6 +493,32 @@ class Work:
             steps = evaluations(picks, documents, section.candidates)
             parts = {kernel: steps * amount for kernel, amount in self.probed_step.items()}
             found.append(Jobs(1, [Phase("evaluations", steps, parts)], **memory))
+        return found
+
+    def probe_quad(self) -> list[Jobs]:
+        """A document: forward, backward, no gradients of weights: 2/3 of a training step.
+
+        Every iteration reads the pool, the worst case. A product with the curvature: two forward
+        passes' worth of tangents, and a training step without its update.
+        """
+        documents, found = self.sizes.documents, []
+        reference = self.reference(self.sizes.selection_examples)
+        for section in self.of_kind("quad"):
+            assert isinstance(section, Quad)
+            arms = min(section.arms_per_iteration, self.clusters)
+            probed = most_probed(section.iterations, arms, section.documents_per_arm, documents)
+            parts = {
+                "train": probed * 2 / 3 * self.train_step(1, self.sizes.window_tokens - 1),
+                "read": section.iterations * documents * self.sizes.text_bytes,
+                "tokenise": probed * self.sizes.text_bytes,
+            }
+            phases = [Phase("documents", probed, parts)]
+            if section.hessian == "gauss_newton":
+                products = section.cg_iterations
+                phases.append(Phase("products", products, {"train": products * 5 * reference}))
+            memory = self.state_bytes(1)
+            memory["host_bytes"] = 100.0 * documents
+            found.append(Jobs(1, phases, **memory))
         return found
 
     def fit_quality(self) -> list[Jobs]:

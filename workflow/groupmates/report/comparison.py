@@ -43,6 +43,7 @@ SHARED = {
     "quality": POOL,
     "semdedup": [*POOL, *FINAL],
     ORACLE: POOL,
+    "quad": [*POOL, *FINAL, *CLUSTERS["influence"]],
     "random": CHECKS,
 }
 
@@ -57,11 +58,16 @@ def selection_seconds(
     shared = [*POOL, *BY_INITIAL] if by_initial else SHARED[selector]
     if selector in BY_CLUSTER:
         # By meaning alone semdedup does without an influence model.
-        alone = selector == "semdedup" and clusters == "semantic"
-        shared = [*(POOL if alone else shared), *CLUSTERS[clusters]]
+        unprobed = selector == "semdedup" and clusters == "semantic"
+        shared = [*(POOL if unprobed else shared), *CLUSTERS[clusters]]
     own = [f"select/{method}.tsv", f"select/take_{method}.tsv"]
     own.append(f"select/{method}_{5 * '[0-9]'}.tsv")  # not those of a method called {method}_2
-    own += {"quality": [f"fit/{method}.tsv"], ORACLE: [f"check/{method}.tsv"]}.get(selector, [])
+    alone = {
+        "quality": [f"fit/{method}.tsv"],
+        ORACLE: [f"check/{method}.tsv"],
+        "quad": [f"probe/quad_{method}.tsv"],
+    }
+    own += alone.get(selector, [])
     return benchmark_seconds(benchmarks, [*shared, *own])
 
 

@@ -150,6 +150,8 @@ PART_OF = {
     "check-oracle-greedy": "check",
     "order-oracle-greedy": "select",
     "order-quality": "select",
+    "probe-quad": "probe",
+    "order-quad": "select",
     "fit-quality": "fit",
     "take": "select",
     "tokenise": "materialise",
