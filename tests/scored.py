@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from groupmates.config import Budget, GroupMates, GroupMatesSettings
+from groupmates.config import Budget, GroupMates
+from groupmates.stage_settings import GroupMatesSettings
 from groupmates.stages import order_group_mates as stage
 from groupmates.store import (
     Provenance,

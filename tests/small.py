@@ -11,7 +11,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-from groupmates import config
+from groupmates import config, stage_settings
 from groupmates.maths.labels import LabelScale
 from groupmates.models.influence import InfluenceModel, make_encoder
 from groupmates.models.lm import make_lm
@@ -118,14 +118,14 @@ def sample_settings(
     training_documents: int = 16,
     bad_records: str = "stop",
     **changed: object,
-) -> config.SampleSettings:
+) -> stage_settings.SampleSettings:
     fields = {
         "paths": None,
         "sequence_length": SEQUENCE,
         "tokenizer": None,
         "vocabulary_size": 300,
     } | changed
-    return config.SampleSettings(
+    return stage_settings.SampleSettings(
         seed=0,
         text_columns=COLUMNS,
         bad_records=bad_records,
@@ -136,16 +136,16 @@ def sample_settings(
     )
 
 
-def reference_settings(**changed: object) -> config.ReferenceSettings:
+def reference_settings(**changed: object) -> stage_settings.ReferenceSettings:
     fields = {
         "loss_on": "continuation",
         "evaluation_share": 0.5,
         "max_tokens": SEQUENCE,
     } | changed
-    return config.ReferenceSettings(seed=0, split=config.ReferenceSplit(**fields))
+    return stage_settings.ReferenceSettings(seed=0, split=config.ReferenceSplit(**fields))
 
 
-def base_settings(**changed: object) -> config.BaseSettings:
+def base_settings(**changed: object) -> stage_settings.BaseSettings:
     fields = {
         "checkpoint": None,
         "architecture": LLAMA,
@@ -155,21 +155,21 @@ def base_settings(**changed: object) -> config.BaseSettings:
         "batch_sequences": 2,
         "learning_rate_warmup_steps": 2,
     } | changed
-    return config.BaseSettings(seed=0, sequence_length=SEQUENCE, base=config.Base(**fields))
+    return stage_settings.BaseSettings(seed=0, sequence_length=SEQUENCE, base=config.Base(**fields))
 
 
-def plan_settings(rollouts: int = 7) -> config.RandomPlanSettings:
-    return config.RandomPlanSettings(
+def plan_settings(rollouts: int = 7) -> stage_settings.RandomPlanSettings:
+    return stage_settings.RandomPlanSettings(
         seed=0, rollout_length=LENGTH, random=config.RandomRound(rollouts=rollouts)
     )
 
 
 def check_settings(
     bad_records: str = "stop", max_bad_share: float = 0.01, columns: config.PoolColumns = COLUMNS
-) -> tuple[config.CheckSettings, config.CheckPoolSettings]:
+) -> tuple[config.CheckSettings, stage_settings.CheckPoolSettings]:
     """Of a shard, and of the pool."""
     fields = {"text_columns": columns, "bad_records": bad_records}
-    return config.CheckSettings(**fields), config.CheckPoolSettings(
+    return stage_settings.CheckSettings(**fields), stage_settings.CheckPoolSettings(
         **fields, max_bad_share=max_bad_share
     )
 

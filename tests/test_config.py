@@ -11,15 +11,16 @@ import jsonschema
 import pytest
 import yaml
 
-from groupmates import config
+from groupmates import config, stage_settings
 from groupmates.artefacts import ARTEFACTS
 from groupmates.errors import UserError
+from groupmates.stage_settings import as_param
 
 ROOT = Path(__file__).parent.parent
 DEFAULTS = yaml.safe_load((ROOT / "config.yaml").read_text())
 FURTHER = sorted((ROOT / "workflow/configs").glob("*.yaml"))
 SCHEMA = ROOT / "workflow/schemas/config.schema.json"
-KINDS = config.StageSettings.__subclasses__()
+KINDS = stage_settings.StageSettings.__subclasses__()
 
 # Keys that shape the graph: they name files, jobs and wildcards, which snakemake watches itself.
 GRAPH_ONLY = {
@@ -292,8 +293,8 @@ def stages_of(key: str, **keys: object) -> set[str]:
         return {
             kind.__name__.removesuffix("Settings")
             for kind in KINDS
-            if kind is not config.PlanSettings  # of the whole configuration, and part of no run
-            if config.as_param(before, kind, "probe") != config.as_param(after, kind, "probe")
+            if kind is not stage_settings.PlanSettings  # of all settings, and part of no run
+            if as_param(before, kind, "probe") != as_param(after, kind, "probe")
         }
 
 
@@ -348,16 +349,16 @@ def test_a_variant_has_its_own_settings_before_those_of_its_selector():
     )
     kind, section = config.load(raw).select.method("paper")
     assert (kind, section.quota, section.sign) == ("group_mates", "proportional", "ceiling")
-    printed = config.as_param(config.load(raw), config.GroupMatesSettings, "order", "paper")
+    printed = as_param(config.load(raw), stage_settings.GroupMatesSettings, "order", "paper")
     assert json.loads(printed)["group_mates"]["quota"] == "proportional"
 
 
 def test_one_step_models_hold_out_the_same_share_of_their_labels():
-    fit = config.one_step_fit(config.load(changed(probe__random__rollouts=100)))
+    fit = stage_settings.one_step_fit(config.load(changed(probe__random__rollouts=100)))
     assert (fit.validation_rollouts, fit.heldout_rollouts) == (200, 400)  # 1,800 steps
     few = config.load(changed(sample__probe_documents=1200))  # of 2,400 steps
-    assert config.one_steps(few) == 1200
-    assert config.one_step_fit(few).heldout_rollouts == 200
+    assert stage_settings.one_steps(few) == 1200
+    assert stage_settings.one_step_fit(few).heldout_rollouts == 200
 
 
 @pytest.mark.parametrize(
@@ -372,7 +373,7 @@ def test_one_step_models_hold_out_the_same_share_of_their_labels():
     ],
 )
 def test_sets_are_probed_in_jobs_like_those_of_rollouts_where_a_method_goes_by_groups(keys, jobs):
-    assert config.group_jobs(config.load(changed(**keys))) == jobs
+    assert stage_settings.group_jobs(config.load(changed(**keys))) == jobs
 
 
 def test_windows_matter_to_the_format_that_has_them_alone():
@@ -387,15 +388,15 @@ def test_windows_matter_to_the_format_that_has_them_alone():
 @pytest.mark.parametrize("kind", KINDS, ids=lambda k: k.__name__)
 def test_settings_survive_the_command_line(kind):
     loaded = config.load(DEFAULTS)
-    text = config.as_param(loaded, kind, "score")
-    assert config.from_param(text, kind) == config.settings(loaded, kind)
+    text = as_param(loaded, kind, "score")
+    assert stage_settings.from_param(text, kind) == stage_settings.settings(loaded, kind)
     body = json.loads(text)
     assert body.pop("version") == ARTEFACTS["score"].version
     assert set(body) == set(kind.model_fields)
 
 
 def test_printed_settings_are_sorted_at_every_depth():
-    text = config.as_param(config.load(DEFAULTS), config.FitSettings, "fit")
+    text = as_param(config.load(DEFAULTS), stage_settings.FitSettings, "fit")
     assert text == json.dumps(json.loads(text), sort_keys=True)
     assert list(json.loads(text)["fit"]["training"])[:2] == ["batch_rollouts", "dropout"]
 
@@ -406,15 +407,15 @@ def test_the_order_of_keys_in_config_yaml_changes_no_printed_settings():
         for k, v in reversed(DEFAULTS.items())
     }
     for kind in KINDS:
-        one, other = (config.as_param(config.load(r), kind, "fit") for r in (DEFAULTS, backwards))
+        one, other = (as_param(config.load(r), kind, "fit") for r in (DEFAULTS, backwards))
         assert one == other
 
 
 def test_a_new_version_of_an_artefact_runs_its_stage_again(monkeypatch):
     loaded = config.load(DEFAULTS)
-    before = config.as_param(loaded, config.ProbeSettings, "probe")
+    before = as_param(loaded, stage_settings.ProbeSettings, "probe")
     monkeypatch.setitem(ARTEFACTS, "probe", replace(ARTEFACTS["probe"], version=99))
-    assert config.as_param(loaded, config.ProbeSettings, "probe") != before
+    assert as_param(loaded, stage_settings.ProbeSettings, "probe") != before
 
 
 def test_the_pretraining_is_given_in_one_unit():

@@ -17,11 +17,12 @@ import small
 from groupmates import pool as pool_module
 from groupmates.artefacts import ARTEFACTS
 from groupmates.chosen import chosen_rows, chosen_texts, take_text
-from groupmates.config import MaterialiseSettings, PoolColumns
+from groupmates.config import PoolColumns
 from groupmates.copying import copy_rows
 from groupmates.errors import UserError
 from groupmates.pool import PoolFile, common_root, deal, expand, list_files, named, path_of
 from groupmates.readers import Reject, read_documents, sha256_of
+from groupmates.stage_settings import MaterialiseSettings
 from groupmates.stages import check, materialise
 from groupmates.store import Provenance, read_table, write_table
 from test_readers import KINDS, PLAIN, documents_file, refusal, write_stream

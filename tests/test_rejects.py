@@ -16,7 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import small
-from groupmates import config, readers
+from groupmates import config, readers, stage_settings
 from groupmates.errors import UserError
 from groupmates.pool import PoolFile
 from groupmates.readers import BadRecord, Reject, read_documents
@@ -244,7 +244,7 @@ def test_check_sample_and_score_leave_out_the_same_records(pool, tmp_path, small
     )
     assert "8 bad records are left out" in capsys.readouterr().err
     score.run(
-        config.ScoreSettings(
+        stage_settings.ScoreSettings(
             columns=small.COLUMNS,
             bad_records="skip",
             sequence_length=12,

@@ -18,15 +18,12 @@ import scored
 from groupmates import __main__ as cli
 from groupmates.asking import explain as asked
 from groupmates.asking.selection import Selection
-from groupmates.config import (
-    Budget,
-    RandomSettings,
-    TakeSettings,
-)
+from groupmates.config import Budget
 from groupmates.errors import UserError
 from groupmates.maths.greedy import greedy_order
 from groupmates.maths.quota import proportional_quota
 from groupmates.maths.relation import Relation
+from groupmates.stage_settings import RandomSettings, TakeSettings
 from groupmates.stages import order_random, select
 from groupmates.store import read_table
 

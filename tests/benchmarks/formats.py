@@ -22,7 +22,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 import numpy as np
 import pyarrow as pa
 
-from groupmates import config
+from groupmates import config, stage_settings
 from groupmates.pool import PoolFile
 from groupmates.readers import read_documents
 from groupmates.stages import materialise
@@ -52,14 +52,14 @@ def write(format: str, pool: Path, tokenizer: Path, selection: Path) -> None:
     pa.set_cpu_count(1)
     output, tokens = selection.parent / "dataset" / format, 0
     if format in ("same", "parquet"):
-        plain = config.MaterialiseSettings(format=format, text_columns=COLUMNS)
+        plain = stage_settings.MaterialiseSettings(format=format, text_columns=COLUMNS)
         start = time.process_time()
         materialise.run(plain, pool=pool, root=pool.parent, selection=selection, output=output)
     else:
         from groupmates.stages import tokenise  # with torch, which the others do without
 
         windows = config.OpenLm(window_tokens=2049, windows_per_shard=8192)
-        settings = config.TokeniseSettings(
+        settings = stage_settings.TokeniseSettings(
             seed=0,
             format=format,
             text_columns=COLUMNS,

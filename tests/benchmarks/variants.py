@@ -23,6 +23,7 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "workflow"))
 from groupmates import config as c
+from groupmates import stage_settings
 from groupmates.maths.intervals import paired_interval
 from groupmates.pool import common_root, list_files
 from groupmates.stages import evaluate, order_group_mates, order_random, select
@@ -67,7 +68,7 @@ def selected(run: Path, scratch: Path, config: c.Config, name: str) -> list[Path
     folder = scratch / name.replace(" ", "_").replace(",", "").replace("^", "_")
     order, output = folder / "order.parquet", [folder / s.name for s in score]
     if name == "random":
-        order_random.run(c.RandomSettings(seed=config.seed), score=score, output=order)
+        order_random.run(stage_settings.RandomSettings(seed=config.seed), score=score, output=order)
     else:
         quota, sign, relation = VARIANTS[name]
         model = scratch / "model" / folder.name
@@ -75,7 +76,7 @@ def selected(run: Path, scratch: Path, config: c.Config, name: str) -> list[Path
         shutil.copy(run / "fit/final/provenance.json", model)
         fitted = json.loads((run / "fit/final/relation.json").read_text())
         (model / "relation.json").write_text(json.dumps(fitted | relation))
-        settings = c.GroupMatesSettings(
+        settings = stage_settings.GroupMatesSettings(
             budget=config.select.budget,
             group_mates=c.GroupMates(
                 clusters="influence",
@@ -95,7 +96,7 @@ def selected(run: Path, scratch: Path, config: c.Config, name: str) -> list[Path
             partitions=1,
             output=order,
         )
-    take = c.TakeSettings(budget=config.select.budget)
+    take = stage_settings.TakeSettings(budget=config.select.budget)
     select.run(take, method=name, orders=[order], score=score, cluster=cluster, output=output)
     return output
 
@@ -111,7 +112,7 @@ def trained(job: tuple[Path, c.Config, list[Path], int]) -> float:
     pool, folder = list_files(patterns), selection[0].parent
     curve = folder / f"seed-{seed}.parquet"
     evaluate.run(
-        c.settings(config, c.EvaluateSettings),
+        stage_settings.settings(config, stage_settings.EvaluateSettings),
         base=run / "base",
         tokenizer=run / "sample/tokenizer",
         reference=run / "sample/reference.parquet",

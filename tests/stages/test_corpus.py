@@ -10,10 +10,11 @@ from pydoc_data.topics import topics
 
 import pytest
 
-from groupmates.config import Corpus, CorpusSettings, PoolColumns
+from groupmates.config import Corpus, PoolColumns
 from groupmates.errors import UserError
 from groupmates.pool import PoolFile
 from groupmates.readers import read_documents, read_reference
+from groupmates.stage_settings import CorpusSettings
 from groupmates.stages import corpus
 
 COLUMNS = PoolColumns(text="text", id="url", source="source")

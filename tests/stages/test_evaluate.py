@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import small
-from groupmates import config
+from groupmates import config, stage_settings
 from groupmates.errors import UserError
 from groupmates.maths.packing import windows
 from groupmates.models import text
@@ -25,7 +25,7 @@ from groupmates.store import Provenance, read_table, write_table
 FILES = ["books/a.jsonl", "web/a.jsonl", "web/b.jsonl"]
 
 
-def settings(**changed: object) -> config.EvaluateSettings:
+def settings(**changed: object) -> stage_settings.EvaluateSettings:
     training = {
         "tokens": 200,
         "batch_sequences": 2,
@@ -33,7 +33,7 @@ def settings(**changed: object) -> config.EvaluateSettings:
         "learning_rate_warmup_steps": 1,
         "points": 3,
     }
-    return config.EvaluateSettings(
+    return stage_settings.EvaluateSettings(
         seed=0,
         text_columns=small.COLUMNS,
         evaluation_examples=6,

@@ -9,13 +9,14 @@ import pytest
 import torch
 from scipy import stats
 
-from groupmates import config
-from groupmates.config import Accept, AcceptSettings
+from groupmates import config, stage_settings
+from groupmates.config import Accept
 from groupmates.errors import UserError
 from groupmates.maths.labels import LabelScale
 from groupmates.models.influence import InfluenceModel
 from groupmates.models.text import token_lists
 from groupmates.models.training import Training
+from groupmates.stage_settings import AcceptSettings
 from groupmates.stages import accept, fit, probe
 from groupmates.store import Provenance, read_table, write_table
 from small import fit_settings
@@ -24,8 +25,8 @@ STEPS, ROLLOUTS = 3, 60
 TREND = np.array([0.0, -5e-3, 4e-3])  # what a position does to every document
 
 
-def settings(**changed: object) -> config.FitSettings:
-    return config.FitSettings(seed=0, fit=fit_settings("lm", **changed))
+def settings(**changed: object) -> stage_settings.FitSettings:
+    return stage_settings.FitSettings(seed=0, fit=fit_settings("lm", **changed))
 
 
 def write_probe(path: Path, doc_ids: np.ndarray, influence: np.ndarray) -> Path:
@@ -296,7 +297,7 @@ def test_a_fit_that_diverges_is_told_with_model_and_epoch(small_run, planted, tm
 
 
 def test_bootstrapped_rollouts_hold_both_tails_under_the_cap(small_run, model, tmp_path):
-    plan = config.BootstrapPlanSettings(
+    plan = stage_settings.BootstrapPlanSettings(
         seed=0,
         rollout_length=STEPS,
         bootstrap=config.BootstrapRound(rollouts=9, beam_width=12, expansion=4, max_appearances=2),
@@ -315,7 +316,7 @@ def test_bootstrapped_rollouts_hold_both_tails_under_the_cap(small_run, model, t
 
 
 def test_a_cap_that_leaves_too_few_sets_is_told(small_run, model, tmp_path):
-    plan = config.BootstrapPlanSettings(
+    plan = stage_settings.BootstrapPlanSettings(
         seed=0,
         rollout_length=STEPS,
         bootstrap=config.BootstrapRound(rollouts=20, beam_width=10, expansion=4, max_appearances=1),

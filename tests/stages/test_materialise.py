@@ -12,8 +12,8 @@ import zstandard
 
 import small
 from groupmates import copying
-from groupmates.config import AssembleSettings, MaterialiseSettings
 from groupmates.errors import UserError
+from groupmates.stage_settings import AssembleSettings, MaterialiseSettings
 from groupmates.stages import materialise
 from groupmates.store import Provenance, read_artefact_json, write_table
 

@@ -10,11 +10,12 @@ import pytest
 import torch
 
 import small
-from groupmates.config import Budget, OracleCheckSettings, OracleGreedySettings
+from groupmates.config import Budget
 from groupmates.errors import UserError
 from groupmates.models import lm
 from groupmates.models.reference import reference_part
 from groupmates.models.text import document_tokens, load_tokenizer
+from groupmates.stage_settings import OracleCheckSettings, OracleGreedySettings
 from groupmates.stages import order_oracle_greedy
 from groupmates.store import Provenance, read_json, read_table, write_table
 from small import documents, write_lines

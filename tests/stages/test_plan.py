@@ -11,12 +11,13 @@ import pytest
 import zstandard
 
 import checkout
-from groupmates.config import PlanSettings, load, settings
+from groupmates.config import load
 from groupmates.errors import UserError
 from groupmates.plan.calibration import merged, pool_sample, reduced
 from groupmates.plan.compare import compare, read_plan
 from groupmates.plan.sizes import measure
 from groupmates.plan.table import duration, size, text
+from groupmates.stage_settings import PlanSettings, settings
 from groupmates.stages.plan import plan, run
 from planned import configuration
 from small import write_lines

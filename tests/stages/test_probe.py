@@ -10,11 +10,11 @@ from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import small
-from groupmates.config import ProbeSettings
 from groupmates.errors import UserError
 from groupmates.models import lm
 from groupmates.models.reference import reference_part
 from groupmates.models.text import load_tokenizer, token_lists
+from groupmates.stage_settings import ProbeSettings
 from groupmates.stages import base, probe
 from groupmates.store import Provenance, read_table, write_table
 

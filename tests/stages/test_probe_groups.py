@@ -10,10 +10,11 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import small
-from groupmates.config import GroupPlanSettings, Groups, GroupsSettings, ProbeSettings
+from groupmates.config import Groups
 from groupmates.models import lm
 from groupmates.models.influence import InfluenceModel
 from groupmates.models.text import load_tokenizer, token_lists
+from groupmates.stage_settings import GroupPlanSettings, GroupsSettings, ProbeSettings
 from groupmates.stages import base, groups, probe, probe_groups
 from groupmates.store import (
     Provenance,

@@ -10,13 +10,14 @@ import torch
 from torch.nn.functional import cross_entropy
 
 import small
-from groupmates.config import Budget, Quad, QuadOrderSettings, QuadSettings, TakeSettings
+from groupmates.config import Budget, Quad
 from groupmates.errors import UserError
 from groupmates.maths.randomness import hash64
 from groupmates.models import lm
 from groupmates.models.gradients import AttentionGradients
 from groupmates.models.reference import reference_part
 from groupmates.models.text import document_tokens, load_tokenizer
+from groupmates.stage_settings import QuadOrderSettings, QuadSettings, TakeSettings
 from groupmates.stages import quad, select
 from groupmates.store import Provenance, digest, read_table, table_record, write_json, write_table
 from small import documents, write_lines

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 
 from groupmates.artefacts import ARTEFACTS
-from groupmates.config import PoolColumns, Report, ReportSettings
+from groupmates.config import PoolColumns, Report
 from groupmates.errors import UserError
 from groupmates.report import comparison as table_of
 from groupmates.report import kept_figures, reading, words
 from groupmates.report.survey import Sizes, Survey, survey
 from groupmates.report.tally import LENGTH_EDGES, Tally
+from groupmates.stage_settings import ReportSettings
 from groupmates.stages.report import run
 from groupmates.store import (
     Provenance,

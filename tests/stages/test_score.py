@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import small
-from groupmates import config, scoring
+from groupmates import config, scoring, stage_settings
 from groupmates.errors import UserError
 from groupmates.models.influence import InfluenceModel
 from groupmates.models.text import load_tokenizer
@@ -29,7 +29,7 @@ def scored(folder: Path, model: Path, pieces: int, batch_tokens: int = 100):
         for i in range(pieces)
     ]
     check = small.check_files(paths, folder, folder / "check/files.parquet")
-    settings = config.ScoreSettings(
+    settings = stage_settings.ScoreSettings(
         columns=config.PoolColumns(text="text", id="id", source=None),
         bad_records="stop",
         sequence_length=12,

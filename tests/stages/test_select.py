@@ -8,10 +8,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from groupmates.config import Budget, RandomSettings, TakeSettings
+from groupmates.config import Budget
 from groupmates.errors import UserError
 from groupmates.maths.greedy import greedy_order
 from groupmates.maths.relation import Relation
+from groupmates.stage_settings import RandomSettings, TakeSettings
 from groupmates.stages import order_random, select
 from groupmates.store import read_table
 from scored import (

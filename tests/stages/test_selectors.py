@@ -13,21 +13,23 @@ from safetensors.numpy import load_file, save_file
 from groupmates.config import (
     Budget,
     Mates,
-    MatesSettings,
-    OneStepPlanSettings,
     PoolColumns,
     Quality,
-    QualityOrderSettings,
-    QualitySettings,
     SemDedup,
-    SemDedupSettings,
-    TakeSettings,
 )
 from groupmates.errors import UserError
 from groupmates.maths.gumbel import gumbel_keys
 from groupmates.maths.randomness import priorities
 from groupmates.models.quality import QualityClassifier
 from groupmates.models.text import train_tokenizer
+from groupmates.stage_settings import (
+    MatesSettings,
+    OneStepPlanSettings,
+    QualityOrderSettings,
+    QualitySettings,
+    SemDedupSettings,
+    TakeSettings,
+)
 from groupmates.stages import (
     order_mates,
     order_semdedup,

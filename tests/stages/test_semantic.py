@@ -12,7 +12,7 @@ import torch
 
 import scored
 import small
-from groupmates import config
+from groupmates import config, stage_settings
 from groupmates.asking import explain as asked
 from groupmates.errors import UserError
 from groupmates.models.lm import load_lm
@@ -32,7 +32,7 @@ SIZE = 10  # of the 16 directions
 
 
 def fitted(run: small.Run, output: Path, size: int = SIZE) -> Path:
-    settings = config.SemanticFitSettings(semantic=config.Semantic(embedding_size=size))
+    settings = stage_settings.SemanticFitSettings(semantic=config.Semantic(embedding_size=size))
     semantic.run_fit(settings, base=run.base, probe_pool=run.probe_pool, output=output)
     return output
 
@@ -54,7 +54,7 @@ def embedded(
         path = small.write_lines(root / f"{i}.jsonl", rows[bounds[i] : bounds[i + 1]])
         outputs.append(folder / f"shard-{i:05d}.parquet")
         semantic.run_embed(
-            config.EmbedSettings(
+            stage_settings.EmbedSettings(
                 text_columns=small.COLUMNS,
                 bad_records="stop",
                 sequence_length=WINDOW,
@@ -122,14 +122,14 @@ def test_the_same_inputs_give_the_same_bytes(small_run, encoder, tmp_path):
 
 def clustered(folder: Path, files: list[Path]) -> np.ndarray:
     chosen = config.Cluster(clusters=5, target_size=None, iterations=8, sample_per_cluster=256)
-    settings = config.CentroidSettings(seed=0, cluster=chosen)
+    settings = stage_settings.CentroidSettings(seed=0, cluster=chosen)
     centroids = folder / "centroids.npy"
     cluster.run_centroids(settings, score=files, output=centroids)
     found = []
     for path in files:
         output = folder / "cluster" / path.name
         arguments = {"score": path, "centroids": centroids, "output": output}
-        cluster.run_assign(config.ClusterSettings(), **arguments)
+        cluster.run_assign(stage_settings.ClusterSettings(), **arguments)
         found.append(read_table(output, "cluster")["cluster"].to_numpy())
     return np.concatenate(found)
 
@@ -233,13 +233,13 @@ def two_kinds(
     budget = config.Budget(ratio=0.25, tokens=None)
     orders = [run / f"order/{method}/part-{p:05d}.parquet" for p in range(partitions)]
     if method == "semdedup":
-        settings = config.SemDedupSettings(
+        settings = stage_settings.SemDedupSettings(
             seed=0, semdedup=config.SemDedup(clusters="semantic", threshold=0.999)
         )
         centroids = run / "cluster/semantic/centroids.npy"
         chosen = config.Cluster(clusters=4, target_size=None, iterations=8, sample_per_cluster=256)
         cluster.run_centroids(
-            config.CentroidSettings(seed=0, cluster=chosen), score=files, output=centroids
+            stage_settings.CentroidSettings(seed=0, cluster=chosen), score=files, output=centroids
         )
         for partition, output in enumerate(orders):
             order_semdedup.run(
@@ -257,7 +257,7 @@ def two_kinds(
         scored.order_group_mates(orders, model, score, clusters, budget, clusters="semantic")
     output = [run / f"select/{method}/shard-{i:05d}.parquet" for i in range(shards)]
     select.run(
-        config.TakeSettings(budget=budget),
+        stage_settings.TakeSettings(budget=budget),
         method=method,
         orders=orders,
         score=score,
@@ -301,7 +301,7 @@ def test_semantic_embeddings_of_other_documents_are_refused(tmp_path):
     }
     with pytest.raises(UserError, match=r"semantic/shard-00000\.parquet"):
         order_semdedup.run(
-            config.SemDedupSettings(
+            stage_settings.SemDedupSettings(
                 seed=0, semdedup=config.SemDedup(clusters="semantic", threshold=0.9)
             ),
             **files,

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from groupmates.config import SummarySettings
 from groupmates.headline import headline
+from groupmates.stage_settings import SummarySettings
 from groupmates.stages import summarise
 from groupmates.store import Provenance, write_folder_provenance, write_table
 

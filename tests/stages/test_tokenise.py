@@ -11,7 +11,7 @@ import pytest
 import webdataset
 
 import small
-from groupmates import config, resume
+from groupmates import config, resume, stage_settings
 from groupmates.errors import UserError
 from groupmates.models.text import document_tokens, load_tokenizer, train_tokenizer
 from groupmates.stages import materialise, tokenise
@@ -22,8 +22,8 @@ WINDOW, PER_SHARD = 20, 3
 OPEN_LM = config.OpenLm(window_tokens=WINDOW, windows_per_shard=PER_SHARD)
 
 
-def settings(format: str) -> config.TokeniseSettings:
-    return config.TokeniseSettings(
+def settings(format: str) -> stage_settings.TokeniseSettings:
+    return stage_settings.TokeniseSettings(
         seed=0,
         format=format,
         text_columns=small.COLUMNS,
@@ -81,7 +81,7 @@ def dataset_of(pool: Path, format: str, tokenizer: Path) -> Path:
     """The folder of a whole dataset."""
     written = [part_of(pool, format, part, tokenizer) for part in PARTS]
     materialise.run_assemble(
-        config.AssembleSettings(format=format),
+        stage_settings.AssembleSettings(format=format),
         written=written,
         select=[pool.parent / f"select-{name}.parquet" for name in "abc"],
         output=pool.parent / "dataset.json",

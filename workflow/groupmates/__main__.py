@@ -25,11 +25,11 @@ from typing import Any, TextIO
 from groupmates import jobs, resume
 from groupmates import launch as driver
 from groupmates.clusters import Launch, queue_again
-from groupmates.config import from_param
 from groupmates.errors import UserError
 from groupmates.headline import headline
 from groupmates.pool import expand_range
 from groupmates.progress import note
+from groupmates.stage_settings import from_param
 
 # stage -> module and function; modules are imported only when their stage runs
 STAGES = {

@@ -13,9 +13,10 @@ from groupmates import (
     artefacts,
     campaign,
     clusters,
-    config as settings_module,
+    config as config_module,
     pool as pool_module,
     requests,
+    stage_settings,
 )
 from groupmates.errors import UserError
 
@@ -44,13 +45,13 @@ def artefact(name, **wildcards):
 
 def settings(kind, name):
     """The params.settings of a rule that writes artefact `name`."""
-    return given(settings_module.as_param(CONFIG, getattr(settings_module, kind), name))
+    return given(stage_settings.as_param(CONFIG, getattr(stage_settings, kind), name))
 
 
 def settings_of_method(kind, name):
     """The same, where a method may be a variant with settings of its own."""
-    return lambda wildcards: settings_module.as_param(
-        CONFIG, getattr(settings_module, kind), name, wildcards.method
+    return lambda wildcards: stage_settings.as_param(
+        CONFIG, getattr(stage_settings, kind), name, wildcards.method
     )
 
 
@@ -120,7 +121,7 @@ def from_corpus(paths):
 
 
 try:
-    CONFIG = settings_module.load(config)
+    CONFIG = config_module.load(config)
     CORPUS = [artefact("corpus", shard=f"{i:05d}") for i in range(CONFIG.corpus.files)]
     POOL_PATTERNS = (
         CORPUS if from_corpus(CONFIG.pool.paths) else list(CONFIG.pool.paths)
@@ -147,7 +148,7 @@ SEEDS = range(CONFIG.evaluate.seeds)
 ROUNDS = ["random", "bootstrap"][: 1 + bool(CONFIG.probe.bootstrap.rollouts)]
 PARTS = [f"{i:05d}" for i in range(CONFIG.probe.shards)]
 # Of the sets of documents whose group influence is probed; none where none are.
-GROUP_PARTS = [f"{i:05d}" for i in range(settings_module.group_jobs(CONFIG))]
+GROUP_PARTS = [f"{i:05d}" for i in range(stage_settings.group_jobs(CONFIG))]
 SCORES = [artefact("score", shard=shard) for shard in SHARDS]
 KINDS = {method: CONFIG.select.method(method)[0] for method in METHODS}
 # Jobs that share a method's order: by clusters, by score shards; of other methods: 1

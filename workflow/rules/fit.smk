@@ -31,12 +31,12 @@ rule fit:
         nodes=1,
         processes_per_node=1,
     params:
-        settings=lambda wildcards: settings_module.as_param(
+        settings=lambda wildcards: stage_settings.as_param(
             CONFIG,
             (
-                settings_module.OneStepFitSettings
+                stage_settings.OneStepFitSettings
                 if wildcards.model == "one_step"
-                else settings_module.FitSettings
+                else stage_settings.FitSettings
             ),
             "fit",
         ),

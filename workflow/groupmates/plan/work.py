@@ -17,15 +17,13 @@ from groupmates.config import (
     Quad,
     Section,
     SemDedup,
-    group_jobs,
-    one_step_fit,
-    one_steps,
 )
 from groupmates.maths.bandit import most_probed
 from groupmates.maths.brute_force import evaluations
 from groupmates.maths.costs import forward_flops, training_flops
 from groupmates.maths.quota import documents_of_ratio
 from groupmates.plan.sizes import Sizes
+from groupmates.stage_settings import group_jobs, one_step_fit, one_steps
 
 # Kernels: what an amount is counted in, and how a table shows it.
 KERNELS = {

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from groupmates.config import ReportSettings
 from groupmates.report import words
 from groupmates.report.reading import benchmark_seconds
 from groupmates.report.repeats import MOST, Repeats
+from groupmates.stage_settings import ReportSettings
 
 # What a method of each selector needs beside its own jobs: names of benchmarks. The base model is not
 # counted: whoever selects for a model has it.

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from groupmates.config import ReportSettings
 from groupmates.pool import PoolFile
 from groupmates.report import atlas, kept_figures, neighbours, texts, words
 from groupmates.report.kept import by_size
@@ -22,6 +21,7 @@ from groupmates.report.reading import marks
 from groupmates.report.sections import Figures
 from groupmates.report.survey import Documents, Sizes, Survey, documents_at, survey
 from groupmates.report.tally import Tally
+from groupmates.stage_settings import ReportSettings
 
 MAP_SOURCES = 6  # as many colours can be told apart
 CARDS = 6  # clusters at each end, by mean influence

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from groupmates.config import AcceptSettings
 from groupmates.errors import UserError
+from groupmates.stage_settings import AcceptSettings
 from groupmates.store import Provenance, digests, read_folder_json, write_json
 
 

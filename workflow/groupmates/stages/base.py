@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from groupmates.config import BaseSettings, Optimizer
+from groupmates.config import Optimizer
 from groupmates.errors import UserError
 from groupmates.maths.packing import windows
 from groupmates.maths.randomness import generator, hash64
@@ -19,6 +19,7 @@ from groupmates.models import lm
 from groupmates.models.text import load_tokenizer, token_lists
 from groupmates.models.training import Training, set_learning_rate
 from groupmates.progress import note
+from groupmates.stage_settings import BaseSettings
 from groupmates.store import Provenance, digests, read_table, replacing, write_folder_provenance
 
 STEPS_BETWEEN_CHECKS = 100  # of the weights

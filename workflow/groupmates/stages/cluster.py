@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from groupmates.config import CentroidSettings, Cluster, ClusterSettings
+from groupmates.config import Cluster
 from groupmates.errors import UserError
 from groupmates.maths.kmeans import Assignment, spherical_kmeans
 from groupmates.maths.randomness import hash64, priorities
 from groupmates.progress import Progress, note
+from groupmates.stage_settings import CentroidSettings, ClusterSettings
 from groupmates.store import (
     Provenance,
     digest,

@@ -27,10 +27,10 @@ from pydoc_data.topics import topics
 import orjson
 import zstandard
 
-from groupmates.config import CorpusSettings
 from groupmates.errors import UserError
 from groupmates.maths.randomness import hash64
 from groupmates.progress import Progress, note
+from groupmates.stage_settings import CorpusSettings
 from groupmates.store import Provenance, replacing, write_json
 
 # Shares of the wanted documents, scarce kinds first: what they lack goes to the kinds behind them.

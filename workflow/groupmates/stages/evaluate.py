@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from groupmates.chosen import chosen_texts
-from groupmates.config import EvaluateSettings, Optimizer
+from groupmates.config import Optimizer
 from groupmates.errors import UserError
 from groupmates.maths.packing import windows
 from groupmates.maths.randomness import generator, hash64
@@ -28,6 +28,7 @@ from groupmates.models.training import Training, set_learning_rate, warm_up_then
 from groupmates.pool import PoolFile, located
 from groupmates.progress import Progress
 from groupmates.resume import Kept
+from groupmates.stage_settings import EvaluateSettings
 from groupmates.store import (
     Provenance,
     concatenate,

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.nn.functional import mse_loss
 
-from groupmates.config import FitSettings, FitTraining
+from groupmates.config import FitTraining
 from groupmates.errors import UserError
 from groupmates.maths.labels import (
     LabelScale,
@@ -27,6 +27,7 @@ from groupmates.models.influence import InfluenceModel, make_encoder
 from groupmates.models.text import load_tokenizer, token_lists
 from groupmates.models.training import Training, set_learning_rate, warm_up_then_decay
 from groupmates.progress import Progress, note
+from groupmates.stage_settings import FitSettings
 from groupmates.store import (
     Provenance,
     concatenate,

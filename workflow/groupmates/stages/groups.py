@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from groupmates.config import GroupsSettings
 from groupmates.maths.groups import agreement, group_influence, nearest_earlier
 from groupmates.maths.labels import LabelScale
 from groupmates.maths.randomness import generator
 from groupmates.maths.relation import Relation
 from groupmates.progress import note
+from groupmates.stage_settings import GroupsSettings
 from groupmates.store import (
     Provenance,
     concatenate,

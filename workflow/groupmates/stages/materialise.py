@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from groupmates.config import AssembleSettings, MaterialiseSettings
 from groupmates.copying import convert_rows, copy_rows
 from groupmates.errors import UserError
 from groupmates.lines import bytes_of
 from groupmates.pool import named
 from groupmates.progress import Progress, note
+from groupmates.stage_settings import AssembleSettings, MaterialiseSettings
 from groupmates.store import (
     Provenance,
     concatenate,

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-from groupmates.config import GroupMatesSettings
 from groupmates.maths.greedy import gains, greedy_order
 from groupmates.maths.quota import (
     documents_of_ratio,
@@ -17,6 +16,7 @@ from groupmates.maths.quota import (
 from groupmates.maths.relation import Relation
 from groupmates.orders import read_members
 from groupmates.progress import Progress
+from groupmates.stage_settings import GroupMatesSettings
 from groupmates.store import Provenance, digests, read_folder_json, write_table
 
 

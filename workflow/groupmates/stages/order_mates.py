@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from groupmates.config import MatesSettings
 from groupmates.maths.gumbel import gumbel_keys
 from groupmates.maths.randomness import uniforms
 from groupmates.orders import check_same_documents, rows_of, without_groups
 from groupmates.progress import Progress
+from groupmates.stage_settings import MatesSettings
 from groupmates.store import Provenance, digests, read_table, table_writer
 
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import torch
 
 from groupmates.chosen import chosen_texts
-from groupmates.config import Budget, OracleCheckSettings, OracleGreedySettings
+from groupmates.config import Budget
 from groupmates.errors import UserError
 from groupmates.maths.brute_force import drawn, evaluations, greedy, keys, most_picks
 from groupmates.maths.quota import documents_of_ratio
@@ -27,6 +27,7 @@ from groupmates.orders import rows_of, without_groups
 from groupmates.pool import located
 from groupmates.progress import Progress, note
 from groupmates.resume import Kept
+from groupmates.stage_settings import OracleCheckSettings, OracleGreedySettings
 from groupmates.store import (
     Provenance,
     concatenate,

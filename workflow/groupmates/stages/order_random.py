@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from groupmates.config import RandomSettings
 from groupmates.maths.randomness import uniforms
 from groupmates.orders import rows_of, without_groups
 from groupmates.progress import Progress
+from groupmates.stage_settings import RandomSettings
 from groupmates.store import Provenance, digests, read_table, table_writer
 
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from groupmates.config import SemDedupSettings
 from groupmates.errors import UserError
 from groupmates.maths.near_duplicates import near_duplicates
 from groupmates.maths.randomness import uniforms
 from groupmates.maths.relation import on_grid
 from groupmates.orders import read_members, without_groups
 from groupmates.progress import Progress, note
+from groupmates.stage_settings import SemDedupSettings
 from groupmates.store import Provenance, digests, read_centroids, read_table, write_table
 
 

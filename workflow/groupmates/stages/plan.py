@@ -11,10 +11,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from groupmates.config import Config, PlanSettings
+from groupmates.config import Config
 from groupmates.maths.costs import makespan, training_flops
 from groupmates.plan import rates, sizes, work
 from groupmates.plan.table import text
+from groupmates.stage_settings import PlanSettings
 from groupmates.store import replacing
 
 

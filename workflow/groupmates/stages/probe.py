@@ -12,12 +12,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from groupmates.config import (
-    BootstrapPlanSettings,
-    OneStepPlanSettings,
-    ProbeSettings,
-    RandomPlanSettings,
-)
 from groupmates.errors import UserError
 from groupmates.maths.randomness import generator, hash64
 from groupmates.maths.rollouts import beam_rollouts, random_rollouts
@@ -29,6 +23,12 @@ from groupmates.models.reference import reference_part
 from groupmates.models.text import token_lists
 from groupmates.progress import Progress, note
 from groupmates.resume import Kept
+from groupmates.stage_settings import (
+    BootstrapPlanSettings,
+    OneStepPlanSettings,
+    ProbeSettings,
+    RandomPlanSettings,
+)
 from groupmates.store import Provenance, digests, read_table, write_table
 
 

@@ -14,7 +14,6 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from groupmates.config import GroupPlanSettings, ProbeSettings
 from groupmates.maths.groups import near_sets, random_sets
 from groupmates.maths.randomness import hash64
 from groupmates.models.encoders import BATCH_TOKENS
@@ -24,6 +23,7 @@ from groupmates.models.reference import reference_part
 from groupmates.models.text import token_lists
 from groupmates.progress import Progress, note
 from groupmates.resume import Kept
+from groupmates.stage_settings import GroupPlanSettings, ProbeSettings
 from groupmates.store import Provenance, digests, read_table, write_table
 
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 import torch
 
 from groupmates.chosen import chosen_texts
-from groupmates.config import Quad, QuadOrderSettings, QuadSettings
+from groupmates.config import Quad
 from groupmates.errors import UserError
 from groupmates.maths.bandit import Bandit, drawn_order, most_probed
 from groupmates.maths.conjugate_gradient import conjugate_gradient
@@ -31,6 +31,7 @@ from groupmates.orders import read_clusters
 from groupmates.pool import located
 from groupmates.progress import Progress, note
 from groupmates.resume import Kept
+from groupmates.stage_settings import QuadOrderSettings, QuadSettings
 from groupmates.store import (
     Provenance,
     concatenate,

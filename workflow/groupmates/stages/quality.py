@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from groupmates.config import QualityOrderSettings, QualitySettings
 from groupmates.errors import UserError
 from groupmates.models.quality import HELD_OUT, QualityClassifier
 from groupmates.models.text import load_tokenizer, token_lists
@@ -15,6 +14,7 @@ from groupmates.orders import without_groups
 from groupmates.pool import located
 from groupmates.progress import Progress, note
 from groupmates.readers import read_documents, read_reference, rejects_of
+from groupmates.stage_settings import QualityOrderSettings, QualitySettings
 from groupmates.store import (
     Provenance,
     digests,

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from groupmates.config import ReferenceSettings
 from groupmates.errors import UserError
 from groupmates.maths.randomness import hash64
 from groupmates.models.text import load_tokenizer, reference_tokens
 from groupmates.progress import note
 from groupmates.readers import read_reference
+from groupmates.stage_settings import ReferenceSettings
 from groupmates.store import Provenance, digests, write_table
 
 

@@ -10,7 +10,6 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from groupmates.config import ReportSettings
 from groupmates.pool import located
 from groupmates.progress import note
 from groupmates.report import (
@@ -25,6 +24,7 @@ from groupmates.report import (
     texts,
     words,
 )
+from groupmates.stage_settings import ReportSettings
 from groupmates.store import Provenance, digests, read_artefact_json, replacing
 
 TEMPLATE = "report.html.jinja"

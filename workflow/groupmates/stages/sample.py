@@ -9,7 +9,6 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from groupmates.config import SampleSettings
 from groupmates.errors import UserError
 from groupmates.lines import bytes_of, place
 from groupmates.maths.randomness import hash64
@@ -21,6 +20,7 @@ from groupmates.models.text import (
 from groupmates.pool import PoolFile, located
 from groupmates.progress import Progress, note
 from groupmates.readers import Document, read_documents, rejects_of, sha256_of
+from groupmates.stage_settings import SampleSettings
 from groupmates.store import (
     Provenance,
     replacing,

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from groupmates.config import ScoreSettings
 from groupmates.errors import UserError
 from groupmates.lines import place
 from groupmates.models.influence import InfluenceModel
@@ -16,6 +15,7 @@ from groupmates.models.text import document_tokens, load_tokenizer
 from groupmates.pool import PoolFile
 from groupmates.readers import Document
 from groupmates.scoring import Shard, write_rows
+from groupmates.stage_settings import ScoreSettings
 from groupmates.store import Provenance, digest
 
 

@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 
 from groupmates.artefacts import DOCUMENT
-from groupmates.config import TakeSettings
 from groupmates.maths.quota import documents_of_ratio, take
 from groupmates.orders import read_clusters, read_orders, rows_of
 from groupmates.progress import Progress, note
+from groupmates.stage_settings import TakeSettings
 from groupmates.store import Provenance, digests, read_table, write_table
 
 

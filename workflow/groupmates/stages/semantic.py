@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from groupmates.config import EmbedSettings, SemanticFitSettings
 from groupmates.errors import UserError
 from groupmates.lines import place
 from groupmates.models.semantic import SemanticEncoder
@@ -17,6 +16,7 @@ from groupmates.pool import PoolFile
 from groupmates.progress import Progress, note
 from groupmates.readers import Document
 from groupmates.scoring import Shard, write_rows
+from groupmates.stage_settings import EmbedSettings, SemanticFitSettings
 from groupmates.store import Provenance, digests, read_table, replacing, write_json
 
 

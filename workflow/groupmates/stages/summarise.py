@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from groupmates.config import SummarySettings
 from groupmates.maths.curves import tokens_to_reach
 from groupmates.maths.intervals import example_interval, paired_interval
 from groupmates.maths.randomness import generator
 from groupmates.progress import note
+from groupmates.stage_settings import SummarySettings
 from groupmates.store import Provenance, concatenate, digests, read_table, write_json
 
 BASELINE = "random"

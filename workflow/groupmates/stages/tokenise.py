@@ -13,12 +13,12 @@ import pyarrow.compute as pc
 from transformers import PreTrainedTokenizerBase
 
 from groupmates.chosen import chosen_texts
-from groupmates.config import TokeniseSettings
 from groupmates.maths.randomness import generator
 from groupmates.models.text import TOKENISED_TOGETHER, document_tokens, load_tokenizer
 from groupmates.pool import PoolFile, located
 from groupmates.progress import Progress, note
 from groupmates.resume import Kept
+from groupmates.stage_settings import TokeniseSettings
 from groupmates.store import (
     Provenance,
     concatenate,
