@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+import killed
 import small
 from groupmates.config import Budget
 from groupmates.errors import UserError
@@ -163,27 +164,14 @@ def test_a_killed_job_measures_no_document_twice_and_writes_the_same_bytes(
     name = "order/oracle_greedy/part-00000.parquet"
     ordered(small_run, tmp_path / "whole", picks(4))
     expected = (tmp_path / "whole" / name).read_bytes()
-    true_loss, counted = lm.Reference.loss, [0]
-
-    def dies(self, model):
-        counted[0] += 1
-        if counted[0] % 9 == 0:
-            raise KeyboardInterrupt
-        return true_loss(self, model)
-
-    monkeypatch.setattr("groupmates.resume.Kept.due", lambda kept: True)
-    monkeypatch.setattr(lm.Reference, "loss", dies)
-    attempts = 0
-    while not (tmp_path / "killed" / name).exists():
-        attempts += 1
-        try:
-            ordered(small_run, tmp_path / "killed", picks(4))
-        except KeyboardInterrupt:
-            continue
+    killed.saving(monkeypatch)
+    evaluated = killed.dying(monkeypatch, lm.Reference, "loss", 9)
+    folder = tmp_path / "killed"
+    attempts = killed.until_written(folder / name, lambda: ordered(small_run, folder, picks(4)))
     assert (tmp_path / "killed" / name).read_bytes() == expected
     assert attempts > 4
     # 14 + 13 + 12 + 11 candidates; the checkpoint, and the one it dies at, of every attempt.
-    assert counted[0] == 50 + attempts + (attempts - 1)
+    assert len(evaluated) == 50 + attempts + (attempts - 1)
     assert not list((tmp_path / "killed").rglob(".*.kept"))
 
 

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
+import killed
 import small
 from groupmates.errors import UserError
 from groupmates.models import lm
@@ -188,31 +189,12 @@ def test_a_killed_job_goes_on_after_its_last_save_with_the_same_bytes(
     (tmp_path / "whole").mkdir()
     probed(small_run, tmp_path / "whole")
     expected = (tmp_path / "whole/shard-0-of-1.parquet").read_bytes()
-    due, evaluations = [0], [0]
-
-    def is_due(kept):
-        due[0] += 1
-        return due[0] % every == 0
-
-    true_loss = lm.Reference.loss
-
-    def dies(self, model):
-        evaluations[0] += 1
-        if evaluations[0] % 7 == 0:
-            raise KeyboardInterrupt
-        return true_loss(self, model)
-
-    monkeypatch.setattr("groupmates.resume.Kept.due", is_due)
-    monkeypatch.setattr(lm.Reference, "loss", dies)
-    output, attempts = tmp_path / "shard-0-of-1.parquet", 0
-    while not output.exists():
-        attempts += 1
-        try:
-            probed(small_run, tmp_path)
-        except KeyboardInterrupt:
-            continue
+    killed.saving(monkeypatch, every)
+    evaluations = killed.dying(monkeypatch, lm.Reference, "loss", 7)
+    output = tmp_path / "shard-0-of-1.parquet"
+    attempts = killed.until_written(output, lambda: probed(small_run, tmp_path))
     assert output.read_bytes() == expected
     assert attempts > 3
     # One evaluation of the checkpoint per attempt, the one it dies at, and what was not yet saved.
-    assert evaluations[0] <= 21 + attempts * (2 + every - 1)
+    assert len(evaluations) <= 21 + attempts * (2 + every - 1)
     assert not list(tmp_path.glob(".*.kept"))

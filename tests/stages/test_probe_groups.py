@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
+import killed
 import small
 from groupmates.config import Groups
 from groupmates.models import lm
@@ -219,33 +220,14 @@ def test_a_killed_job_goes_on_after_its_last_save_with_the_same_bytes(
     (tmp_path / "whole").mkdir()
     measured(small_run, sets, tmp_path / "whole")
     expected = (tmp_path / "whole/part-0-of-1.parquet").read_bytes()
-    due, evaluations = [0], [0]
-
-    def is_due(kept):
-        due[0] += 1
-        return due[0] % every == 0
-
-    true_loss = lm.Reference.loss
-
-    def dies(self, model):
-        evaluations[0] += 1
-        if evaluations[0] % 7 == 0:
-            raise KeyboardInterrupt
-        return true_loss(self, model)
-
-    monkeypatch.setattr("groupmates.resume.Kept.due", is_due)
-    monkeypatch.setattr(lm.Reference, "loss", dies)
-    output, attempts = tmp_path / "part-0-of-1.parquet", 0
-    while not output.exists():
-        attempts += 1
-        try:
-            measured(small_run, sets, tmp_path)
-        except KeyboardInterrupt:
-            continue
+    killed.saving(monkeypatch, every)
+    evaluations = killed.dying(monkeypatch, lm.Reference, "loss", 7)
+    output = tmp_path / "part-0-of-1.parquet"
+    attempts = killed.until_written(output, lambda: measured(small_run, sets, tmp_path))
     assert output.read_bytes() == expected
     assert attempts > 3
     losses = 2 * SETS * len(SIZES)
-    assert evaluations[0] <= losses + attempts * (2 + every - 1)
+    assert len(evaluations) <= losses + attempts * (2 + every - 1)
     assert not list(tmp_path.glob(".*.kept"))
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+import killed
 import small
 from groupmates.config import Budget, Quad
 from groupmates.errors import UserError
@@ -272,29 +273,16 @@ def test_a_killed_job_measures_no_batch_twice_and_writes_the_same_bytes(
     monkeypatch.setattr(quad, "pass_tokens", lambda model: 60)
     whole = Files(tmp_path / "whole")
     probed = len(whole.probe(small_run))
-    true_dots, calls, measured = AttentionGradients.dots, [0], [0]
-
-    def dies(self, sequences, vector):
-        calls[0] += 1
-        if calls[0] % 3 == 0:
-            raise KeyboardInterrupt
-        measured[0] += len(sequences)
-        return true_dots(self, sequences, vector)
-
-    monkeypatch.setattr("groupmates.resume.Kept.due", lambda kept: True)
-    monkeypatch.setattr(AttentionGradients, "dots", dies)
-    killed, attempts = Files(tmp_path / "killed"), 0
+    killed.saving(monkeypatch)
+    calls = killed.dying(monkeypatch, AttentionGradients, "dots", 3)
+    again = Files(tmp_path / "killed")
     capsys.readouterr()
-    while not killed.probed.exists():
-        attempts += 1
-        try:
-            killed.probe(small_run)
-        except KeyboardInterrupt:
-            continue
+    attempts = killed.until_written(again.probed, lambda: again.probe(small_run))
+    measured = sum(len(call[1]) for number, call in enumerate(calls, 1) if number % 3)
     assert attempts > 3
-    assert measured[0] == probed
-    assert killed.probed.read_bytes() == whole.probed.read_bytes()
-    assert killed.clusters.read_bytes() == whole.clusters.read_bytes()
+    assert measured == probed
+    assert again.probed.read_bytes() == whole.probed.read_bytes()
+    assert again.clusters.read_bytes() == whole.clusters.read_bytes()
     assert not list((tmp_path / "killed").rglob(".*.kept"))
     told = capsys.readouterr().err
     assert told.count("goes on after") == attempts - 1

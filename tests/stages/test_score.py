@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import killed
 import small
 from groupmates import config, scoring, stage_settings
 from groupmates.errors import UserError
@@ -74,24 +75,11 @@ def test_a_killed_job_goes_on_after_the_row_groups_it_had_saved(tmp_path, model,
     whole = tmp_path / "whole"
     scored(whole, model, 3)
     expected = (whole / "score.parquet").read_bytes()
-    monkeypatch.setattr("groupmates.resume.Kept.due", lambda kept: True)
-    true_score, calls = InfluenceModel.score, []
-
-    def dies(self, texts, *rest):
-        calls.append(len(texts))
-        if len(calls) % 3 == 0:
-            raise KeyboardInterrupt
-        return true_score(self, texts, *rest)
-
-    monkeypatch.setattr(InfluenceModel, "score", dies)
-    attempts = 0
-    while not (tmp_path / "score.parquet").exists():
-        attempts += 1
-        try:
-            scored(tmp_path, model, 3)
-        except KeyboardInterrupt:
-            continue
-    assert (tmp_path / "score.parquet").read_bytes() == expected
+    killed.saving(monkeypatch)
+    calls = killed.dying(monkeypatch, InfluenceModel, "score", 3)
+    output = tmp_path / "score.parquet"
+    attempts = killed.until_written(output, lambda: scored(tmp_path, model, 3))
+    assert output.read_bytes() == expected
     assert attempts == 5
     assert len(calls) == 9 + 4  # nine row groups, and those at which it died once more
     assert not list(tmp_path.glob(".*.kept"))

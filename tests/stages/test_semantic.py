@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+import killed
 import scored
 import small
 from groupmates import config, stage_settings
@@ -154,24 +155,11 @@ def test_a_killed_job_goes_on_after_the_row_groups_it_had_saved(
 ):
     monkeypatch.setattr("groupmates.scoring.ROW_GROUP", 5)
     (expected,) = embedded(tmp_path / "whole", small_run, encoder)
-    monkeypatch.setattr("groupmates.resume.Kept.due", lambda kept: True)
-    true_call, calls = SemanticEncoder.__call__, []
-
-    def dies(self, sequences, batch_tokens):
-        calls.append(len(sequences))
-        if len(calls) % 3 == 0:
-            raise KeyboardInterrupt
-        return true_call(self, sequences, batch_tokens)
-
-    monkeypatch.setattr(SemanticEncoder, "__call__", dies)
-    attempts = 0
-    while not (tmp_path / "shard-00000.parquet").exists():
-        attempts += 1
-        try:
-            embedded(tmp_path, small_run, encoder)
-        except KeyboardInterrupt:
-            continue
-    assert (tmp_path / "shard-00000.parquet").read_bytes() == expected.read_bytes()
+    killed.saving(monkeypatch)
+    calls = killed.dying(monkeypatch, SemanticEncoder, "__call__", 3)
+    output = tmp_path / "shard-00000.parquet"
+    attempts = killed.until_written(output, lambda: embedded(tmp_path, small_run, encoder))
+    assert output.read_bytes() == expected.read_bytes()
     assert (attempts, len(calls)) == (4, 8 + 3)  # eight row groups, three times one in vain
     assert not list(tmp_path.glob(".*.kept"))
 
