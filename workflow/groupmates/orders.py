@@ -23,6 +23,7 @@ from groupmates.store import (
     KEY,
     digests,
     embedded_as,
+    embedding_size,
     embeddings,
     open_table,
     read_table,
@@ -164,8 +165,8 @@ def _read_embeddings(
     place_N = np.empty_like(by_cluster)
     place_N[by_cluster] = np.arange(len(by_cluster))
     kind = embedded_as(files[0])
-    size = open_table(files[0], kind).schema_arrow.field("embedding").type.list_size
-    emb_ND, filled = np.empty((len(place_N), size), np.float32), 0
+    emb_ND = np.empty((len(place_N), embedding_size(files[0])), np.float32)
+    filled = 0
     progress = Progress("embeddings", sum(map(len, rows)), "rows")
     for path, wanted in zip(files, rows, strict=True):
         first = 0

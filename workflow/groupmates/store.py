@@ -219,6 +219,12 @@ def embedded_as(path: Path) -> str:
     return "semantic" if record.get("artefact") == "semantic" else "score"
 
 
+def embedding_size(path: Path) -> int:
+    """Size of the embeddings in such a table."""
+    size: int = open_table(path, embedded_as(path)).schema_arrow.field("embedding").type.list_size
+    return size
+
+
 def read_table(path: Path, artefact: str, columns: list[str] | None = None) -> pa.Table:
     """A checked table; see `open_table`. Damaged pages raise `UserError` too."""
     file = open_table(path, artefact)

@@ -186,8 +186,8 @@ def selector(method):
 
 def model_of(wildcards):
     """The influence model that a group_mates method goes by."""
-    ours = selector(wildcards.method)
-    return "initial" if ours.rounds == "random" else "final"
+    initial = stage_settings.goes_by_initial(CONFIG, wildcards.method)
+    return "initial" if initial else "final"
 
 
 def scored_by(wildcards):

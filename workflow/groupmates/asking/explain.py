@@ -94,10 +94,8 @@ def _scored(selection: Selection, text: str) -> dict[str, Any]:
     selection.check_model(made, selection.score[0])
     settings = made["settings"]
     (tokens,) = document_tokens(load_tokenizer(folder / "tokenizer"), [text])
-    window, batch_tokens = (
-        tokens[: settings["sequence_length"] + 1],
-        settings["score"]["batch_tokens"],
-    )
+    window = tokens[: settings["sequence_length"] + 1]
+    batch_tokens = settings["score"]["batch_tokens"]
     individual, compared_1D = InfluenceModel.load(folder).score([text], [window], batch_tokens)
     clustered_1D, centroids = compared_1D, path("centroids")
     if clusters_of(selection.made) == "semantic":

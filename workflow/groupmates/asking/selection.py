@@ -24,6 +24,7 @@ from groupmates.maths.relation import Relation
 from groupmates.store import (
     digests,
     embedded_as,
+    embedding_size,
     embeddings,
     intact,
     open_table,
@@ -185,10 +186,8 @@ class Selection:
     def read(self, place_N2: np.ndarray) -> tuple[list[str], np.ndarray, np.ndarray]:
         """Ids, individual influences and embeddings of these documents, in their order."""
         if not len(place_N2):
-            first = self.embedded[0]
-            opened = open_table(first, embedded_as(first))
-            size = opened.schema_arrow.field("embedding").type.list_size
-            return [], np.empty(0, np.float32), np.empty((0, size), np.float32)
+            emb_ND = np.empty((0, embedding_size(self.embedded[0])), np.float32)
+            return [], np.empty(0, np.float32), emb_ND
         table = _rows(self.score, place_N2, ["doc_id", "individual_influence"])
         emb_ND = embeddings(_rows(self.embedded, place_N2, ["embedding"]))
         return table["doc_id"].to_pylist(), table["individual_influence"].to_numpy(), emb_ND

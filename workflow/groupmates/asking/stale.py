@@ -115,11 +115,6 @@ def _options(command: list[str]) -> dict[str, list[str]]:
     }
 
 
-PAGE_RECORD = re.compile(
-    r'<script type="application/json" id="provenance">(.*?)</script>', re.DOTALL
-)
-
-
 def provenance(path: Path) -> dict[str, Any] | None:
     """That of an artefact, or of the folder that it lies in; None where there is none."""
     if path.suffix == ".parquet":

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from groupmates.errors import UserError
+from groupmates.maths.randomness import hash64
 from groupmates.models import lm
 from groupmates.models.checkpoint import open_base
 
@@ -37,6 +38,11 @@ class Probing:
     def snapshot(self) -> lm.Snapshot:
         """Where training stands, to return to."""
         return lm.Snapshot(self._model, self._optimizer)
+
+    @staticmethod
+    def seed_dropout(purpose: str, item: str) -> None:
+        """Where a checkpoint trains with dropout, its draws belong to the item, not to the job."""
+        torch.manual_seed(hash64(0, f"{purpose} dropout", item) % 2**63)
 
     def train(self, sequence: np.ndarray) -> None:
         """One step on one document's tokens [L]."""

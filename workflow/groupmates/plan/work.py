@@ -156,9 +156,9 @@ class Work:
         select = config.select
         self.methods = [select.method(name) for name in select.methods]
         self.meaning = min(config.semantic.embedding_size, sizes.lm.hidden)
-        asked = any(select.clusters_of(name) == "semantic" for name in select.methods)
+        self.semantic = any(select.clusters_of(name) == "semantic" for name in select.methods)
         # Sizes of the embeddings that are clustered.
-        self.clustered = [self.embedding, self.meaning] if asked else [self.embedding]
+        self.clustered = [self.embedding, self.meaning] if self.semantic else [self.embedding]
         self.row_bytes = 60.0 + 4 * self.embedding  # of a scored document
 
     # Work that several stages do
@@ -391,7 +391,7 @@ class Work:
         return math.ceil(self.sizes.documents / cluster.target_size)
 
     def fit_semantic(self) -> list[Jobs]:
-        if len(self.clustered) < 2:
+        if not self.semantic:
             return []
         documents, hidden = self.config.sample.probe_documents, self.sizes.lm.hidden
         phases = [Phase("documents", documents, self.hidden_states(documents))]
@@ -399,7 +399,7 @@ class Work:
         return [Jobs(1, phases, memory + 24.0 * hidden**2, memory + self.frozen_bytes)]
 
     def embed_meaning(self) -> list[Jobs]:
-        if len(self.clustered) < 2:
+        if not self.semantic:
             return []
         documents, text = self.in_shard, self.in_shard * self.sizes.text_bytes
         parts = {"read": text, **self.hidden_states(documents), "tokenise": text, "rows": documents}

@@ -30,7 +30,7 @@ BY_INITIAL = [*INITIAL, "score/initial_*"]
 ONE_STEP = [
     *("probe/plan_one_step.tsv", "probe/one_step_*", "fit/one_step.tsv", "score/one_step_*"),
 ]
-BY_CLUSTER = ("group_mates", "semdedup")
+BY_CLUSTER = ("group_mates", "semdedup", "quad")
 CLUSTERS = {
     # Made of the final model's scores; of the initial one's they would cost the same.
     "influence": ["cluster/centroids.tsv", "cluster/[0-9]*"],
@@ -43,7 +43,7 @@ SHARED = {
     "quality": POOL,
     "semdedup": [*POOL, *FINAL],
     ORACLE: POOL,
-    "quad": [*POOL, *FINAL, *CLUSTERS["influence"]],
+    "quad": [*POOL, *FINAL],
     "random": CHECKS,
 }
 

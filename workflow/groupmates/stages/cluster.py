@@ -23,6 +23,7 @@ from groupmates.store import (
     digest,
     digests,
     embedded_as,
+    embedding_size,
     embeddings,
     open_table,
     read_centroids,
@@ -83,7 +84,7 @@ def run_centroids(settings: CentroidSettings, *, score: list[Path], output: Path
 
 def read_sample(kind: str, keep_of: dict[Path, np.ndarray]) -> np.ndarray:
     """Embeddings of the rows to keep of every shard, in pool order, row group by row group."""
-    size = open_table(next(iter(keep_of)), kind).schema_arrow.field("embedding").type.list_size
+    size = embedding_size(next(iter(keep_of)))
     sample_ND = np.empty((sum(keep.sum() for keep in keep_of.values()), size), np.float32)
     progress, filled = Progress("cluster sample", len(sample_ND), "documents"), 0
     for path, keep in keep_of.items():

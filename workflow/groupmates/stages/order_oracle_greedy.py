@@ -18,7 +18,7 @@ from groupmates.config import Budget
 from groupmates.errors import UserError
 from groupmates.maths.brute_force import drawn, evaluations, greedy, keys, most_picks
 from groupmates.maths.quota import documents_of_ratio
-from groupmates.maths.randomness import generator, hash64
+from groupmates.maths.randomness import generator
 from groupmates.models import lm
 from groupmates.models.probing import Probing
 from groupmates.models.reference import reference_part
@@ -197,7 +197,6 @@ class Probed:
 
     def _step(self, pick: int, document: int) -> None:
         self._picked.restore()
-        # A checkpoint that trains with dropout: the step that was measured is the one that is taken.
-        seed = hash64(0, "oracle dropout", f"{pick} {self._doc_ids[document]}")
-        torch.manual_seed(seed % 2**63)
+        # The step that was measured is the one that is taken.
+        self._probing.seed_dropout("oracle", f"{pick} {self._doc_ids[document]}")
         self._probing.train(self._windows[document])

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from groupmates.errors import UserError
-from groupmates.maths.randomness import generator, hash64
+from groupmates.maths.randomness import generator
 from groupmates.maths.rollouts import beam_rollouts, random_rollouts
 from groupmates.models import lm
 from groupmates.models.encoders import BATCH_TOKENS
@@ -206,8 +206,7 @@ def _probe(
         if step[i] == 1:
             start.restore()
             loss = probing.start_loss
-            # A checkpoint that trains with dropout: its draws belong to the rollout, not to the job.
-            torch.manual_seed(hash64(0, "probe dropout", str(rollout[i])) % 2**63)
+            probing.seed_dropout("probe", str(rollout[i]))
         probing.train(sequences[i])
         if i < done:
             loss = after[i]

@@ -15,7 +15,6 @@ import pyarrow as pa
 import torch
 
 from groupmates.maths.groups import near_sets, random_sets
-from groupmates.maths.randomness import hash64
 from groupmates.models.encoders import BATCH_TOKENS
 from groupmates.models.influence import InfluenceModel
 from groupmates.models.probing import Probing
@@ -164,8 +163,7 @@ def _losses(
     for i in range(first, len(step)):
         if step[i] == 1:
             start.restore()
-            # A checkpoint that trains with dropout: its draws belong to the set, not to the job.
-            torch.manual_seed(hash64(0, "group dropout", str(number[i])) % 2**63)
+            probing.seed_dropout("group", str(number[i]))
         probing.train(sequences[doc_ids[i]])
         if i < resumed:
             continue

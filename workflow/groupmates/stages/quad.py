@@ -102,11 +102,11 @@ def run_probe(
             drawn = [order_N[a:b] for a, b in zip(first, last, strict=True)]
             if not drawn:
                 break
-            influence_n = influences.of(np.concatenate(drawn))
+            chosen = np.concatenate(drawn)
+            influence_n = influences.of(chosen)
             bounds = np.cumsum([len(d) for d in drawn])[:-1]
             for arm, measured in zip(arms, np.split(influence_n, bounds), strict=True):
                 bandit.visit(int(arm), measured)
-            chosen = np.concatenate(drawn)
             found.append(
                 {
                     "iteration": np.full(len(chosen), iteration),
