@@ -16,6 +16,7 @@ import small
 from groupmates import config, stage_settings
 from groupmates.asking import explain as asked
 from groupmates.errors import UserError
+from groupmates.maths.meaning import whitening
 from groupmates.models.lm import load_lm
 from groupmates.models.semantic import SemanticEncoder
 from groupmates.models.text import document_tokens, load_tokenizer, token_lists
@@ -89,19 +90,18 @@ def hidden_states(run: small.Run, sequences: list[np.ndarray]) -> np.ndarray:
     return np.array(found, np.float64)
 
 
-def test_an_embedding_is_the_centred_mean_hidden_state_of_the_probed_window(
+def test_an_embedding_is_the_whitened_mean_hidden_state_of_the_probed_window(
     small_run, encoder, tmp_path
 ):
     ids, emb = whole(embedded(tmp_path, small_run, encoder))
     assert ids == [d["id"] for d in small.documents(40)]
     pool = read_table(small_run.probe_pool, "probe_pool")
     sampled = hidden_states(small_run, token_lists(pool))
-    _, vectors = np.linalg.eigh(np.cov(sampled.T))
     tokens = document_tokens(
         load_tokenizer(small_run.tokenizer), [d["text"] for d in small.documents(40)]
     )
     states = hidden_states(small_run, [t[: WINDOW + 1] for t in tokens])
-    expected = (states - sampled.mean(0)) @ vectors[:, ::-1][:, :SIZE]
+    expected = (states - sampled.mean(0)) @ whitening(sampled, SIZE)[1]
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
     np.testing.assert_allclose(emb @ emb.T, expected @ expected.T, atol=1e-3)
     assert emb.shape == (40, SIZE)

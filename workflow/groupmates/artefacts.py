@@ -219,7 +219,7 @@ ARTEFACTS = {
         "score/semantic/encoder.safetensors",
         1,
         "what makes the probed model's mean hidden states an embedding of meaning: the probe pool's "
-        "mean and leading directions; beside it a .json with their share of the variance",
+        "mean and whitened leading directions; beside it a .json with their share of the variance",
     ),
     "semantic": Artefact(
         "score/semantic/shard-{shard}.parquet",

@@ -25,6 +25,7 @@ from transformers import (
 )
 
 from groupmates.errors import UserError
+from groupmates.maths.meaning import whitening
 from groupmates.maths.packing import length_batches, pad_right
 from groupmates.models.lm import autocast, device
 from groupmates.models.text import load_tokenizer, text_tokens
@@ -71,7 +72,7 @@ class LmEncoder(nn.Module):
     """Unit-length linear map of the language model's last hidden states, averaged over tokens.
 
     Features are standardised with the statistics of the probe pool (`calibrate`), and the map
-    begins as the pool's leading principal directions.
+    begins as the pool's whitening: near-duplicates then stand out among documents of one kind.
     """
 
     mean: torch.Tensor
@@ -99,12 +100,12 @@ class LmEncoder(nn.Module):
 
     @torch.no_grad()
     def calibrate(self, features: Any) -> None:
-        """Take the standardisation from features [N, F], and begin the map at their directions."""
+        """Take the standardisation from features [N, F], and begin the map at their whitening."""
         self.mean.copy_(features.mean(0))
         self.scale.copy_(features.std(0).clamp_min(1e-6))
         standard = (features - self.mean) / self.scale
-        _, vectors = torch.linalg.eigh(standard.T @ standard)
-        self.map.weight.copy_(vectors[:, -self.size :].flip(1).T)
+        _, axes_FD, _ = whitening(standard.cpu().numpy(), self.size)
+        self.map.weight.copy_(torch.from_numpy(axes_FD.T.copy()))
 
     def forward(self, prepared: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
         """Embeddings float32 [n, D] of the documents `rows`."""

@@ -11,12 +11,12 @@ from safetensors.numpy import load_file, save_file
 from transformers import PreTrainedModel
 
 from groupmates.errors import UserError
-from groupmates.maths.meaning import directions, embedded
+from groupmates.maths.meaning import embedded, whitening
 from groupmates.models.encoders import BATCH_TOKENS, frozen_lm, mean_hidden_states
 
 
 class SemanticEncoder:
-    """Mean hidden states, centred and on the directions `axes_FD`, at unit length."""
+    """Mean hidden states, centred and whitened along the directions `axes_FD`, at unit length."""
 
     def __init__(self, lm: PreTrainedModel, mean_F: np.ndarray, axes_FD: np.ndarray) -> None:
         self._lm, self.mean_F, self.axes_FD = lm, mean_F, axes_FD
@@ -30,11 +30,11 @@ class SemanticEncoder:
         size: int,
         advance: Callable[[int], object] = lambda n: None,
     ) -> tuple[SemanticEncoder, float]:
-        """Centred on these documents, on their `size` leading directions, whose share of the
+        """Whitened on these documents along their `size` leading directions, whose share of the
         variance is the second value."""
         lm = frozen_lm(base)
         hidden_NF = mean_hidden_states(lm, sequences, BATCH_TOKENS, advance).cpu().numpy()
-        mean_F, axes_FD, share = directions(hidden_NF, size)
+        mean_F, axes_FD, share = whitening(hidden_NF, size)
         return cls(lm, mean_F, axes_FD), share
 
     def __call__(self, sequences: list[np.ndarray], batch_tokens: int) -> np.ndarray:

@@ -28,7 +28,7 @@ def run_fit(
     output: Path,
     threads: int = 1,
 ) -> None:
-    """Centre the hidden states of `base` on the probe pool and take its leading directions."""
+    """Whiten the hidden states of `base` on the probe pool, along its leading directions."""
     torch.set_num_threads(threads)
     sequences = token_lists(read_table(probe_pool, "probe_pool", ["input_ids"]))
     progress = Progress("semantic fit", len(sequences), "documents")
