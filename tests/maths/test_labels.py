@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from groupmates.maths.labels import label_scale, pearson, rollout_bootstrap, spearman
+from groupmates.maths.labels import (
+    label_scale,
+    pearson,
+    reliability,
+    rollout_bootstrap,
+    spearman,
+)
 
 # Two rollouts of two steps; the second step is ten times as large and shifted.
 TRAINING = np.array([[1.0, 100.0], [3.0, 140.0]])
@@ -117,3 +123,37 @@ def test_the_bootstrap_keeps_the_rows_of_its_arrays_together():
     a = np.random.default_rng(4).normal(size=(20, 3))
     low, high = rollout_bootstrap(spearman, a, 2 * a + 1, seed=np.random.default_rng(0), draws=50)
     assert (low, high) == (pytest.approx(1.0), pytest.approx(1.0))
+
+
+def pairs_of(document: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """Both orders of every two labels of one document, [2, pairs]."""
+    d, y = document.ravel(), label.ravel()
+    found = [(y[i], y[j]) for i in range(len(d)) for j in range(len(d)) if i != j and d[i] == d[j]]
+    return np.array(found).T
+
+
+def test_reliability_is_the_correlation_over_pairs_of_labels_of_one_document():
+    draw = np.random.default_rng(0)
+    document = draw.integers(0, 30, (20, 5))
+    label = draw.normal(0, 1, (20, 5)) + document / 15
+    pairs = pairs_of(document, label)
+    value, number = reliability(document, label)
+    assert number == pairs.shape[1] // 2
+    assert value == pytest.approx(np.corrcoef(pairs)[0, 1])
+
+
+def test_reliability_is_the_share_of_the_variance_that_is_the_documents_own():
+    draw = np.random.default_rng(0)
+    own = draw.normal(0, 0.6, 5000)
+    document = draw.integers(0, 5000, (4000, 10))
+    label = own[document] + draw.normal(0, 0.8, document.shape)
+    value, _ = reliability(document, label)
+    assert value == pytest.approx(0.36, abs=0.03)
+    assert pearson(own[document], label) == pytest.approx(np.sqrt(0.36), abs=0.03)
+
+
+def test_reliability_is_unknown_without_a_pair_or_a_variance():
+    value, pairs = reliability(np.arange(6).reshape(2, 3), np.ones((2, 3)))
+    assert (np.isnan(value), pairs) == (True, 0)
+    value, pairs = reliability(np.zeros((2, 1), int), np.ones((2, 1)))
+    assert (np.isnan(value), pairs) == (True, 1)

@@ -1,6 +1,7 @@
 """Fitting: what is held out stays held out, a planted signal is found, and noise stops the run."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -151,6 +152,15 @@ def test_the_position_alone_explains_nothing_within_positions(model):
     found = metrics(model)
     assert found["spearman"]["position_mean"] > 0.5
     assert set(found["spearman_within_position"]) == {"full", "no_relation"}
+
+
+def test_how_far_labels_agree_is_told_of_all_random_rollouts(model, planted):
+    table = read_table(planted["signal"], "probe")
+    found = metrics(model)["label_reliability"]
+    appearances = Counter(table["doc_id"].to_pylist()).values()
+    assert found["pairs"] == sum(n * (n - 1) // 2 for n in appearances) > 0
+    assert found["ceiling"] == pytest.approx(found["correlation"] ** 0.5)
+    assert found["correlation"] > 0.9  # the planted signal has no noise
 
 
 # What is held out

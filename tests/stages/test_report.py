@@ -133,6 +133,7 @@ def _fit(random: np.random.Generator, folder: Path, rollouts: int, rounds: tuple
         "documents": 900,
         "labels": 20 * rollouts,
         "coverage": dict.fromkeys(rounds, covered),
+        "label_reliability": {"correlation": 0.25, "pairs": 321, "ceiling": 0.5},
     }
     (folder / "metrics.json").write_text(json.dumps(metrics))
     relation = {"alpha": 0.97, "beta": 1.04, "kernel": "mean", "weights": [1.0]}
@@ -654,6 +655,32 @@ def test_losses_have_the_decimals_that_their_interval_needs():
     wide, narrow = [-0.2, 0.1], [-0.0102, -0.0098]
     assert words.decimals_for(comparison(-0.1, wide, wide)) == 3
     assert words.decimals_for(comparison(-0.01, wide, narrow)) == 5
+
+
+FITTED = {
+    "spearman": {"full": 0.45, "position_mean": 0.2},
+    "spearman_interval_full": [0.4, 0.5],
+    "spearman_difference_interval": [0.1, 0.4],
+    "spearman_within_position": {"full": 0.4},
+    "rollouts": {"heldout": 40},
+}
+
+
+@pytest.mark.parametrize(
+    "labels", [{}, {"label_reliability": {"correlation": None, "pairs": 0, "ceiling": None}}]
+)
+def test_without_two_labels_of_one_document_nothing_is_said_of_a_ceiling(labels):
+    told = words.relation_finding(FITTED | labels)
+    assert told.endswith("Among documents at the same position the correlation is 0.40.")
+
+
+def test_how_far_labels_agree_stands_beside_how_well_they_are_predicted():
+    labels = {"correlation": 0.25, "pairs": 1321, "ceiling": 0.5}
+    told = words.relation_finding(FITTED | {"label_reliability": labels}).replace("\u00a0", " ")
+    assert told.endswith(
+        "correlation is 0.40; two labels of one document, from different rollouts, correlate at 0.25 "
+        "(1,321 pairs), so that to know every document's own influence would give about 0.50."
+    )
 
 
 def test_zero_has_no_sign_and_unknown_is_a_dash():

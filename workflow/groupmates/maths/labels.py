@@ -65,6 +65,26 @@ def pearson(a: np.ndarray, b: np.ndarray) -> float:
     return float(x @ y / norm) if norm > 0 else 0.0
 
 
+def reliability(document_RT: np.ndarray, standard_RT: np.ndarray) -> tuple[float, int]:
+    """Correlation of a document's label with its label in another rollout; number of such pairs.
+
+    The share of the labels' variance that is the document's own: a model that knew it without error
+    would correlate with the labels at its square root. nan without a pair.
+    """
+    _, of_label, count = np.unique(document_RT, return_inverse=True, return_counts=True)
+    of_label, label = of_label.ravel(), standard_RT.ravel().astype(np.float64)
+    others = count[of_label] - 1.0  # labels that each is paired with
+    pairs = others.sum()
+    if not pairs:
+        return float("nan"), 0
+    mean = others @ label / pairs
+    deviation = label - mean
+    total = np.bincount(of_label, deviation)
+    covariance = (total @ total - deviation @ deviation) / pairs
+    variance = others @ deviation**2 / pairs
+    return (float(covariance / variance) if variance > 0 else float("nan")), int(pairs) // 2
+
+
 def rollout_bootstrap(
     statistic: object, *arrays_RT: np.ndarray, seed: np.random.Generator, draws: int = 1000
 ) -> tuple[float, float]:

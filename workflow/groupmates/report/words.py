@@ -200,7 +200,15 @@ def relation_finding(metrics: dict[str, Any]) -> str:
         )
         text += ", not shown to be better)" if gain[0] <= 0 else ")"
     within = metrics["spearman_within_position"]["full"]
-    return f"{text}. Among documents at the same position the correlation is {number(within)}."
+    text += f". Among documents at the same position the correlation is {number(within)}"
+    labels = metrics.get("label_reliability", {})  # older fits have none
+    if labels.get("ceiling") is None:
+        return f"{text}."
+    return (
+        f"{text}; two labels of one document, from different rollouts, correlate at "
+        f"{number(labels['correlation'])} ({count(labels['pairs'])} pairs), so that to know every "
+        f"document's own influence would give about {number(labels['ceiling'])}."
+    )
 
 
 def groups_finding(found: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from groupmates.maths.labels import (
     LabelScale,
     label_scale,
     pearson,
+    reliability,
     rollout_bootstrap,
     spearman,
 )
@@ -105,7 +107,10 @@ def run(
         metrics, predicted = evaluate(settings, model, prepared, training, heldout, scale)
         progress.advance(heldout.influence.size)
         progress.finish()
-        metrics |= {"coverage": {r.round: coverage(r) for r in rounds}}
+        metrics |= {
+            "coverage": {r.round: coverage(r) for r in rounds},
+            "label_reliability": label_reliability(rounds[0]),
+        }
         report(output.name, metrics)
         with replacing(output) as folder:
             model.save(folder)
@@ -345,6 +350,18 @@ def coverage(rollouts: Rollouts) -> dict[str, int]:
         "sets": len({tuple(sorted(r)) for r in rollouts.document.tolist()}),
         "documents": len(appearances),
         "max_appearances": max(appearances.values()),
+    }
+
+
+def label_reliability(rollouts: Rollouts) -> dict[str, float | int | None]:
+    """How far labels of one document agree, positions apart; what no model can do better than."""
+    within = label_scale(rollouts.influence, per_position=True).standardise(rollouts.influence)
+    value, pairs = reliability(rollouts.document, within)
+    known = math.isfinite(value)
+    return {
+        "correlation": value if known else None,
+        "pairs": pairs,
+        "ceiling": math.sqrt(max(value, 0.0)) if known else None,
     }
 
 
