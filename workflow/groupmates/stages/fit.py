@@ -354,7 +354,10 @@ def coverage(rollouts: Rollouts) -> dict[str, int]:
 
 
 def label_reliability(rollouts: Rollouts) -> dict[str, float | int | None]:
-    """How far labels of one document agree, positions apart; what no model can do better than."""
+    """How far two labels of one document agree, positions apart.
+
+    `ceiling`: what its own influence, known exactly, would correlate with the labels at.
+    """
     within = label_scale(rollouts.influence, per_position=True).standardise(rollouts.influence)
     value, pairs = reliability(rollouts.document, within)
     known = math.isfinite(value)
