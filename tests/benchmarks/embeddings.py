@@ -18,6 +18,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "workflow"))
@@ -41,9 +42,26 @@ def begin(model: InfluenceModel, prepared: torch.Tensor, power: float) -> None:
         encoder.map.weight.mul_(length_D1 ** (2 * power - 1))
 
 
-def fitted(settings: FitSettings, run: Path, prepared: torch.Tensor, rounds: list, power: float):
-    """Held-out correlation; cosines to the nearest neighbour of some documents."""
-    training, validation, heldout = fit.split(settings, rounds)
+def read_run(run: Path) -> tuple[FitSettings, pa.Table, list[fit.Rollouts]]:
+    """Settings of the fit of a finished run, its probe pool, its rollouts by round."""
+    made = json.loads((run / "fit/final/provenance.json").read_text())
+    pool = read_table(run / "sample/probe_pool.parquet", "probe_pool", ["doc_id", "input_ids"])
+    ids = pool["doc_id"].to_pylist()
+    rounds = [
+        fit.read_rollouts(r, sorted(run.glob(f"probe/{r}/shard-*.parquet")), ids)
+        for r in ("random", "bootstrap")
+    ]
+    return FitSettings.model_validate(made["settings"]), pool, rounds
+
+
+def refitted(
+    settings: FitSettings,
+    run: Path,
+    prepared: torch.Tensor,
+    training: list[fit.Rollouts],
+    validation: fit.Rollouts,
+    power: float,
+) -> InfluenceModel:
     scale = label_scale(np.concatenate([r.influence for r in training]), per_position=True)
     torch.manual_seed(settings.seed)
     model = InfluenceModel(settings.fit, make_encoder(settings.fit, run / "base"))
@@ -57,6 +75,14 @@ def fitted(settings: FitSettings, run: Path, prepared: torch.Tensor, rounds: lis
         fit.train(
             settings, under_way, model, optimizer, prepared, training, validation, scale, "again"
         )
+    return model.eval()
+
+
+def fitted(settings: FitSettings, run: Path, prepared: torch.Tensor, rounds: list, power: float):
+    """Held-out correlation; cosines to the nearest neighbour of some documents."""
+    training, validation, heldout = fit.split(settings, rounds)
+    model = refitted(settings, run, prepared, training, validation, power)
+    scale = label_scale(np.concatenate([r.influence for r in training]), per_position=True)
     predicted = fit.predict_individual(model, prepared, heldout.document)
     with torch.no_grad():
         emb_ND = model.encoder(prepared, np.arange(len(prepared))).numpy()
@@ -74,15 +100,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     run = arguments.run
-    made = json.loads((run / "fit/final/provenance.json").read_text())
-    settings = FitSettings.model_validate(made["settings"])
-    pool = read_table(run / "sample/probe_pool.parquet", "probe_pool", ["doc_id", "input_ids"])
-    rounds = [
-        fit.read_rollouts(
-            r, sorted(run.glob(f"probe/{r}/shard-*.parquet")), pool["doc_id"].to_pylist()
-        )
-        for r in ("random", "bootstrap")
-    ]
+    settings, pool, rounds = read_run(run)
     encoder = make_encoder(settings.fit, run / "base")
     prepared = encoder.prepare([], token_lists(pool), 8192)
     for size in arguments.sizes:

@@ -1,0 +1,163 @@
+"""How much a selection owes to the draw of its rollouts, with the relation and without it.
+
+    python tests/benchmarks/refits.py results/RUN config.yaml [more.yaml ...] [--draws 6] [--seeds 1]
+        [--powers 0.5] [--sharpness 32] [--whitened 8]
+
+Each draw takes the rollouts of a finished run with replacement (draw 0: as they are), fits the
+influence model anew, selects by individual influence alone and by the relation, and trains on each
+selection. The relation is nearest^S of the embeddings, and of embeddings whitened after the fit where
+--whitened has exponents. --powers: beginnings of the map, as in embeddings.py. Base model, probing and
+clusters are the run's. Prints held-out losses by draw, mean differences with 95 % intervals over
+draws, and how many of the documents two draws share. Two processes, one thread each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from itertools import combinations
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+import variants
+from embeddings import read_run, refitted
+
+from groupmates import config as c
+from groupmates.maths.intervals import paired_interval
+from groupmates.maths.meaning import embedded, whitening
+from groupmates.models.encoders import LmEncoder
+from groupmates.models.text import document_tokens, load_tokenizer, token_lists
+from groupmates.pool import list_files
+from groupmates.readers import read_documents
+from groupmates.stages import fit
+from groupmates.store import Provenance, read_table, write_table
+
+
+def pool_features(run: Path, config: c.Config, encoder: LmEncoder, window: int) -> torch.Tensor:
+    """Hidden states of all documents of the pool, in the order of the score files."""
+    builtin = config.pool.paths == "builtin"
+    patterns = [f"{run}/corpus/shard-*"] if builtin else list(config.pool.paths)
+    columns = c.PoolColumns(text="text", id=None, source=None) if builtin else config.pool.columns
+    tokenizer = load_tokenizer(run / "sample/tokenizer")
+    found: dict[str, torch.Tensor] = {}
+    for file in list_files(patterns):
+        documents = list(read_documents(file, columns))
+        tokens = document_tokens(tokenizer, [d.text for d in documents])
+        features = encoder.prepare([], [t[: window + 1] for t in tokens], 8192)
+        found |= zip([d.doc_id for d in documents], features, strict=True)
+    scores = sorted(run.glob("score/shard-*.parquet"))
+    ids = [i for s in scores for i in read_table(s, "score", ["doc_id"])["doc_id"].to_pylist()]
+    return torch.stack([found[i] for i in ids])
+
+
+def scored(run: Path, folder: Path, influence_N: np.ndarray, emb_ND: np.ndarray) -> Path:
+    """A run's folder that differs in its scores alone."""
+    folder.mkdir(parents=True)
+    for name in ("base", "sample", "cluster", "fit", "corpus"):
+        if (run / name).exists():
+            (folder / name).symlink_to((run / name).resolve())
+    start = 0
+    for path in sorted(run.glob("score/shard-*.parquet")):
+        table = read_table(path, "score")
+        rows = slice(start, start + len(table))
+        changed = {"individual_influence": influence_N[rows], "embedding": emb_ND[rows]}
+        columns = {name: table[name] for name in table.schema.names} | changed
+        write_table(
+            folder / "score" / path.name,
+            "score",
+            Provenance("score", {}),
+            columns,
+            embedding_size=emb_ND.shape[1],
+        )
+        start += len(table)
+    return folder
+
+
+def documents(selection: list[Path]) -> set[str]:
+    return {i for path in selection for i in read_table(path, "select")["doc_id"].to_pylist()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("configs", nargs="+")
+    parser.add_argument("--draws", type=int, default=6)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--powers", nargs="+", type=float, default=[0.5])
+    parser.add_argument("--sharpness", nargs="*", type=float, default=[32])
+    parser.add_argument("--whitened", nargs="*", type=float, default=[])
+    arguments = parser.parse_args()
+    torch.set_num_threads(2)
+    run, config = arguments.run, variants.merged(arguments.configs)
+    settings, probe_pool, rounds = read_run(run)
+    encoder = LmEncoder(run / "base", settings.fit.encoder.embedding_size)
+    prepared = encoder.prepare([], token_lists(probe_pool), 8192)
+    features = pool_features(run, config, encoder, config.sample.sequence_length)
+    training, validation, _ = fit.split(settings, rounds)
+    relations = {"no relation": ("plain", variants.NONE)}
+    relations |= {f"nearest^{s:g}": ("plain", variants.nearest(s)) for s in arguments.sharpness}
+    relations |= {
+        f"whitened, nearest^{s:g}": ("whitened", variants.nearest(s)) for s in arguments.whitened
+    }
+    with tempfile.TemporaryDirectory() as scratch:
+        picks: dict[tuple[float, str], list[list[Path]]] = {}
+        jobs = []
+        for draw in range(arguments.draws):
+            random = np.random.default_rng(draw)
+            drawn = [
+                r.take(random.integers(0, len(r.number), len(r.number))) if draw else r
+                for r in training
+            ]
+            for power in arguments.powers:
+                model = refitted(settings, run, prepared, drawn, validation, power)
+                with torch.no_grad():
+                    known = model.encoder(prepared, np.arange(len(prepared))).numpy()
+                    emb = model.encoder(features, np.arange(len(features)))
+                    influence = model.individual(emb).numpy()
+                mean, axes, _ = whitening(known, known.shape[1])
+                space = {"plain": emb.numpy(), "whitened": embedded(emb.numpy(), mean, axes)}
+                for name, (kind, relation) in relations.items():
+                    folder = Path(scratch) / f"{draw}-{power}-{name}"
+                    of_draw = scored(run, folder / "run", influence, space[kind])
+                    variants.VARIANTS[name] = ("marginal", "paper", relation)
+                    selection = variants.selected(of_draw, folder, config, name)
+                    picks.setdefault((power, name), []).append(selection)
+                    jobs += [(of_draw, config, selection, seed) for seed in range(arguments.seeds)]
+        baseline = variants.selected(run, Path(scratch), config, "random")
+        jobs += [(run, config, baseline, seed) for seed in range(arguments.seeds)]
+        with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+            losses = np.array(list(pool.map(variants.trained, jobs)))
+        by_draw = losses.reshape(-1, arguments.seeds).mean(1)
+        random_loss, by_draw = by_draw[-1], by_draw[:-1]
+        table = by_draw.reshape(arguments.draws, len(arguments.powers), len(relations))
+        print(f"random selection: {random_loss:.4f}")
+        for p, power in enumerate(arguments.powers):
+            for r, name in enumerate(relations):
+                loss = table[:, p, r]
+                shared = [
+                    len(a & b) / min(len(a), len(b))
+                    for a, b in combinations(map(documents, picks[power, name]), 2)
+                ]
+                print(
+                    f"power {power}, {name}: minus random {loss.mean() - random_loss:+.4f}, "
+                    f"minus no relation {told(loss - table[:, p, 0])}, "
+                    f"minus the first power {told(loss - table[:, 0, r])}; by draw "
+                    f"{' '.join(f'{v:.4f}' for v in loss)}; shared "
+                    f"{np.mean(shared) if shared else 1:.2f}",
+                    flush=True,
+                )
+
+
+def told(difference: np.ndarray) -> str:
+    """Mean with its interval over draws."""
+    if len(difference) < 2:
+        return f"{difference.mean():+.4f}"
+    low, high = paired_interval(difference, 0.95)
+    return f"{difference.mean():+.4f} [{low:+.4f}, {high:+.4f}]"
+
+
+if __name__ == "__main__":
+    main()
