@@ -30,6 +30,15 @@ def pytest_collection_modifyitems(items):
     items.sort(key=place)
 
 
+def pytest_collection_finish(session):
+    """Groups keep tests that share a SLURM in one worker; xdist names them at the end of an id."""
+    if getattr(session.config.option, "loadgroup", False):
+        lost = [
+            i for i in session.items if i.get_closest_marker("xdist_group") and "@" not in i.nodeid
+        ]
+        assert not lost, f"pytest-xdist does not group {lost[0].nodeid}: another version of pytest?"
+
+
 @pytest.fixture(autouse=True)
 def one_thread():
     """Tests compare losses bit by bit: the number of threads is part of a float's rounding."""

@@ -18,7 +18,7 @@ from cluster import Cluster
 import trainings
 from groupmates import resume
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm training")]
 
 PACKAGE = Path(resume.__file__).parent.parent
 SECONDS = 100  # of an undisturbed training: more than lie between start and warning of a job
