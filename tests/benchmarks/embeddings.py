@@ -61,16 +61,18 @@ def refitted(
     training: list[fit.Rollouts],
     validation: fit.Rollouts,
     power: float,
+    seeds: tuple[int, int],
 ) -> InfluenceModel:
+    """`seeds`: of the weights, and of the dropout in training."""
     scale = label_scale(np.concatenate([r.influence for r in training]), per_position=True)
-    torch.manual_seed(settings.seed)
+    torch.manual_seed(seeds[0])
     model = InfluenceModel(settings.fit, make_encoder(settings.fit, run / "base"))
     begin(model, prepared, power)
     optimizer = fit.make_optimizer(model, settings.fit.training)
     made = Provenance("fit", {"power": power, "seed": settings.seed}, {})
     with (
         tempfile.TemporaryDirectory() as folder,
-        Training(Path(folder) / "fit", "fit", made, model, optimizer, settings.seed) as under_way,
+        Training(Path(folder) / "fit", "fit", made, model, optimizer, seeds[1]) as under_way,
     ):
         fit.train(
             settings, under_way, model, optimizer, prepared, training, validation, scale, "again"
@@ -81,7 +83,8 @@ def refitted(
 def fitted(settings: FitSettings, run: Path, prepared: torch.Tensor, rounds: list, power: float):
     """Held-out correlation; cosines to the nearest neighbour of some documents."""
     training, validation, heldout = fit.split(settings, rounds)
-    model = refitted(settings, run, prepared, training, validation, power)
+    seeds = settings.seed, settings.seed
+    model = refitted(settings, run, prepared, training, validation, power, seeds)
     scale = label_scale(np.concatenate([r.influence for r in training]), per_position=True)
     predicted = fit.predict_individual(model, prepared, heldout.document)
     with torch.no_grad():

@@ -28,6 +28,7 @@ from embeddings import read_run, refitted
 from groupmates import config as c
 from groupmates.maths.intervals import paired_interval
 from groupmates.maths.meaning import embedded, whitening
+from groupmates.maths.randomness import hash64
 from groupmates.models.encoders import LmEncoder
 from groupmates.models.text import document_tokens, load_tokenizer, token_lists
 from groupmates.pool import list_files
@@ -97,6 +98,8 @@ def main() -> None:
     prepared = encoder.prepare([], token_lists(probe_pool), 8192)
     features = pool_features(run, config, encoder, config.sample.sequence_length)
     training, validation, _ = fit.split(settings, rounds)
+    seed, name = settings.seed, "final"  # as in the run: draw 0 is its model
+    seeds = hash64(seed, "fit", name) % 2**63, hash64(seed, "fit steps", name)
     relations = {"no relation": ("plain", variants.NONE)}
     relations |= {f"nearest^{s:g}": ("plain", variants.nearest(s)) for s in arguments.sharpness}
     relations |= {
@@ -112,7 +115,7 @@ def main() -> None:
                 for r in training
             ]
             for power in arguments.powers:
-                model = refitted(settings, run, prepared, drawn, validation, power)
+                model = refitted(settings, run, prepared, drawn, validation, power, seeds)
                 with torch.no_grad():
                     known = model.encoder(prepared, np.arange(len(prepared))).numpy()
                     emb = model.encoder(features, np.arange(len(features)))
