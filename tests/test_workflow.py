@@ -491,7 +491,9 @@ DATA = Path(os.environ.get("GROUPMATES_DATA", checkout.REPOSITORY / "data"))
 
 @pytest.mark.skipif(not DATA.exists(), reason=f"no mixed pool in {DATA}: set GROUPMATES_DATA")
 def test_a_mixed_pool_with_ids_and_two_reference_files_runs_to_its_report(tmp_path: Path) -> None:
-    change = yaml.safe_load((checkout.REPOSITORY / "workflow/configs/mixed-lambada.yaml").read_text())
+    change = yaml.safe_load(
+        (checkout.REPOSITORY / "workflow/configs/mixed-lambada.yaml").read_text()
+    )
     settings = checkout.merged(
         checkout.TINY, {name: change[name] for name in ("pool", "reference")}
     )
