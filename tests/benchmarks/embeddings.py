@@ -22,7 +22,7 @@ import pyarrow as pa
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "workflow"))
-from groupmates.maths.labels import label_scale, spearman
+from groupmates.maths.labels import LabelScale, label_scale, spearman
 from groupmates.models.influence import InfluenceModel, make_encoder
 from groupmates.models.text import token_lists
 from groupmates.models.training import Training
@@ -62,8 +62,8 @@ def refitted(
     validation: fit.Rollouts,
     power: float,
     seeds: tuple[int, int],
-) -> InfluenceModel:
-    """`seeds`: of the weights, and of the dropout in training."""
+) -> tuple[InfluenceModel, LabelScale]:
+    """A model, and what its labels were scaled by; `seeds`: of the weights, and of the dropout."""
     scale = label_scale(np.concatenate([r.influence for r in training]), per_position=True)
     torch.manual_seed(seeds[0])
     model = InfluenceModel(settings.fit, make_encoder(settings.fit, run / "base"))
@@ -77,15 +77,14 @@ def refitted(
         fit.train(
             settings, under_way, model, optimizer, prepared, training, validation, scale, "again"
         )
-    return model.eval()
+    return model.eval(), scale
 
 
 def fitted(settings: FitSettings, run: Path, prepared: torch.Tensor, rounds: list, power: float):
     """Held-out correlation; cosines to the nearest neighbour of some documents."""
     training, validation, heldout = fit.split(settings, rounds)
     seeds = settings.seed, settings.seed
-    model = refitted(settings, run, prepared, training, validation, power, seeds)
-    scale = label_scale(np.concatenate([r.influence for r in training]), per_position=True)
+    model, scale = refitted(settings, run, prepared, training, validation, power, seeds)
     predicted = fit.predict_individual(model, prepared, heldout.document)
     with torch.no_grad():
         emb_ND = model.encoder(prepared, np.arange(len(prepared))).numpy()

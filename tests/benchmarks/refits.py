@@ -39,13 +39,10 @@ from groupmates.store import Provenance, read_table, write_table
 
 def pool_features(run: Path, config: c.Config, encoder: LmEncoder, window: int) -> torch.Tensor:
     """Hidden states of all documents of the pool, in the order of the score files."""
-    builtin = config.pool.paths == "builtin"
-    patterns = [f"{run}/corpus/shard-*"] if builtin else list(config.pool.paths)
-    columns = c.PoolColumns(text="text", id=None, source=None) if builtin else config.pool.columns
     tokenizer = load_tokenizer(run / "sample/tokenizer")
     found: dict[str, torch.Tensor] = {}
-    for file in list_files(patterns):
-        documents = list(read_documents(file, columns))
+    for file in list_files(variants.pool_patterns(run, config)):
+        documents = list(read_documents(file, config.pool.columns))
         tokens = document_tokens(tokenizer, [d.text for d in documents])
         features = encoder.prepare([], [t[: window + 1] for t in tokens], 8192)
         found |= zip([d.doc_id for d in documents], features, strict=True)
@@ -100,11 +97,12 @@ def main() -> None:
     training, validation, _ = fit.split(settings, rounds)
     seed, name = settings.seed, "final"  # as in the run: draw 0 is its model
     seeds = hash64(seed, "fit", name) % 2**63, hash64(seed, "fit steps", name)
-    relations = {"no relation": ("plain", variants.NONE)}
-    relations |= {f"nearest^{s:g}": ("plain", variants.nearest(s)) for s in arguments.sharpness}
-    relations |= {
-        f"whitened, nearest^{s:g}": ("whitened", variants.nearest(s)) for s in arguments.whitened
-    }
+    relations = {"no relation": variants.NONE}
+    relations |= {f"nearest^{s:g}": variants.nearest(s) for s in arguments.sharpness}
+    whitened = {f"whitened, nearest^{s:g}": variants.nearest(s) for s in arguments.whitened}
+    for name, relation in (relations | whitened).items():
+        variants.VARIANTS[name] = ("marginal", "paper", relation)
+    names = [*relations, *whitened]
     with tempfile.TemporaryDirectory() as scratch:
         picks: dict[tuple[float, str], list[list[Path]]] = {}
         jobs = []
@@ -115,17 +113,19 @@ def main() -> None:
                 for r in training
             ]
             for power in arguments.powers:
-                model = refitted(settings, run, prepared, drawn, validation, power, seeds)
+                model, _ = refitted(settings, run, prepared, drawn, validation, power, seeds)
                 with torch.no_grad():
                     known = model.encoder(prepared, np.arange(len(prepared))).numpy()
                     emb = model.encoder(features, np.arange(len(features)))
                     influence = model.individual(emb).numpy()
                 mean, axes, _ = whitening(known, known.shape[1])
-                space = {"plain": emb.numpy(), "whitened": embedded(emb.numpy(), mean, axes)}
-                for name, (kind, relation) in relations.items():
-                    folder = Path(scratch) / f"{draw}-{power}-{name}"
-                    of_draw = scored(run, folder / "run", influence, space[kind])
-                    variants.VARIANTS[name] = ("marginal", "paper", relation)
+                folder = Path(scratch) / f"{draw}-{power}"
+                plain = scored(run, folder / "plain", influence, emb.numpy())
+                again = scored(
+                    run, folder / "whitened", influence, embedded(emb.numpy(), mean, axes)
+                )
+                for name in names:
+                    of_draw = again if name in whitened else plain
                     selection = variants.selected(of_draw, folder, config, name)
                     picks.setdefault((power, name), []).append(selection)
                     jobs += [(of_draw, config, selection, seed) for seed in range(arguments.seeds)]
@@ -135,10 +135,10 @@ def main() -> None:
             losses = np.array(list(pool.map(variants.trained, jobs)))
         by_draw = losses.reshape(-1, arguments.seeds).mean(1)
         random_loss, by_draw = by_draw[-1], by_draw[:-1]
-        table = by_draw.reshape(arguments.draws, len(arguments.powers), len(relations))
+        table = by_draw.reshape(arguments.draws, len(arguments.powers), len(names))
         print(f"random selection: {random_loss:.4f}")
         for p, power in enumerate(arguments.powers):
-            for r, name in enumerate(relations):
+            for r, name in enumerate(names):
                 loss = table[:, p, r]
                 shared = [
                     len(a & b) / min(len(a), len(b))
@@ -156,8 +156,6 @@ def main() -> None:
 
 def told(difference: np.ndarray) -> str:
     """Mean with its interval over draws."""
-    if len(difference) < 2:
-        return f"{difference.mean():+.4f}"
     low, high = paired_interval(difference, 0.95)
     return f"{difference.mean():+.4f} [{low:+.4f}, {high:+.4f}]"
 

@@ -101,15 +101,16 @@ def selected(run: Path, scratch: Path, config: c.Config, name: str) -> list[Path
     return output
 
 
+def pool_patterns(run: Path, config: c.Config) -> list[str]:
+    if config.pool.paths == "builtin":
+        return sorted(map(str, run.glob("corpus/shard-*")))
+    return list(config.pool.paths)
+
+
 def trained(job: tuple[Path, c.Config, list[Path], int]) -> float:
     """Held-out loss after training with one seed on one selection."""
     run, config, selection, seed = job
-    patterns = (
-        sorted(map(str, run.glob("corpus/shard-*")))
-        if config.pool.paths == "builtin"
-        else list(config.pool.paths)
-    )
-    pool, folder = list_files(patterns), selection[0].parent
+    pool, folder = list_files(pool_patterns(run, config)), selection[0].parent
     curve = folder / f"seed-{seed}.parquet"
     evaluate.run(
         stage_settings.settings(config, stage_settings.EvaluateSettings),

@@ -125,12 +125,16 @@ class Campaign:
         self.slurm.wait_for(lambda: state() not in ("COMPLETING", "RUNNING"), 60, f"{job} to end")
         return state()
 
-    def ends(self) -> None:
+    def status(self) -> int:
+        """Exit status of the main process, once it has ended."""
         assert self.process is not None
         try:
-            assert self.process.wait(END_SECONDS) == 0, self.told()
+            return self.process.wait(END_SECONDS)
         except subprocess.TimeoutExpired:
             pytest.fail(f"{self.slurm.status()}\n{self.attempts()}\n{self.told()}")
+
+    def ends(self) -> None:
+        assert self.status() == 0, self.told()
 
     def redone_seconds(self) -> float:
         """Work that the records say was done more than once, at the rate of the last attempt.
@@ -308,7 +312,7 @@ def test_an_interrupted_main_process_cancels_its_jobs_or_waits_for_them(
     job = campaign.under_way()
     assert campaign.process is not None
     campaign.process.send_signal(number)
-    campaign.process.wait(END_SECONDS)
+    campaign.status()
     state = campaign.ended(job)
     assert state in ("CANCELLED", "COMPLETED"), state
     attempts = 1 if state == "COMPLETED" else 2
