@@ -64,7 +64,9 @@ MpiDefault=none
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SwitchType=switch/none
-ReturnToService=2
+# A node set down by hand stays down. With 2 it is back at once, and takes its requeued job while
+# that job's last step may still be ending: SLURM holds the job then, for ever (Duplicate jobid).
+ReturnToService=1
 SlurmctldTimeout=30
 SlurmdTimeout=20
 InactiveLimit=0
@@ -291,13 +293,14 @@ class Cluster:
     def status(self) -> str:
         names = ["munged", "slurmctld", *[f"slurmd.{node}" for node in self.nodes]]
         daemons = [f"{name:16} {'up' if self._running(name) else 'down'}" for name in names]
-        return "\n".join([*daemons, self.command("sinfo", check=False).rstrip()])
+        seen = (("sinfo",), ("sinfo", "-R"), ("squeue", "-t", "all", "-o", "%i %T %r %N %S"))
+        return "\n".join([*daemons, *[self.command(*c, check=False).rstrip() for c in seen]])
 
-    def tails(self) -> str:
+    def tails(self, lines: int = 8) -> str:
         """The last lines of every log, for error messages."""
         logs = sorted((self.folder / "log").glob("*.log"))
         return "\n".join(
-            f"--- {log}\n" + "\n".join(log.read_text(errors="replace").splitlines()[-8:])
+            f"--- {log}\n" + "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
             for log in logs
             if not log.name.startswith("job-")
         )

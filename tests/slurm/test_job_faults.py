@@ -131,7 +131,8 @@ class Campaign:
         try:
             return self.process.wait(END_SECONDS)
         except subprocess.TimeoutExpired:
-            pytest.fail(f"{self.slurm.status()}\n{self.attempts()}\n{self.told()}")
+            slurm = f"{self.slurm.status()}\n{self.slurm.tails(30)}"
+            pytest.fail(f"{slurm}\n{self.attempts()}\n{self.told()}")
 
     def ends(self) -> None:
         assert self.status() == 0, self.told()
