@@ -42,14 +42,14 @@ def begin(model: InfluenceModel, prepared: torch.Tensor, power: float) -> None:
         encoder.map.weight.mul_(length_D1 ** (2 * power - 1))
 
 
-def read_run(run: Path) -> tuple[FitSettings, pa.Table, list[fit.Rollouts]]:
-    """Settings of the fit of a finished run, its probe pool, its rollouts by round."""
-    made = json.loads((run / "fit/final/provenance.json").read_text())
+def read_run(run: Path, model: str = "final") -> tuple[FitSettings, pa.Table, list[fit.Rollouts]]:
+    """Settings of a fit of a finished run, its probe pool, its rollouts by round."""
+    made = json.loads((run / f"fit/{model}/provenance.json").read_text())
     pool = read_table(run / "sample/probe_pool.parquet", "probe_pool", ["doc_id", "input_ids"])
     ids = pool["doc_id"].to_pylist()
     rounds = [
         fit.read_rollouts(r, sorted(run.glob(f"probe/{r}/shard-*.parquet")), ids)
-        for r in ("random", "bootstrap")
+        for r in (("random", "bootstrap") if model == "final" else (model,))
     ]
     return FitSettings.model_validate(made["settings"]), pool, rounds
 

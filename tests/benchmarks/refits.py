@@ -1,14 +1,16 @@
 """How much a selection owes to the draw of its rollouts, with the relation and without it.
 
     python tests/benchmarks/refits.py results/RUN config.yaml [more.yaml ...] [--draws 6] [--seeds 1]
-        [--powers 0.5] [--sharpness 32] [--whitened 8]
+        [--powers 0.5] [--sharpness 32] [--whitened 8] [--model final] [--batch 8]
 
 Each draw takes the rollouts of a finished run with replacement (draw 0: as they are), fits the
 influence model anew, selects by individual influence alone and by the relation, and trains on each
 selection. The relation is nearest^S of the embeddings, and of embeddings whitened after the fit where
---whitened has exponents. --powers: beginnings of the map, as in embeddings.py. Base model, probing and
-clusters are the run's. Prints held-out losses by draw, mean differences with 95 % intervals over
-draws, and how many of the documents two draws share. Two processes, one thread each.
+--whitened has exponents. --powers: beginnings of the map, as in embeddings.py. --model one_step: the
+single steps that `mates` has probed, instead of the rollouts. --batch: rollouts per batch of a fit, if
+not the run's. Base model, probing and clusters are the run's. Prints held-out losses by draw, mean
+differences with 95 % intervals over draws, and how many of the documents two draws share. Two
+processes, one thread each.
 """
 
 from __future__ import annotations
@@ -87,15 +89,21 @@ def main() -> None:
     parser.add_argument("--powers", nargs="+", type=float, default=[0.5])
     parser.add_argument("--sharpness", nargs="*", type=float, default=[32])
     parser.add_argument("--whitened", nargs="*", type=float, default=[])
+    parser.add_argument("--model", choices=("final", "one_step"), default="final")
+    parser.add_argument("--batch", type=int)
     arguments = parser.parse_args()
     torch.set_num_threads(2)
     run, config = arguments.run, variants.merged(arguments.configs)
-    settings, probe_pool, rounds = read_run(run)
+    settings, probe_pool, rounds = read_run(run, arguments.model)
+    if arguments.batch:
+        training = settings.fit.training.model_copy(update={"batch_rollouts": arguments.batch})
+        refit = settings.fit.model_copy(update={"training": training})
+        settings = settings.model_copy(update={"fit": refit})
     encoder = LmEncoder(run / "base", settings.fit.encoder.embedding_size)
     prepared = encoder.prepare([], token_lists(probe_pool), 8192)
     features = pool_features(run, config, encoder, config.sample.sequence_length)
     training, validation, _ = fit.split(settings, rounds)
-    seed, name = settings.seed, "final"  # as in the run: draw 0 is its model
+    seed, name = settings.seed, "final"  # as in the run: draw 0 is its final model
     seeds = hash64(seed, "fit", name) % 2**63, hash64(seed, "fit steps", name)
     relations = {"no relation": variants.NONE}
     relations |= {f"nearest^{s:g}": variants.nearest(s) for s in arguments.sharpness}
