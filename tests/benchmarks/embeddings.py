@@ -47,9 +47,9 @@ def read_run(run: Path, model: str = "final") -> tuple[FitSettings, pa.Table, li
     made = json.loads((run / f"fit/{model}/provenance.json").read_text())
     pool = read_table(run / "sample/probe_pool.parquet", "probe_pool", ["doc_id", "input_ids"])
     ids = pool["doc_id"].to_pylist()
+    names = ["one_step"] if model == "one_step" else ["random", "bootstrap"]
     rounds = [
-        fit.read_rollouts(r, sorted(run.glob(f"probe/{r}/shard-*.parquet")), ids)
-        for r in (("random", "bootstrap") if model == "final" else (model,))
+        fit.read_rollouts(r, sorted(run.glob(f"probe/{r}/shard-*.parquet")), ids) for r in names
     ]
     return FitSettings.model_validate(made["settings"]), pool, rounds
 

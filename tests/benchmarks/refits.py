@@ -103,8 +103,9 @@ def main() -> None:
     prepared = encoder.prepare([], token_lists(probe_pool), 8192)
     features = pool_features(run, config, encoder, config.sample.sequence_length)
     training, validation, _ = fit.split(settings, rounds)
-    seed, name = settings.seed, "final"  # as in the run: draw 0 is its final model
-    seeds = hash64(seed, "fit", name) % 2**63, hash64(seed, "fit steps", name)
+    # As in the run: draw 0 is its final model.
+    first, then = hash64(settings.seed, "fit", "final"), hash64(settings.seed, "fit steps", "final")
+    seeds = first % 2**63, then
     relations = {"no relation": variants.NONE}
     relations |= {f"nearest^{s:g}": variants.nearest(s) for s in arguments.sharpness}
     whitened = {f"whitened, nearest^{s:g}": variants.nearest(s) for s in arguments.whitened}
@@ -123,17 +124,19 @@ def main() -> None:
             for power in arguments.powers:
                 model, _ = refitted(settings, run, prepared, drawn, validation, power, seeds)
                 with torch.no_grad():
-                    known = model.encoder(prepared, np.arange(len(prepared))).numpy()
                     emb = model.encoder(features, np.arange(len(features)))
                     influence = model.individual(emb).numpy()
-                mean, axes, _ = whitening(known, known.shape[1])
                 folder = Path(scratch) / f"{draw}-{power}"
                 plain = scored(run, folder / "plain", influence, emb.numpy())
-                again = scored(
-                    run, folder / "whitened", influence, embedded(emb.numpy(), mean, axes)
-                )
-                for name in names:
-                    of_draw = again if name in whitened else plain
+                selected_in = dict.fromkeys(relations, plain)
+                if whitened:
+                    with torch.no_grad():
+                        known = model.encoder(prepared, np.arange(len(prepared))).numpy()
+                    mean, axes, _ = whitening(known, known.shape[1])
+                    emb_ND = embedded(emb.numpy(), mean, axes)
+                    again = scored(run, folder / "whitened", influence, emb_ND)
+                    selected_in |= dict.fromkeys(whitened, again)
+                for name, of_draw in selected_in.items():
                     selection = variants.selected(of_draw, folder, config, name)
                     picks.setdefault((power, name), []).append(selection)
                     jobs += [(of_draw, config, selection, seed) for seed in range(arguments.seeds)]

@@ -293,8 +293,13 @@ class Cluster:
     def status(self) -> str:
         names = ["munged", "slurmctld", *[f"slurmd.{node}" for node in self.nodes]]
         daemons = [f"{name:16} {'up' if self._running(name) else 'down'}" for name in names]
-        seen = (("sinfo",), ("sinfo", "-R"), ("squeue", "-t", "all", "-o", "%i %T %r %N %S"))
-        return "\n".join([*daemons, *[self.command(*c, check=False).rstrip() for c in seen]])
+        return "\n".join([*daemons, self.command("sinfo", check=False).rstrip()])
+
+    def diagnosis(self) -> str:
+        """For error messages: the status, why nodes and jobs stand where they do, long tails."""
+        nodes = self.command("sinfo", "-R", check=False)
+        jobs = self.command("squeue", "-t", "all", "-o", "%i %T %r %N %S", check=False)
+        return "\n".join([self.status(), nodes.rstrip(), jobs.rstrip(), self.tails(30)])
 
     def tails(self, lines: int = 8) -> str:
         """The last lines of every log, for error messages."""

@@ -131,8 +131,7 @@ class Campaign:
         try:
             return self.process.wait(END_SECONDS)
         except subprocess.TimeoutExpired:
-            slurm = f"{self.slurm.status()}\n{self.slurm.tails(30)}"
-            pytest.fail(f"{slurm}\n{self.attempts()}\n{self.told()}")
+            pytest.fail(f"{self.slurm.diagnosis()}\n{self.attempts()}\n{self.told()}")
 
     def ends(self) -> None:
         assert self.status() == 0, self.told()
