@@ -92,7 +92,7 @@ def test_a_probe_step_trains_on_one_window_and_looks_at_the_reference_set():
     assert phase.units == 16 * 3 / 2
     step = training_flops(LM, 32, 32)
     look = forward_flops(LM, 6 * 20, 10, 6 * 20 * 0.5)
-    assert phase.parts == pytest.approx({"train": 24 * step, "forward": 24 * look})
+    assert phase.parts == pytest.approx({"train": 24 * step, "step": 24 * 2, "forward": 24 * look})
     assert bootstrap.phases[0].units == 6 * 3 / 2
 
 
@@ -104,7 +104,8 @@ def test_sets_are_trained_on_whole_and_looked_at_where_they_are_complete():
     assert (jobs.count, phase.units) == (2, 50)
     look = forward_flops(LM, 6 * 20, 10, 6 * 20 * 0.5)
     step = training_flops(LM, 32, 32)
-    assert phase.parts == pytest.approx({"train": 50 * step, "forward": 5 * 3 * look})
+    parts = {"train": 50 * step, "step": 50 * 2, "forward": 5 * 3 * look}
+    assert phase.parts == pytest.approx(parts)
     for none in ({"probe": {"groups": {"sets": 0}}}, {"select": {"methods": ["random"]}}):
         assert not {"plan-groups", "probe-groups", "groups"} & set(work(**none))
 

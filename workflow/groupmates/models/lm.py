@@ -140,6 +140,8 @@ def check_fits(model: PreTrainedModel, vocabulary: int, tokens: int, where: str)
 
 def make_optimizer(model: nn.Module, settings: Optimizer) -> torch.optim.AdamW:
     """AdamW with weight decay on matrices only, as is usual; all state tensors exist at once."""
+    # One kernel, which then counts steps on the GPU: 3 instead of 9 ms for 411M parameters (H200).
+    fused = device().type == "cuda"
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     vectors = [p for p in model.parameters() if p.ndim < 2]
     optimizer = torch.optim.AdamW(
@@ -150,11 +152,12 @@ def make_optimizer(model: nn.Module, settings: Optimizer) -> torch.optim.AdamW:
         lr=settings.learning_rate,
         betas=(settings.beta1, settings.beta2),
         eps=settings.epsilon,
-        foreach=True,
+        foreach=not fused,
+        fused=fused,
     )
     for parameter in model.parameters():
         optimizer.state[parameter] = {
-            "step": torch.zeros((), dtype=torch.float32),
+            "step": torch.zeros((), dtype=torch.float32, device=device() if fused else None),
             "exp_avg": torch.zeros_like(parameter),
             "exp_avg_sq": torch.zeros_like(parameter),
         }

@@ -149,8 +149,10 @@ class Training:
         for name, parameter in self._model.named_parameters():
             for key in ("step", "exp_avg", "exp_avg_sq"):
                 saved = tensors.get(f"adamw.{key}.{name}")  # none where no loss depends on it
-                if saved is not None:  # AdamW counts its steps on the CPU
-                    place = "cpu" if key == "step" else parameter.device
+                if saved is not None:
+                    # AdamW counts its steps on the CPU, unless its kernel is fused.
+                    here = key == "step" and not self._optimizer.defaults["fused"]
+                    place = "cpu" if here else parameter.device
                     self._optimizer.state[parameter][key] = saved.to(place)
         device = next(self._model.parameters()).device
         self.tensors = {

@@ -240,8 +240,11 @@ def _reference(config: Config, root: Path) -> tuple[float, float, str]:
 def model_shape(config: Config) -> Shape:
     """Of the probed model: base.checkpoint's config.json, plan.checkpoint, or base.architecture."""
     if config.base.checkpoint is None:
-        made = config.base.architecture
-        return Shape(made.hidden_size, made.layers, config.sample.vocabulary_size)
+        made, tokens = config.base.architecture, config.sample.vocabulary_size
+        given = Path(config.sample.tokenizer or "") / "tokenizer.json"
+        if config.sample.tokenizer and given.exists():
+            tokens = Tokenizer.from_file(str(given)).get_vocab_size()
+        return Shape(made.hidden_size, made.layers, tokens)
     return _shape(config.base.checkpoint, config.plan.checkpoint, "checkpoint")
 
 

@@ -20,7 +20,7 @@ from groupmates.config import (
 )
 from groupmates.maths.bandit import most_probed
 from groupmates.maths.brute_force import evaluations
-from groupmates.maths.costs import forward_flops, training_flops
+from groupmates.maths.costs import Shape, forward_flops, training_flops
 from groupmates.maths.quota import documents_of_ratio
 from groupmates.plan.sizes import Sizes
 from groupmates.stage_settings import group_jobs, one_step_fit, one_steps
@@ -29,6 +29,7 @@ from groupmates.stage_settings import group_jobs, one_step_fit, one_steps
 KERNELS = {
     "train": "FLOP, training steps of the probed model",
     "forward": "FLOP, forward passes of the probed model",
+    "step": "layers of the probed model, in training steps on one document: to start their kernels",
     "encoder_train": "FLOP, training steps of the encoder",
     "encoder_forward": "FLOP, forward passes of the encoder",
     "head": "training steps of the map and head on frozen features",
@@ -60,7 +61,7 @@ FIGURE_DRAWS, FIGURE_OVERHEAD = 1000, 1500
 # one multiply-add takes as long as so many of its similarities, which are one matrix product.
 WEIGHTS = {name: 1.0 for name, what in KERNELS.items() if what.startswith("FLOP")} | {
     "kmeans": 1.0,
-    "sums": 340.0,  # measured with tests/benchmarks/kernels.py
+    "sums": 340.0,  # measured with tests/benchmarks/rates_cpu.py
 }
 MICRO_TOKENS = (
     16_384  # of a backward pass: models/lm.py, which a plan does not import with its torch
@@ -200,9 +201,10 @@ class Work:
         AdamW's state passes through memory when it is loaded.
         """
         lm, length = self.sizes.lm, self.config.sample.sequence_length
-        # Float32 logits, their gradient and softmax; 34 bytes x d a token and layer (bf16).
+        # Logits in bf16 and float32, softmax, gradients; 34 bytes x d a token and layer (bf16).
+        # Reserved at most on an H200, 411M parameters: 38.1 GB, and 40.2 by this arithmetic.
         tokens = max(length, min(MICRO_TOKENS, sequences * length))
-        logits = 12.0 * tokens * lm.vocabulary
+        logits = 24.0 * tokens * lm.vocabulary
         active = self.states + logits + 34.0 * tokens * lm.hidden * lm.layers
         total = active + (12.0 * lm.parameters(2) if snapshot else 0.0)
         return {"host_bytes": 12.0 * lm.parameters(2), "gpu_bytes": total}
@@ -266,6 +268,7 @@ class Work:
         """Parts of a training step on one document and a look at the reference loss after it."""
         return {
             "train": self.train_step(1, self.sizes.window_tokens - 1),
+            "step": self.sizes.lm.layers,
             "forward": self.reference(self.sizes.selection_examples),
         }
 
@@ -353,6 +356,7 @@ class Work:
         sets, step = 2 * groups.sets / jobs, self.probed_step
         parts = {
             "train": sets * groups.sizes[-1] * step["train"],
+            "step": sets * groups.sizes[-1] * step["step"],
             "forward": sets * len(groups.sizes) * step["forward"],
         }
         phases = [Phase("steps", sets * groups.sizes[-1], parts)]
@@ -368,12 +372,19 @@ class Work:
         parts["tokenise"] = parts.get("tokenise", 0.0) + text
         parts["rows"] = documents
         shape = self.sizes.encoder or self.sizes.lm
-        weights = 4.0 * shape.parameters(2)
-        batch = 20.0 * self.config.score.batch_tokens * shape.hidden
+        passes = self.forward_bytes(shape)
         block = min(documents, 4096) * (3 * self.sizes.text_bytes + 4 * self.row_bytes)
         jobs = self.shards * (1 + len(self.other_models))
         phases = [Phase("documents", documents, parts)]
-        return [Jobs(jobs, phases, block, weights + batch, documents * self.row_bytes)]
+        return [Jobs(jobs, phases, block, passes, documents * self.row_bytes)]
+
+    def forward_bytes(self, shape: Shape) -> float:
+        """Memory of a model that embeds, and of one of its passes.
+
+        Its weights in float32, and in bf16 in a pass. Reserved at most on an H200: 5.7 GB for 131,072
+        tokens of bge-base, and 5.8 by this arithmetic.
+        """
+        return 6.0 * shape.parameters(2) + 50.0 * self.config.score.batch_tokens * shape.hidden
 
     @property
     def other_models(self) -> set[str]:
@@ -396,7 +407,9 @@ class Work:
         documents, hidden = self.config.sample.probe_documents, self.sizes.lm.hidden
         phases = [Phase("documents", documents, self.hidden_states(documents))]
         memory = 4.0 * documents * hidden
-        return [Jobs(1, phases, memory + 24.0 * hidden**2, memory + self.frozen_bytes)]
+        return [
+            Jobs(1, phases, memory + 24.0 * hidden**2, memory + self.forward_bytes(self.sizes.lm))
+        ]
 
     def embed_meaning(self) -> list[Jobs]:
         if not self.semantic:
@@ -406,13 +419,7 @@ class Work:
         block = min(documents, 4096) * (3 * self.sizes.text_bytes + 20.0 * self.sizes.lm.hidden)
         disk = documents * (30.0 + 4 * self.meaning)
         phases = [Phase("documents", documents, parts)]
-        return [Jobs(self.shards, phases, block, self.frozen_bytes, disk)]
-
-    @property
-    def frozen_bytes(self) -> float:
-        """Memory of the language model that embeds, and of one of its passes."""
-        lm = self.sizes.lm
-        return 4.0 * lm.parameters(2) + 20.0 * self.config.score.batch_tokens * lm.hidden
+        return [Jobs(self.shards, phases, block, self.forward_bytes(self.sizes.lm), disk)]
 
     def centroids(self) -> list[Jobs]:
         return [self._centroids(size) for size in self.clustered]

@@ -1,6 +1,6 @@
 """Rates of the kernels that run on a CPU core whatever the GPU, for a file of rates (plan.rates).
 
-    PYTHONPATH=workflow:tests python tests/benchmarks/kernels.py POOL.jsonl.zst TOKENIZER_FOLDER
+    PYTHONPATH=workflow:tests python tests/benchmarks/rates_cpu.py POOL.jsonl.zst TOKENIZER_FOLDER
 
 CPU seconds of one thread, so that other processes on the machine hardly matter; sizes of the paper's
 configuration: clusters of 2,948 documents, embeddings of 768. Prints JSON as in workflow/rates/.
