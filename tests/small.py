@@ -16,7 +16,7 @@ from groupmates.maths.labels import LabelScale
 from groupmates.models.influence import InfluenceModel, make_encoder
 from groupmates.models.lm import make_lm
 from groupmates.models.text import load_tokenizer
-from groupmates.stages import base, check, probe, reference, sample
+from groupmates.stages import base, check, plan_rollouts, reference, sample
 from groupmates.store import Provenance, write_folder_provenance
 
 WORDS = [
@@ -211,7 +211,7 @@ def make_run(folder: Path) -> Run:
     base.run(
         base_settings(), tokenizer=run.tokenizer, training_pool=run.training_pool, output=run.base
     )
-    probe.run_plan_random(plan_settings(), probe_pool=run.probe_pool, output=run.rollouts)
+    plan_rollouts.run_random(plan_settings(), probe_pool=run.probe_pool, output=run.rollouts)
     return run
 
 

@@ -18,7 +18,7 @@ from groupmates.models.influence import InfluenceModel
 from groupmates.models.text import token_lists
 from groupmates.models.training import Training
 from groupmates.stage_settings import AcceptSettings
-from groupmates.stages import accept, fit, probe
+from groupmates.stages import accept, fit, plan_rollouts
 from groupmates.store import Provenance, read_table, write_table
 from small import fit_settings
 
@@ -313,7 +313,7 @@ def test_bootstrapped_rollouts_hold_both_tails_under_the_cap(small_run, model, t
         bootstrap=config.BootstrapRound(rollouts=9, beam_width=12, expansion=4, max_appearances=2),
     )
     output = tmp_path / "plan.parquet"
-    probe.run_plan_bootstrap(plan, probe_pool=small_run.probe_pool, model=model, output=output)
+    plan_rollouts.run_bootstrap(plan, probe_pool=small_run.probe_pool, model=model, output=output)
     table = read_table(output, "rollouts")
     documents = table["doc_id"].to_numpy().reshape(-1, STEPS)
     assert len(documents) == len({tuple(sorted(d)) for d in documents.tolist()}) == 9
@@ -332,7 +332,7 @@ def test_a_cap_that_leaves_too_few_sets_is_told(small_run, model, tmp_path):
         bootstrap=config.BootstrapRound(rollouts=20, beam_width=10, expansion=4, max_appearances=1),
     )
     with pytest.raises(UserError, match="max_appearances") as caught:
-        probe.run_plan_bootstrap(
+        plan_rollouts.run_bootstrap(
             plan, probe_pool=small_run.probe_pool, model=model, output=tmp_path / "plan.parquet"
         )
     assert "10 distinct sets" in caught.value.expected

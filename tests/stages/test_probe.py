@@ -16,7 +16,7 @@ from groupmates.models import lm
 from groupmates.models.reference import reference_part
 from groupmates.models.text import load_tokenizer, token_lists
 from groupmates.stage_settings import ProbeSettings
-from groupmates.stages import base, probe
+from groupmates.stages import base, plan_rollouts, probe
 from groupmates.store import Provenance, read_table, write_table
 
 
@@ -60,7 +60,9 @@ def test_a_plan_has_every_step_of_every_rollout_in_order(small_run):
 
 def test_a_longer_plan_begins_with_the_shorter_one(small_run, tmp_path):
     output = tmp_path / "plan.parquet"
-    probe.run_plan_random(small.plan_settings(20), probe_pool=small_run.probe_pool, output=output)
+    plan_rollouts.run_random(
+        small.plan_settings(20), probe_pool=small_run.probe_pool, output=output
+    )
     longer = read_table(output, "rollouts")
     assert longer.slice(0, 21).equals(read_table(small_run.rollouts, "rollouts"))
 

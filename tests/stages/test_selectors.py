@@ -33,7 +33,7 @@ from groupmates.stage_settings import (
 from groupmates.stages import (
     order_mates,
     order_semdedup,
-    probe,
+    plan_rollouts,
     quality,
     select,
 )
@@ -162,7 +162,7 @@ def test_single_steps_are_of_distinct_documents_of_the_probe_pool(tmp_path):
         "input_ids": [[1]] * 30,
     }
     write_table(probe_pool, "probe_pool", MADE, columns)
-    probe.run_plan_one_step(
+    plan_rollouts.run_one_step(
         OneStepPlanSettings(seed=0, steps=20), probe_pool=probe_pool, output=output
     )
     plan = read_table(output, "rollouts")

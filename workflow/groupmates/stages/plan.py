@@ -153,7 +153,7 @@ def memory(
     """Peak bytes of a job, host and GPU: its data by arithmetic, and what was measured beside it."""
     host = max(group.host_bytes for group in jobs)
     on_card = max(group.gpu_bytes for group in jobs)
-    torch = name in {*work.ON_GPU, "sample", "reference", "plan-random"} - {"centroids", "cluster"}
+    torch = name in {*work.ON_GPU, "sample", "reference"} - {"centroids", "cluster"}
     beside = float(work.IMPORTS_BYTES[torch])
     beside_gpu = 0.0
     if measured is not None:
