@@ -33,7 +33,7 @@ from groupmates.models.text import check_folder
 # Of one backward pass: at a vocabulary of 50,000 the float32 logits of as many take 3 GB.
 MICRO_TOKENS = 16_384
 # Tokens x layers x hidden size of one pass, about 34 bytes each are kept for its gradient: 14 GB. A
-# model of 2.8B parameters then needs about 65 GB with its AdamW state (DECISIONS.md).
+# model of 2.8B parameters then needs about 70 GB with its AdamW state (DECISIONS.md).
 PASS_SIZE = MICRO_TOKENS * 24 * 1024
 
 
