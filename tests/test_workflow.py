@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import gzip
 import json
 import os
@@ -253,8 +254,13 @@ def test_sets_are_probed_only_where_they_are_asked_for(change: dict, tmp_path: P
 
 def test_a_plan_is_printed_and_makes_nothing_stale(finished: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(finished, tmp_path / "copy")
-    planned = checkout.snakemake(folder, "--", "plan")
+    main = folder / "results/tiny/.main.json"
+    with main.open("a+") as taken:
+        fcntl.flock(taken, fcntl.LOCK_EX)  # as by the main process of a run that goes on
+        before = main.read_bytes()
+        planned = checkout.snakemake(folder, "--", "plan")
     assert planned.returncode == 0, planned.stdout[-4000:]
+    assert main.read_bytes() == before
     assert "Plan of the run tiny on 2 cores" in planned.stdout
     assert "make calibrate" in planned.stdout
     jobs = json.loads((folder / "results/tiny/plan.json").read_text())["stages"]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
+import yaml
 
 from groupmates.config import load
 from groupmates.maths.costs import Shape, forward_flops, training_flops
 from groupmates.plan.sizes import Sizes
-from groupmates.plan.work import KERNELS, WEIGHTS, Phase, stages
+from groupmates.plan.work import KERNELS, ON_GPU, WEIGHTS, Phase, stages
 from planned import configuration
 
 LM = Shape(hidden=8, layers=2, vocabulary=300)
@@ -254,3 +258,17 @@ def test_a_bandit_probes_arms_times_documents_in_each_iteration(iterations, prob
     assert documents.parts["read"] == iterations * 1000 * 400
     assert work(select=select | {"quad": section})["probe-quad"][0].phases == [documents]
     assert "probe-quad" not in work()
+
+
+def test_a_plan_counts_a_gpu_where_a_rule_asks_for_one_and_the_profile_names_that_rule():
+    root = Path(__file__).parents[2]
+    rules = "".join(path.read_text() for path in sorted((root / "workflow/rules").glob("*.smk")))
+    found = dict(re.findall(r"^rule (\w+):$(.*?)(?=^\w|\Z)", rules, re.MULTILINE | re.DOTALL))
+    asking = {name for name, rule in found.items() if "gpu=1" in rule}
+    commands = {re.search(r"workflow/run ([\w-]+)", found[name])[1] for name in asking}
+    assert commands == ON_GPU
+    inherited = re.findall(r"^use rule (\w+) as (\w+)", rules, re.MULTILINE)
+    profile = yaml.safe_load((root / "profiles/slurm/config.yaml").read_text())
+    assert profile["set-resources"].keys() == asking | {
+        new for old, new in inherited if old in asking
+    }

@@ -22,7 +22,7 @@ import checkout
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm profile")]
 
 GPU_STAGES = {"base", "plan-bootstrap", "probe", "fit", "plan-groups", "probe-groups", "score"}
-GPU_STAGES |= {"evaluate"}
+GPU_STAGES |= {"centroids", "cluster", "evaluate"}
 LOCAL_STAGES = {"accept", "plan-random"}
 CORPUS = ("--until", "corpus")  # the first job of a run
 

@@ -53,8 +53,8 @@ def test_the_paper_is_planned_without_data_and_the_figures_say_that_they_are_ass
     assert jobs["materialise"] == 558
     assert jobs["probe"] == 128
     # By hand: 400,000 steps of 3 x 2 x 405M x 1,030 tokens at 247 TFLOP/s, 2 x 405M x 128 x 82 at 167,
-    # and 24 layers to start at 369 a second.
-    step = 2 * 405e6 * (3 * 1030 / 247e12 + 128 * 82 / 167e12) + 24 / 369
+    # and 24 layers to start at 345 a second.
+    step = 2 * 405e6 * (3 * 1030 / 247e12 + 128 * 82 / 167e12) + 24 / 345
     assert planned["stages"]["probe"]["gpu_hours"] == pytest.approx(
         400_000 * step / 3600 + 128 * 11 / 3600, rel=0.1
     )

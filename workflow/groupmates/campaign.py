@@ -22,13 +22,16 @@ NAME = "campaign.json"
 VERSION = 1
 
 
+def makes_something(workflow: Any) -> bool:
+    """Whether snakemake's graph has a job with a log and an output; `plan` only looks at a run."""
+    return any(_counts(job) for job in workflow.dag.jobs)
+
+
 def begin(workflow: Any, run: str, config: dict[str, Any], slots: int | None) -> None:
     """Write down every job of snakemake's graph that makes something, in the order of the data flow.
 
     `config` and `slots`, how many cores (with a cluster: jobs) are busy at once, are for an estimate
     of the time left.
-
-    Nothing is written where there is none: what only looks at a run begins no campaign.
     """
     folder = logs(run)
     jobs: dict[str, dict[str, Any]] = {}
@@ -48,8 +51,6 @@ def begin(workflow: Any, run: str, config: dict[str, Any], slots: int | None) ->
                 if _counts(other)
             }
             needs.setdefault(stage_of(name), set()).update(before - {stage_of(name)})
-    if not jobs:
-        return
     _write(
         folder / NAME,
         {

@@ -48,15 +48,19 @@ class Pool(Section):
 
     @model_validator(mode="after")
     def one_of_two(self) -> Self:
-        if (self.files_per_shard is None) == (self.shard_mb is None):
-            raise ValueError(
-                "exactly one of files_per_shard and shard_mb must be set, the other null"
-            )
+        _exactly_one(self, "files_per_shard", "shard_mb")
         if self.shard_mb is not None and self.paths == "builtin":
             raise ValueError(
                 "shard_mb needs paths that are files: those of the corpus are made later"
             )
         return self
+
+
+def _exactly_one(section: Section, one: str, other: str) -> None:
+    given = [name for name in (one, other) if getattr(section, name) is not None]
+    if len(given) != 1:
+        found = "both are, where config.yaml's own counts" if given else "neither is"
+        raise ValueError(f"exactly one of {one} and {other} must be set, the other null: {found}")
 
 
 class Corpus(Section):
@@ -198,8 +202,7 @@ class Cluster(Section):
 
     @model_validator(mode="after")
     def one_of_two(self) -> Self:
-        if (self.clusters is None) == (self.target_size is None):
-            raise ValueError("exactly one of clusters and target_size must be set, the other null")
+        _exactly_one(self, "clusters", "target_size")
         return self
 
 
@@ -209,8 +212,7 @@ class Budget(Section):
 
     @model_validator(mode="after")
     def one_of_two(self) -> Self:
-        if (self.ratio is None) == (self.tokens is None):
-            raise ValueError("exactly one of ratio and tokens must be set, the other null")
+        _exactly_one(self, "ratio", "tokens")
         return self
 
 
@@ -496,11 +498,13 @@ def _problem(error: Any) -> str:
     if error["type"] != "extra_forbidden":
         message = error["msg"].removeprefix("Value error, ")
         shown = "" if isinstance(error["input"], dict) else f", not {error['input']!r}"
+        if error["type"] == "int_parsing":  # YAML takes 5e7 for text
+            shown += "; write out its digits"
         return f"{key}: {message}{shown}"
     sections = {leaf.rsplit(".", i)[0] for leaf in keys() for i in range(1, leaf.count(".") + 1)}
     known = sorted(keys() | sections)
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0)
-    return f"{key}: no such setting; the nearest is {near[0]}"
+    near = difflib.get_close_matches(key, known, n=1)
+    return f"{key}: no such setting" + (f"; the nearest is {near[0]}" if near else "")
 
 
 def keys(section: type[BaseModel] = Config, prefix: str = "") -> set[str]:

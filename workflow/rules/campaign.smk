@@ -3,15 +3,16 @@ from groupmates import slurm
 
 
 onstart:
-    # That it is the only one at this run, and what SLURM would refuse.
-    try:
-        slurm.begin(workflow, CONFIG.run, logger.info)
-    except UserError as error:
-        raise WorkflowError(str(error)) from None
-    # For `make status`: the plan as it is at the start, and how it ended.
-    asked = workflow.resource_settings
-    slots = asked.cores if workflow.local_exec else asked.nodes
-    campaign.begin(workflow, CONFIG.run, CONFIG.model_dump(mode="json"), slots)
+    if campaign.makes_something(workflow):
+        # That it is the only one at this run, and what SLURM would refuse.
+        try:
+            slurm.begin(workflow, CONFIG.run, logger.info)
+        except UserError as error:
+            raise WorkflowError(str(error)) from None
+        # For `make status`: the plan as it is at the start, and how it ended.
+        asked = workflow.resource_settings
+        slots = asked.cores if workflow.local_exec else asked.nodes
+        campaign.begin(workflow, CONFIG.run, CONFIG.model_dump(mode="json"), slots)
 
 
 onsuccess:

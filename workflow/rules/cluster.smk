@@ -1,5 +1,5 @@
 # Influence-aware clusters: spherical k-means fitted on a sample, then every shard assigned.
-# reads: score/. writes: cluster/.
+# faiss-gpu searches on a GPU, where it is installed. reads: score/. writes: cluster/.
 
 
 rule centroids:
@@ -19,6 +19,7 @@ rule centroids:
     resources:
         mem_mb=memory(32000),
         runtime=minutes(240),
+        gpu=1,
     params:
         settings=settings("CentroidSettings", "centroids"),
         score=listed("score"),
@@ -43,6 +44,7 @@ rule cluster:
     resources:
         mem_mb=memory(8000),
         runtime=minutes(60),
+        gpu=1,
     params:
         settings=settings("ClusterSettings", "cluster"),
     shell:

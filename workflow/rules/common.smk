@@ -251,7 +251,15 @@ def positives(wildcards):
     if patterns == "reference":
         return []
     try:
-        return pool_module.expand(list(patterns), "select.quality.positives")
+        found = pool_module.expand(list(patterns), "select.quality.positives")
+        if missing := [path for path in found if not os.path.exists(path)]:
+            raise UserError(
+                expected="files of good texts",
+                found=f"no file {missing[0]}",
+                where="select.quality.positives",
+                todo="correct the path, or give reference: its selection half",
+            )
+        return found
     except UserError as error:
         raise WorkflowError(str(error)) from None
 

@@ -97,8 +97,8 @@ def of_file(path: Path) -> Source:
         if body["basis"] not in ("assumed", "measured"):
             raise ValueError(f"the basis {body['basis']!r}")
         values = {name: float(rate["per_second"]) for name, rate in rates.items()}
-        if not all(value > 0 for value in values.values()):
-            raise ValueError("a rate that is not above 0")
+        if wrong := [name for name, value in values.items() if not value > 0]:
+            raise ValueError(f"a rate of {wrong[0]} that is not above 0")
         scheduling = values.pop("scheduling", None)
         return Source(
             str(path),
@@ -110,7 +110,7 @@ def of_file(path: Path) -> Source:
             bases={name: rate["basis"] for name, rate in rates.items()},
             scheduling=None if scheduling is None else 1 / scheduling,
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             expected="a JSON file {machine, gpu, date, basis: assumed or measured, rates: {KERNEL: "
             f"{{per_second, basis}}}}}} with kernels of {', '.join(KERNELS)}, scheduling",

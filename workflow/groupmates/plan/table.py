@@ -100,8 +100,11 @@ def compared(plan: dict[str, Any]) -> list[str]:
 def what_is_missing(plan: dict[str, Any]) -> list[str]:
     if not plan["missing"]:
         return []
+    kernels = {k for s in plan["missing"] for k in plan["stages"][s]["unknown_kernels"]}
+    lacking = [f"The files of plan.rates lack: {', '.join(sorted(kernels))}."] if kernels else []
     return [
         f"No rate is known for: {', '.join(plan['missing'])}.",
+        *lacking,
         "Measure this machine with `make calibrate` (a few minutes; CONFIG=FILE PROFILE=FOLDER as in",
         "the run), or name another run or a file of rates in plan.rates.",
         "",
@@ -148,6 +151,8 @@ def origins(plan: dict[str, Any]) -> list[str]:
 def hours(value: float | None) -> str:
     if value is None:
         return "no rate"
+    if value >= 1e6:
+        return f"{value:.1e}"
     return f"{value:,.4f}" if value < 0.1 else f"{value:,.2f}"
 
 

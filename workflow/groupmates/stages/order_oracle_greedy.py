@@ -1,4 +1,4 @@
-"""oracle_greedy: brute force over true losses, the upper bound of a greedy selection of a small pool.
+"""oracle_greedy: brute force over true losses, the greedy selection of a small pool by them.
 
 At each pick every remaining document, or some of them drawn at random, is tried: one training step from
 the picks so far, measured as in probing. The one of lowest reference loss is trained on for good.

@@ -97,6 +97,7 @@ def stage(
         "memory": "measured beside the data" if measured else "arithmetic",
         "disk_bytes": sum(group.count * group.disk_bytes for group in jobs),
         "rates": used,
+        "unknown_kernels": unknown_kernels(jobs, sources),
         "work": total_work(jobs),
     }
     if any(seconds is None for _, seconds in each):
@@ -115,6 +116,13 @@ def stage(
         "cpu_hours": seconds * threads / 3600,
         "cpu_seconds": None if busy is None else busy * seconds,
     }
+
+
+def unknown_kernels(jobs: list[work.Jobs], sources: list[rates.Source]) -> list[str]:
+    """Kernels of a stage that no file of rates knows, where there is one."""
+    known = [source.kernels.keys() for source in sources if source.kernels]
+    asked = {kernel for group in jobs for phase in group.phases for kernel in phase.parts}
+    return sorted(asked.difference(*known)) if known else []
 
 
 def job_seconds(
