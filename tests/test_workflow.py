@@ -257,10 +257,11 @@ def test_a_plan_is_printed_and_makes_nothing_stale(finished: Path, tmp_path: Pat
     main = folder / "results/tiny/.main.json"
     with main.open("a+") as taken:
         fcntl.flock(taken, fcntl.LOCK_EX)  # as by the main process of a run that goes on
-        before = main.read_bytes()
+        written = [main, folder / "results/tiny/logs" / campaign.NAME]
+        before = [path.read_bytes() for path in written]
         planned = checkout.snakemake(folder, "--", "plan")
     assert planned.returncode == 0, planned.stdout[-4000:]
-    assert main.read_bytes() == before
+    assert [path.read_bytes() for path in written] == before
     assert "Plan of the run tiny on 2 cores" in planned.stdout
     assert "make calibrate" in planned.stdout
     jobs = json.loads((folder / "results/tiny/plan.json").read_text())["stages"]

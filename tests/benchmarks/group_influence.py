@@ -18,63 +18,48 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "workflow"))
-from groupmates.maths.groups import agreement, group_influence
-from groupmates.maths.labels import LabelScale
-from groupmates.maths.relation import Relation
+from groupmates.maths.groups import agreement
 from groupmates.models.encoders import BATCH_TOKENS
 from groupmates.models.influence import InfluenceModel
 from groupmates.models.text import token_lists
-from groupmates.store import concatenate, embeddings, read_folder_json, read_table
+from groupmates.stages import groups
+from groupmates.store import read_artefact_json, read_folder_json, read_table
 
-SHARPNESS = 32  # of the selection
 NAMES = ("single steps", "none", "unit", "fitted")
 
 
-def read(run: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Kind of each set [S], sizes [Z], true influences [S, Z], predictions [4, S, L] of the NAMES."""
-    plan = read_table(run / "probe/groups/sets.parquet", "group_sets")
-    plan = plan.sort_by([("set", "ascending"), ("step", "ascending")])
-    parts = sorted(run.glob("probe/groups/part-*.parquet"))
-    truth = concatenate(parts, "group_probe", ["set", "size", "influence_nats"])
-    truth = truth.sort_by([("set", "ascending"), ("size", "ascending")])
-    sizes = np.unique(plan["size"].to_numpy())
-    shape = (-1, int(sizes[-1]))
-    pool = read_table(
-        run / "sample/probe_pool.parquet", "probe_pool", ["doc_id", "text", "input_ids"]
+def read(run: Path) -> tuple[groups.Sets, np.ndarray]:
+    """The probed sets of a run, and the predictions [4, S, L] of the NAMES."""
+    sets = groups.read_sets(
+        run / "probe/groups/sets.parquet", sorted(run.glob("probe/groups/part-*.parquet"))
     )
+    names = ["doc_id", "text", "input_ids"]
+    pool = read_table(run / "sample/probe_pool.parquet", "probe_pool", names)
     row_of = {d: i for i, d in enumerate(pool["doc_id"].to_pylist())}
-    rows = np.array([row_of[d] for d in plan["doc_id"].to_pylist()])
+    rows = np.array([row_of[d] for d in sets.plan["doc_id"].to_pylist()])
     asked, place = np.unique(rows, return_inverse=True)
     pool = pool.take(asked)
     model = InfluenceModel.load(run / "fit/one_step")
     single, _ = model.score(pool["text"].to_pylist(), token_lists(pool), BATCH_TOKENS)
     record = read_folder_json(run / "fit/final", "fit", "relation.json")
-    relation = Relation.from_json(record)
-    scale = LabelScale(np.array(record["label_mean_nats"]), np.array(record["label_std_nats"]))
-    individual = plan["individual_influence"].to_numpy().reshape(shape).astype(np.float64)
-    emb = embeddings(plan).reshape(*individual.shape, -1)
-    predicted = [np.cumsum(single[place].reshape(shape), axis=1)]
-    for used in ("none", "unit", "fitted"):
-        own = relation.used_as(used, SHARPNESS) if used == "unit" else relation.used_as(used)
-        predicted.append(
-            [group_influence(own, i, e, scale) for i, e in zip(individual, emb, strict=True)]
-        )
-    kind = plan["kind"].to_numpy().reshape(shape)[:, 0]
-    true = truth["influence_nats"].to_numpy().reshape(-1, len(sizes))
-    return kind, sizes, true, np.array(predicted)
+    made = read_artefact_json(run / "groups/correlation.json", "groups")
+    used = groups.relations(record, made["provenance"]["settings"]["sharpness"])
+    steps_SL = np.cumsum(single[place].reshape(sets.individual_SL.shape), axis=1)
+    return sets, np.array([steps_SL, *(sets.predicted(used[n], record) for n in NAMES[1:])])
 
 
 def main() -> None:
     torch.set_num_threads(1)
     runs = [read(Path(name)) for name in sys.argv[1:]]
-    sizes = runs[0][1]
     for kind in ("random", "near"):
-        for z, size in enumerate(sizes.tolist()):
+        for z, size in enumerate(runs[0][0].size_Z.tolist()):
             value, drawn = [], []
-            for number, (kinds, _, true, predicted) in enumerate(runs):
-                of_kind = np.flatnonzero(kinds == kind)
+            for number, (sets, predicted) in enumerate(runs):
+                of_kind = np.flatnonzero(sets.kind_S == kind)
                 found = agreement(
-                    true[of_kind, z], predicted[:, of_kind, size - 1], np.random.default_rng(number)
+                    sets.truth_SZ[of_kind, z],
+                    predicted[:, of_kind, size - 1],
+                    np.random.default_rng(number),
                 )
                 value.append(found[0])
                 drawn.append(found[1])

@@ -143,7 +143,11 @@ def test_a_kernel_without_a_rate_makes_the_phase_unknown(tmp_path):
     ("change", "told"),
     [
         ({"rates": {"trian": {"per_second": 1, "basis": ""}}}, "unknown kernels ['trian']"),
-        ({"rates": {"train": {"per_second": 0, "basis": ""}}}, "not above 0"),
+        (
+            {"rates": {"train": {"per_second": 0, "basis": ""}}},
+            "a rate of train that is not above 0",
+        ),
+        ({"rates": []}, "no attribute 'keys'"),
         ({"rates": {"train": {"basis": ""}}}, "per_second"),
         ({"basis": "sure"}, "sure"),
     ],

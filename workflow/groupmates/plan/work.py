@@ -354,12 +354,10 @@ class Work:
         if not jobs:
             return []
         sets, step = 2 * groups.sets / jobs, self.probed_step
-        parts = {
-            "train": sets * groups.sizes[-1] * step["train"],
-            "step": sets * groups.sizes[-1] * step["step"],
-            "forward": sets * len(groups.sizes) * step["forward"],
-        }
-        phases = [Phase("steps", sets * groups.sizes[-1], parts)]
+        steps = sets * groups.sizes[-1]
+        parts = {kernel: steps * step[kernel] for kernel in ("train", "step")}
+        parts["forward"] = sets * len(groups.sizes) * step["forward"]
+        phases = [Phase("steps", steps, parts)]
         return [Jobs(jobs, phases, **self.state_bytes(1, snapshot=True))]
 
     def score(self) -> list[Jobs]:

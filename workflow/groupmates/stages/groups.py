@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from groupmates.maths.groups import agreement, group_influence, nearest_earlier
 from groupmates.maths.labels import LabelScale
@@ -34,46 +36,25 @@ def run(
     `fitted`: alpha, beta and sharpness as the model has them; `unit`: alpha = beta = 1 at the
     selection's sharpness; `none`: individual influence alone.
     """
-    plan = read_table(sets, "group_sets").sort_by([("set", "ascending"), ("step", "ascending")])
-    truth = concatenate(probed, "group_probe", ["set", "size", "influence_nats"])
-    truth = truth.sort_by([("set", "ascending"), ("size", "ascending")])
+    known = read_sets(sets, probed)
     record = read_folder_json(model, "fit", "relation.json")
-    relation = Relation.from_json(record)
-    used = {
-        "fitted": relation.used_as("fitted"),
-        "unit": relation.used_as("unit", settings.sharpness),
-        "none": relation.used_as("none"),
-    }
-    scale = LabelScale(np.array(record["label_mean_nats"]), np.array(record["label_std_nats"]))
-    sizes = np.unique(plan["size"].to_numpy())
-    shape = (-1, int(sizes[-1]))
-    kind_S = plan["kind"].to_numpy().reshape(shape)[:, 0]
-    individual_SL = plan["individual_influence"].to_numpy().reshape(shape).astype(np.float64)
-    emb_SLD = embeddings(plan).reshape(*individual_SL.shape, -1)
-    truth_SZ = truth["influence_nats"].to_numpy().reshape(-1, len(sizes))
-    predicted_PSL = np.array(
-        [
-            [
-                group_influence(r, *of_set, scale)
-                for of_set in zip(individual_SL, emb_SLD, strict=True)
-            ]
-            for r in used.values()
-        ]
-    )
+    used = relations(record, settings.sharpness)
+    predicted_PSL = np.array([known.predicted(r, record) for r in used.values()])
     found = []
     for kind in ("random", "near"):
-        of_kind = np.flatnonzero(kind_S == kind)
-        for z, size in enumerate(sizes.tolist()):
+        of_kind = np.flatnonzero(known.kind_S == kind)
+        for z, size in enumerate(known.size_Z.tolist()):
             values = compare(
-                truth_SZ[of_kind, z],
+                known.truth_SZ[of_kind, z],
                 dict(zip(used, predicted_PSL[:, of_kind, size - 1], strict=True)),
                 generator(settings.seed, "group interval", f"{kind} {size}"),
             )
-            near = [nearest_earlier(emb_SLD[s, :size]) for s in of_kind] if size > 1 else []
+            near = [nearest_earlier(known.emb_SLD[s, :size]) for s in of_kind] if size > 1 else []
             nearest = float(np.mean(near)) if near else None
             found.append({"kind": kind, "size": size, "nearest_cosine": nearest, **values})
             note("groups", told(found[-1]))
-    doc_id, seen = plan["doc_id"].to_numpy(), plan["seen"].to_numpy(zero_copy_only=False)
+    doc_id = known.plan["doc_id"].to_numpy()
+    seen = known.plan["seen"].to_numpy(zero_copy_only=False)
     body = {
         "agreement": found,
         "documents": {
@@ -89,6 +70,51 @@ def run(
     write_json(
         output, "groups", Provenance("groups", settings.model_dump(mode="json"), inputs), body
     )
+
+
+@dataclass(frozen=True)
+class Sets:
+    """S probed sets of L documents each, whose influence is known at Z sizes; `plan`: their rows."""
+
+    plan: pa.Table
+    kind_S: np.ndarray
+    size_Z: np.ndarray
+    truth_SZ: np.ndarray  # nats
+    individual_SL: np.ndarray
+    emb_SLD: np.ndarray
+
+    def predicted(self, relation: Relation, record: dict[str, Any]) -> list[np.ndarray]:
+        """Influence of the first 1 ... L documents of each set, nats; `record`: the fit's."""
+        scale = LabelScale(np.array(record["label_mean_nats"]), np.array(record["label_std_nats"]))
+        sets = zip(self.individual_SL, self.emb_SLD, strict=True)
+        return [group_influence(relation, *of_set, scale) for of_set in sets]
+
+
+def read_sets(sets: Path, probed: list[Path]) -> Sets:
+    plan = read_table(sets, "group_sets").sort_by([("set", "ascending"), ("step", "ascending")])
+    truth = concatenate(probed, "group_probe", ["set", "size", "influence_nats"])
+    truth = truth.sort_by([("set", "ascending"), ("size", "ascending")])
+    size_Z = np.unique(plan["size"].to_numpy())
+    shape = (-1, int(size_Z[-1]))
+    individual_SL = plan["individual_influence"].to_numpy().reshape(shape).astype(np.float64)
+    return Sets(
+        plan,
+        plan["kind"].to_numpy().reshape(shape)[:, 0],
+        size_Z,
+        truth["influence_nats"].to_numpy().reshape(-1, len(size_Z)),
+        individual_SL,
+        embeddings(plan).reshape(*individual_SL.shape, -1),
+    )
+
+
+def relations(record: dict[str, Any], sharpness: float | None) -> dict[str, Relation]:
+    """The fitted relation, that of the selection, and none."""
+    relation = Relation.from_json(record)
+    return {
+        "fitted": relation.used_as("fitted"),
+        "unit": relation.used_as("unit", sharpness),
+        "none": relation.used_as("none"),
+    }
 
 
 def compare(
