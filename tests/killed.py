@@ -34,7 +34,7 @@ def saving(monkeypatch: pytest.MonkeyPatch, every: int = 1) -> None:
         occasions += 1
         return occasions % every == 0
 
-    monkeypatch.setattr("groupmates.resume.Kept.due", is_due)
+    monkeypatch.setattr("groupmates.artefacts.unfinished.Kept.due", is_due)
 
 
 def until_written(output: Path, job: Callable[[], object]) -> int:

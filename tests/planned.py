@@ -5,7 +5,7 @@ from __future__ import annotations
 import yaml
 
 import checkout
-from groupmates.plan.calibration import merged
+from groupmates.cost.calibration import merged
 
 
 def configuration(path: str | None = None, **changed) -> dict:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from groupmates import campaign, jobs
+from groupmates.records import campaign, jobs
 from groupmates.status.queue import Queue
 from groupmates.status.state import Job, Stage, Status
 

@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from groupmates.config import Budget, GroupMates
-from groupmates.stage_settings import GroupMatesSettings
-from groupmates.stages import order_group_mates as stage
-from groupmates.store import (
+from groupmates.artefacts.store import (
     Provenance,
     replacing,
     table_writer,
     write_folder_provenance,
     write_json,
 )
+from groupmates.selectors import group_mates as stage
+from groupmates.settings.config import Budget, GroupMates
+from groupmates.settings.per_stage import GroupMatesSettings
 
 ROW_GROUP = 7
 

@@ -11,13 +11,13 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-from groupmates import config, stage_settings
+from groupmates.artefacts.store import Provenance, write_folder_provenance
 from groupmates.maths.labels import LabelScale
 from groupmates.models.influence import InfluenceModel, make_encoder
-from groupmates.models.lm import make_lm
-from groupmates.models.text import load_tokenizer
-from groupmates.stages import base, check, plan_rollouts, reference, sample
-from groupmates.store import Provenance, write_folder_provenance
+from groupmates.models.language_model import make_lm
+from groupmates.models.tokenizer import load_tokenizer
+from groupmates.settings import config, per_stage
+from groupmates.stages import base, check, draw_rollouts, reference, sample
 
 WORDS = [
     "a",
@@ -118,14 +118,14 @@ def sample_settings(
     training_documents: int = 16,
     bad_records: str = "stop",
     **changed: object,
-) -> stage_settings.SampleSettings:
+) -> per_stage.SampleSettings:
     fields = {
         "paths": None,
         "sequence_length": SEQUENCE,
         "tokenizer": None,
         "vocabulary_size": 300,
     } | changed
-    return stage_settings.SampleSettings(
+    return per_stage.SampleSettings(
         seed=0,
         text_columns=COLUMNS,
         bad_records=bad_records,
@@ -136,16 +136,16 @@ def sample_settings(
     )
 
 
-def reference_settings(**changed: object) -> stage_settings.ReferenceSettings:
+def reference_settings(**changed: object) -> per_stage.ReferenceSettings:
     fields = {
         "loss_on": "continuation",
         "evaluation_share": 0.5,
         "max_tokens": SEQUENCE,
     } | changed
-    return stage_settings.ReferenceSettings(seed=0, split=config.ReferenceSplit(**fields))
+    return per_stage.ReferenceSettings(seed=0, split=config.ReferenceSplit(**fields))
 
 
-def base_settings(**changed: object) -> stage_settings.BaseSettings:
+def base_settings(**changed: object) -> per_stage.BaseSettings:
     fields = {
         "checkpoint": None,
         "architecture": LLAMA,
@@ -155,21 +155,21 @@ def base_settings(**changed: object) -> stage_settings.BaseSettings:
         "batch_sequences": 2,
         "learning_rate_warmup_steps": 2,
     } | changed
-    return stage_settings.BaseSettings(seed=0, sequence_length=SEQUENCE, base=config.Base(**fields))
+    return per_stage.BaseSettings(seed=0, sequence_length=SEQUENCE, base=config.Base(**fields))
 
 
-def plan_settings(rollouts: int = 7) -> stage_settings.RandomPlanSettings:
-    return stage_settings.RandomPlanSettings(
+def plan_settings(rollouts: int = 7) -> per_stage.RandomPlanSettings:
+    return per_stage.RandomPlanSettings(
         seed=0, rollout_length=LENGTH, random=config.RandomRound(rollouts=rollouts)
     )
 
 
 def check_settings(
     bad_records: str = "stop", max_bad_share: float = 0.01, columns: config.PoolColumns = COLUMNS
-) -> tuple[config.CheckSettings, stage_settings.CheckPoolSettings]:
+) -> tuple[config.CheckSettings, per_stage.CheckPoolSettings]:
     """Of a shard, and of the pool."""
     fields = {"text_columns": columns, "bad_records": bad_records}
-    return stage_settings.CheckSettings(**fields), stage_settings.CheckPoolSettings(
+    return per_stage.CheckSettings(**fields), per_stage.CheckPoolSettings(
         **fields, max_bad_share=max_bad_share
     )
 
@@ -211,7 +211,7 @@ def make_run(folder: Path) -> Run:
     base.run(
         base_settings(), tokenizer=run.tokenizer, training_pool=run.training_pool, output=run.base
     )
-    plan_rollouts.run_random(plan_settings(), probe_pool=run.probe_pool, output=run.rollouts)
+    draw_rollouts.run_random(plan_settings(), probe_pool=run.probe_pool, output=run.rollouts)
     return run
 
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from groupmates import campaign
+from groupmates.records import campaign
 
 CONFIG = {"run": "small"}
 

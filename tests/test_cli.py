@@ -12,11 +12,11 @@ import pytest
 
 import small
 from groupmates import __main__ as cli
-from groupmates import config, stage_settings
 from groupmates.errors import UserError
+from groupmates.settings import config, per_stage
 
 ROOT = Path(__file__).parent.parent
-PLAIN = stage_settings.CorpusSettings(seed=3, corpus=config.Corpus(documents=5, files=1))
+PLAIN = per_stage.CorpusSettings(seed=3, corpus=config.Corpus(documents=5, files=1))
 
 
 def called(*arguments: str, folder: Path) -> subprocess.CompletedProcess:
@@ -30,7 +30,7 @@ def called(*arguments: str, folder: Path) -> subprocess.CompletedProcess:
 
 
 def example(
-    settings: stage_settings.CorpusSettings,
+    settings: per_stage.CorpusSettings,
     *,
     shards: list[Path],
     names: list[str] | None = None,
@@ -94,7 +94,7 @@ def test_every_stage_has_arguments_that_the_command_line_understands(stage):
     hints = typing.get_type_hints(function)
     first, *others = inspect.signature(function).parameters.values()
     assert first.name == "settings"
-    assert issubclass(hints["settings"], stage_settings.StageSettings)
+    assert issubclass(hints["settings"], per_stage.StageSettings)
     for parameter in others:
         assert parameter.kind is parameter.KEYWORD_ONLY
         kind = cli._required(hints[parameter.name])
@@ -151,7 +151,7 @@ def test_a_mistake_of_the_user_is_told_without_a_traceback_and_ends_with_status_
 
 
 def test_messages_go_to_the_terminal_and_to_the_log(tmp_path, monkeypatch, capsys):
-    def stage(settings: stage_settings.CorpusSettings, *, output: Path) -> None:
+    def stage(settings: per_stage.CorpusSettings, *, output: Path) -> None:
         print("half way", file=sys.stderr)
 
     monkeypatch.setattr(cli, "stage_function", lambda stage_name: stage)
@@ -167,7 +167,7 @@ def test_messages_go_to_the_terminal_and_to_the_log(tmp_path, monkeypatch, capsy
 
 
 def test_a_mistake_of_ours_keeps_its_traceback_in_the_log_too(monkeypatch, tmp_path, capsys):
-    def stage(settings: stage_settings.CorpusSettings) -> None:
+    def stage(settings: per_stage.CorpusSettings) -> None:
         raise KeyError("a bug")
 
     monkeypatch.setattr(cli, "stage_function", lambda stage_name: stage)

@@ -11,16 +11,16 @@ import jsonschema
 import pytest
 import yaml
 
-from groupmates import config, stage_settings
-from groupmates.artefacts import ARTEFACTS
+from groupmates.artefacts.catalogue import ARTEFACTS
 from groupmates.errors import UserError
-from groupmates.stage_settings import as_param
+from groupmates.settings import config, per_stage
+from groupmates.settings.per_stage import as_param
 
 ROOT = Path(__file__).parent.parent
 DEFAULTS = yaml.safe_load((ROOT / "config.yaml").read_text())
 FURTHER = sorted((ROOT / "workflow/configs").glob("*.yaml"))
 SCHEMA = ROOT / "workflow/schemas/config.schema.json"
-KINDS = stage_settings.StageSettings.__subclasses__()
+KINDS = per_stage.StageSettings.__subclasses__()
 
 # Keys that shape the graph: they name files, jobs and wildcards, which snakemake watches itself.
 GRAPH_ONLY = {
@@ -293,7 +293,7 @@ def stages_of(key: str, **keys: object) -> set[str]:
         return {
             kind.__name__.removesuffix("Settings")
             for kind in KINDS
-            if kind is not stage_settings.PlanSettings  # of all settings, and part of no run
+            if kind is not per_stage.PlanSettings  # of all settings, and part of no run
             if as_param(before, kind, "probe") != as_param(after, kind, "probe")
         }
 
@@ -349,16 +349,16 @@ def test_a_variant_has_its_own_settings_before_those_of_its_selector():
     )
     kind, section = config.load(raw).select.method("paper")
     assert (kind, section.quota, section.sign) == ("group_mates", "proportional", "ceiling")
-    printed = as_param(config.load(raw), stage_settings.GroupMatesSettings, "order", "paper")
+    printed = as_param(config.load(raw), per_stage.GroupMatesSettings, "order", "paper")
     assert json.loads(printed)["group_mates"]["quota"] == "proportional"
 
 
 def test_one_step_models_hold_out_the_same_share_of_their_labels():
-    fit = stage_settings.one_step_fit(config.load(changed(probe__random__rollouts=100)))
+    fit = per_stage.one_step_fit(config.load(changed(probe__random__rollouts=100)))
     assert (fit.validation_rollouts, fit.heldout_rollouts) == (200, 400)  # 1,800 steps
     few = config.load(changed(sample__probe_documents=1200))  # of 2,400 steps
-    assert stage_settings.one_steps(few) == 1200
-    assert stage_settings.one_step_fit(few).heldout_rollouts == 200
+    assert per_stage.one_steps(few) == 1200
+    assert per_stage.one_step_fit(few).heldout_rollouts == 200
 
 
 @pytest.mark.parametrize(
@@ -373,7 +373,7 @@ def test_one_step_models_hold_out_the_same_share_of_their_labels():
     ],
 )
 def test_sets_are_probed_in_jobs_like_those_of_rollouts_where_a_method_goes_by_groups(keys, jobs):
-    assert stage_settings.group_jobs(config.load(changed(**keys))) == jobs
+    assert per_stage.group_jobs(config.load(changed(**keys))) == jobs
 
 
 def test_windows_matter_to_the_format_that_has_them_alone():
@@ -389,14 +389,14 @@ def test_windows_matter_to_the_format_that_has_them_alone():
 def test_settings_survive_the_command_line(kind):
     loaded = config.load(DEFAULTS)
     text = as_param(loaded, kind, "score")
-    assert stage_settings.from_param(text, kind) == stage_settings.settings(loaded, kind)
+    assert per_stage.from_param(text, kind) == per_stage.settings(loaded, kind)
     body = json.loads(text)
     assert body.pop("version") == ARTEFACTS["score"].version
     assert set(body) == set(kind.model_fields)
 
 
 def test_printed_settings_are_sorted_at_every_depth():
-    text = as_param(config.load(DEFAULTS), stage_settings.FitSettings, "fit")
+    text = as_param(config.load(DEFAULTS), per_stage.FitSettings, "fit")
     assert text == json.dumps(json.loads(text), sort_keys=True)
     assert list(json.loads(text)["fit"]["training"])[:2] == ["batch_rollouts", "dropout"]
 
@@ -413,9 +413,9 @@ def test_the_order_of_keys_in_config_yaml_changes_no_printed_settings():
 
 def test_a_new_version_of_an_artefact_runs_its_stage_again(monkeypatch):
     loaded = config.load(DEFAULTS)
-    before = as_param(loaded, stage_settings.ProbeSettings, "probe")
+    before = as_param(loaded, per_stage.ProbeSettings, "probe")
     monkeypatch.setitem(ARTEFACTS, "probe", replace(ARTEFACTS["probe"], version=99))
-    assert as_param(loaded, stage_settings.ProbeSettings, "probe") != before
+    assert as_param(loaded, per_stage.ProbeSettings, "probe") != before
 
 
 def test_the_pretraining_is_given_in_one_unit():

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import checkout
-from groupmates import config, stage_settings
+from groupmates.settings import config, per_stage
 
 pytestmark = pytest.mark.slow
 
@@ -85,7 +85,7 @@ def test_a_folder_that_cannot_be_written_to_is_told(tmp_path: Path, place: str) 
         pytest.skip("NOT TESTED: root without the right to mount; its permissions bar nothing")
     if mounted.returncode:
         locked.chmod(0o555)
-    settings = stage_settings.CorpusSettings(seed=3, corpus=config.Corpus(documents=5, files=1))
+    settings = per_stage.CorpusSettings(seed=3, corpus=config.Corpus(documents=5, files=1))
     command = [sys.executable, "-m", "groupmates", "corpus"]
     command += ["--log", str(tmp_path / "results/logs/corpus.log")]
     command += ["--settings", settings.model_dump_json()]

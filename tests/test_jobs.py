@@ -11,9 +11,10 @@ from types import SimpleNamespace
 import pytest
 
 from groupmates import __main__ as cli
-from groupmates import jobs, progress
+from groupmates import progress
+from groupmates.records import jobs
 
-PACKAGE = Path(jobs.__file__).parent.parent
+PACKAGE = Path(jobs.__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)

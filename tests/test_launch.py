@@ -16,13 +16,14 @@ from safetensors.torch import load_file
 
 import trainings
 from groupmates import __main__ as cli
-from groupmates import clusters, launch, resume
-from groupmates.clusters import Launch, Slurm
+from groupmates.artefacts import unfinished
+from groupmates.artefacts.store import read_table
 from groupmates.errors import UserError
-from groupmates.models.processes import Processes
-from groupmates.store import read_table
+from groupmates.models.distributed import Processes
+from groupmates.slurm import clusters, launch, queries
+from groupmates.slurm.clusters import Launch, Slurm
 
-PACKAGE = Path(resume.__file__).parent.parent
+PACKAGE = Path(unfinished.__file__).parents[2]
 TESTS = Path(__file__).parent
 # A batch that two and four processes cannot share evenly, one that is smaller than four, and no
 # dropout, whose masks belong to a process.
@@ -372,4 +373,4 @@ RUNNING = "JobId=7 JobName=groupmates-demo JobState=RUNNING EndTime=2099-01-01T0
 )
 def test_a_job_leaves_its_node_for_a_preemption_or_its_time_limit(said, seconds, leaving):
     fields = dict(word.split("=") for word in said.split())
-    assert clusters.is_leaving(fields, seconds) == leaving
+    assert queries.is_leaving(fields, seconds) == leaving

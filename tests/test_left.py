@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import replay
-from groupmates.config import Config, load
-from groupmates.plan.work import Jobs, Phase
+from groupmates.cost.work import Jobs, Phase
+from groupmates.settings.config import Config, load
 from groupmates.status import left
 from groupmates.status.left import Estimator
 from groupmates.status.queue import Queue

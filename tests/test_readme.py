@@ -21,7 +21,7 @@ import yaml
 import zstandard
 
 import checkout
-from groupmates import config
+from groupmates.settings import config
 
 ROOT = checkout.REPOSITORY
 READMES = ("README.md", "workflow/README.md")

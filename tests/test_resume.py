@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from groupmates import resume
-from groupmates.resume import Kept
-from groupmates.store import Provenance
+from groupmates.artefacts import unfinished
+from groupmates.artefacts.store import Provenance
+from groupmates.artefacts.unfinished import Kept
 
 PLAIN = Provenance("probe", {"seed": 1}, {"pool": "abc"})
 
@@ -62,15 +62,15 @@ def test_progress_of_other_settings_or_inputs_is_never_picked_up(other, output, 
 def test_progress_of_another_version_of_the_artefact_is_never_picked_up(output, monkeypatch):
     with Kept(output, "probe", PLAIN) as kept:
         kept.save({"steps": 3}, {"a": text("one")})
-    raised = dict(resume.Provenance.record(PLAIN, "probe"), version=99)
-    monkeypatch.setattr(resume.Provenance, "record", lambda *_: raised)
+    raised = dict(unfinished.Provenance.record(PLAIN, "probe"), version=99)
+    monkeypatch.setattr(unfinished.Provenance, "record", lambda *_: raised)
     assert Kept(output, "probe", PLAIN).state == {}
 
 
 def test_another_commit_of_the_code_with_the_same_version_goes_on(output, monkeypatch):
     with Kept(output, "probe", PLAIN) as kept:
         kept.save({"steps": 3}, {"a": text("one")})
-    monkeypatch.setattr("groupmates.store.code_revision", lambda: "0.1.0+other-dirty")
+    monkeypatch.setattr("groupmates.artefacts.store.code_revision", lambda: "0.1.0+other-dirty")
     assert Kept(output, "probe", PLAIN).state == {"steps": 3}
 
 
@@ -112,7 +112,7 @@ def test_what_is_complete_leaves_no_progress(output):
 def test_saves_are_rarer_where_they_take_long(output, monkeypatch):
     now = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
-    monkeypatch.setattr(resume, "seconds_between_saves", 60.0)
+    monkeypatch.setattr(unfinished, "seconds_between_saves", 60.0)
 
     def slow(path):
         path.write_text("large")
@@ -145,7 +145,7 @@ with Kept(Path({str(output)!r}), "probe", made_by) as kept:
 """
     done = subprocess.run(
         [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": str(Path(resume.__file__).parent.parent)},
+        env={**os.environ, "PYTHONPATH": str(Path(unfinished.__file__).parents[2])},
         capture_output=True,
         text=True,
     )

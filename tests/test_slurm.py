@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from groupmates import requests, slurm
+from groupmates import requests
 from groupmates.errors import UserError
+from groupmates.slurm import preflight
 
 PACKAGE = Path(__file__).parent.parent / "workflow"
 
@@ -48,8 +49,8 @@ def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Commands:
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Time passes at once."""
     waits: list[float] = []
-    monkeypatch.setattr(slurm.time, "sleep", waits.append)
-    monkeypatch.setattr(slurm.time, "monotonic", lambda: sum(waits))
+    monkeypatch.setattr(preflight.time, "sleep", waits.append)
+    monkeypatch.setattr(preflight.time, "monotonic", lambda: sum(waits))
     return waits
 
 
@@ -78,7 +79,7 @@ def test_the_profiles_differ_in_the_machine_and_not_in_what_is_stale():
 
 def test_names_tell_runs_and_checkouts_apart_and_fit_what_the_plugin_takes(tmp_path):
     names = [
-        slurm.prefix(run, folder)
+        preflight.prefix(run, folder)
         for run in ("demo", "demo.1", "demo-1", "x" * 200)
         for folder in (tmp_path, tmp_path / "other")
     ]
@@ -90,7 +91,9 @@ def test_names_tell_runs_and_checkouts_apart_and_fit_what_the_plugin_takes(tmp_p
 def test_a_checkout_has_one_name_however_it_is_reached(tmp_path):
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
-    assert slurm.prefix("demo", tmp_path / "link") == slurm.prefix("demo", tmp_path / "real")
+    assert preflight.prefix("demo", tmp_path / "link") == preflight.prefix(
+        "demo", tmp_path / "real"
+    )
 
 
 def test_jobs_of_this_run_are_cancelled_and_waited_for_and_no_others(commands, no_waiting):
@@ -104,7 +107,7 @@ def test_jobs_of_this_run_are_cancelled_and_waited_for_and_no_others(commands, n
     )
     commands.say("scancel", "")
     said: list[str] = []
-    assert slurm.cancel_leftovers("groupmates-demo-1234", said.append) == ["7", "8"]
+    assert preflight.cancel_leftovers("groupmates-demo-1234", said.append) == ["7", "8"]
     assert [c for c in commands.calls if c.startswith("scancel")] == ["scancel 7 8"]
     assert len([c for c in commands.calls if c.startswith("squeue")]) == 4
     assert len(said) == 1
@@ -113,15 +116,15 @@ def test_jobs_of_this_run_are_cancelled_and_waited_for_and_no_others(commands, n
 
 def test_only_jobs_of_this_user_are_looked_at(commands):
     commands.say("squeue", "")
-    assert slurm.leftovers("groupmates-demo-1234", print) == []
-    assert f"--user {slurm.getpass.getuser()}" in commands.calls[0]
+    assert preflight.leftovers("groupmates-demo-1234", print) == []
+    assert f"--user {preflight.getpass.getuser()}" in commands.calls[0]
 
 
 def test_jobs_that_do_not_end_are_named_after_a_while(commands, no_waiting):
     commands.say("squeue", 'echo "7|name_abc"')
     commands.say("scancel", "")
     with pytest.raises(UserError, match="still there after 600 s: 7"):
-        slurm.cancel_leftovers("name", lambda text: None)
+        preflight.cancel_leftovers("name", lambda text: None)
 
 
 # A slurmctld that is away
@@ -137,7 +140,7 @@ def test_a_slurmctld_that_comes_back_is_waited_for(commands, no_waiting):
         f"echo x >> {count}; [ $(wc -l < {count}) -lt 4 ] && {{ {AWAY}; exit 1; }}; echo ok",
     )
     said: list[str] = []
-    assert slurm.ask("squeue", say=said.append) == "ok\n"
+    assert preflight.ask("squeue", say=said.append) == "ok\n"
     assert len(said) == 3
     assert no_waiting == [2, 4, 8]
 
@@ -145,14 +148,14 @@ def test_a_slurmctld_that_comes_back_is_waited_for(commands, no_waiting):
 def test_a_slurmctld_that_stays_away_ends_with_what_to_do(commands, no_waiting):
     commands.say("squeue", f"{AWAY}; exit 1")
     with pytest.raises(UserError, match="none for 300 s") as caught:
-        slurm.ask("squeue", say=lambda text: None)
+        preflight.ask("squeue", say=lambda text: None)
     assert "scontrol ping" in caught.value.todo
 
 
 def test_what_slurm_says_otherwise_is_passed_on_at_once(commands, no_waiting):
     commands.say("squeue", "echo 'squeue: error: Invalid user id: nobody' >&2; exit 1")
     with pytest.raises(UserError, match="Invalid user id: nobody"):
-        slurm.ask("squeue", say=print)
+        preflight.ask("squeue", say=print)
     assert no_waiting == []
 
 
@@ -194,9 +197,9 @@ def test_a_refusal_names_the_setting_to_change(message, setting, commands, no_wa
         "sinfo", 'case "$*" in *"|"*) echo "cpu|infinite";; *) echo "cpu 64 250000 gpu:4";; esac'
     )
     commands.say("sbatch", f'echo "{message}" >&2; exit 1')
-    request = slurm.Request("sbatch -p cpu --mem 10", "cpu", 30, ("probe", "score"))
+    request = preflight.Request("sbatch -p cpu --mem 10", "cpu", 30, ("probe", "score"))
     with pytest.raises(UserError) as caught:
-        slurm.check([request], lambda text: None)
+        preflight.check([request], lambda text: None)
     assert caught.value.where.startswith(setting)
     assert "profiles/slurm/config.yaml" in caught.value.where
     assert message in caught.value.found
@@ -209,10 +212,10 @@ def test_a_refusal_names_the_setting_to_change(message, setting, commands, no_wa
 def test_a_time_limit_that_the_partition_does_not_allow_is_refused_though_sbatch_takes_it(commands):
     commands.say("sinfo", "echo 'cpu|4:00:00'; echo 'long|infinite'")
     commands.say("sbatch", "")
-    slurm.check([slurm.Request("sbatch", "cpu", 240, ("fit",))], print)
-    slurm.check([slurm.Request("sbatch", "long", 9999, ("fit",))], print)
+    preflight.check([preflight.Request("sbatch", "cpu", 240, ("fit",))], print)
+    preflight.check([preflight.Request("sbatch", "long", 9999, ("fit",))], print)
     with pytest.raises(UserError, match="max_runtime: 240") as caught:
-        slurm.check([slurm.Request("sbatch", "cpu", 960, ("fit",))], print)
+        preflight.check([preflight.Request("sbatch", "cpu", 960, ("fit",))], print)
     assert "960 minutes, at the last attempt, of fit" in caught.value.found
 
 
@@ -224,7 +227,7 @@ def test_nodes_have_a_while_to_answer_a_slurmctld_that_has_just_started(commands
         f"echo x >> {count}; [ $(wc -l < {count}) -gt 2 ] || "
         "{ echo 'allocation failure: Requested node configuration is not available' >&2; exit 1; }",
     )
-    slurm.check([slurm.Request("sbatch", "cpu", 30, ("fit",))], print)
+    preflight.check([preflight.Request("sbatch", "cpu", 30, ("fit",))], print)
     assert no_waiting == [2, 2]
 
 
@@ -239,14 +242,14 @@ def test_nodes_have_a_while_to_answer_a_slurmctld_that_has_just_started(commands
     ],
 )
 def test_time_limits_are_read_as_sinfo_shows_them(shown, expected):
-    assert slurm.minutes(shown) == expected
+    assert preflight.minutes(shown) == expected
 
 
 @pytest.mark.parametrize(("seconds", "warned"), [(120, True), (300, False)])
 def test_a_slurmctld_with_a_short_memory_is_warned_of(seconds, warned, commands):
     commands.say("scontrol", f"echo 'MinJobAge               = {seconds} sec'")
     said: list[str] = []
-    slurm.warn_of_forgetting(said.append)
+    preflight.warn_of_forgetting(said.append)
     assert [f"after {seconds} s (MinJobAge)" in text for text in said] == [True] * warned
 
 
@@ -313,7 +316,7 @@ def elsewhere(folder: Path) -> Path:
 
 
 def test_a_living_main_process_on_another_login_node_is_told_by_its_beat(tmp_path, monkeypatch):
-    monkeypatch.setattr(slurm, "SECONDS_BETWEEN_BEATS", 0.3)
+    monkeypatch.setattr(preflight, "SECONDS_BETWEEN_BEATS", 0.3)
     path = elsewhere(tmp_path / "run")
     over = threading.Event()
 
@@ -324,7 +327,7 @@ def test_a_living_main_process_on_another_login_node_is_told_by_its_beat(tmp_pat
     threading.Thread(target=beat).start()
     try:
         with pytest.raises(UserError, match="process 7 of anna on login-2 is at this run"):
-            slurm.claim(tmp_path / "run", "slurm", lambda text: None)
+            preflight.claim(tmp_path / "run", "slurm", lambda text: None)
     finally:
         over.set()
 

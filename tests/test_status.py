@@ -15,8 +15,8 @@ import pytest
 from rich.console import Console
 
 from groupmates import __main__ as cli
-from groupmates import campaign, jobs
 from groupmates.errors import UserError
+from groupmates.records import campaign, jobs
 from groupmates.status import queue, state, view
 from groupmates.status.left import Left
 from groupmates.status.queue import Queue

@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from groupmates import store
-from groupmates.artefacts import ARTEFACTS
+from groupmates.artefacts import store
+from groupmates.artefacts.catalogue import ARTEFACTS
+from groupmates.artefacts.store import Provenance
 from groupmates.errors import UserError
-from groupmates.store import Provenance
 
 PROVENANCE = Provenance("evaluate", {"seed": 3}, {"base": "abc"})
 CURVE = {"tokens": [0, 10, 20], "loss_nats": [3.0, 2.0, 1.5]}

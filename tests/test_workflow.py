@@ -23,10 +23,10 @@ import yaml
 import zstandard
 
 import checkout
-from groupmates import campaign, jobs
-from groupmates.asking import explain as asking
-from groupmates.config import keys
-from groupmates.report import reading
+from groupmates.explain import document as asking
+from groupmates.records import campaign, jobs
+from groupmates.report.data import reading
+from groupmates.settings.config import keys
 
 pytestmark = pytest.mark.slow
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 import small
-from groupmates import config, stage_settings
-from groupmates.models.text import document_tokens, load_tokenizer
-from groupmates.store import Provenance, read_table, write_table
+from groupmates.artefacts.store import Provenance, read_table, write_table
+from groupmates.models.tokenizer import document_tokens, load_tokenizer
+from groupmates.settings import config, per_stage
 
 NAMES = ("base", "moments", "fit", "evaluate")
 DOCUMENTS = 30
@@ -58,7 +58,7 @@ def make_inputs(run: small.Run, folder: Path) -> Inputs:
     return Inputs(run, folder)
 
 
-def evaluate_settings(**changed: object) -> stage_settings.EvaluateSettings:
+def evaluate_settings(**changed: object) -> per_stage.EvaluateSettings:
     training = {
         "tokens": 480,
         "batch_sequences": 2,
@@ -66,7 +66,7 @@ def evaluate_settings(**changed: object) -> stage_settings.EvaluateSettings:
         "learning_rate_warmup_steps": 2,
         "points": 4,
     } | changed
-    return stage_settings.EvaluateSettings(
+    return per_stage.EvaluateSettings(
         seed=0,
         text_columns=small.COLUMNS,
         evaluation_examples=6,
@@ -75,9 +75,9 @@ def evaluate_settings(**changed: object) -> stage_settings.EvaluateSettings:
     )
 
 
-def fit_settings(**changed: object) -> stage_settings.FitSettings:
+def fit_settings(**changed: object) -> per_stage.FitSettings:
     training = small.fit_settings("lm").training.model_dump() | {"epochs": 3} | changed
-    return stage_settings.FitSettings(seed=0, fit=small.fit_settings("lm", training=training))
+    return per_stage.FitSettings(seed=0, fit=small.fit_settings("lm", training=training))
 
 
 def command(name: str, inputs: Inputs, results: Path, **changed: object) -> list[str]:

@@ -22,13 +22,14 @@ import pyarrow as pa
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "workflow"))
-from groupmates.maths.labels import LabelScale, label_scale, spearman
+from groupmates.artefacts.store import Provenance, read_table
+from groupmates.maths.labels import LabelScale, label_scale
+from groupmates.maths.statistics import spearman
 from groupmates.models.influence import InfluenceModel, make_encoder
-from groupmates.models.text import token_lists
-from groupmates.models.training import Training
-from groupmates.stage_settings import FitSettings
+from groupmates.models.resumable import Training
+from groupmates.models.tokenizer import token_lists
+from groupmates.settings.per_stage import FitSettings
 from groupmates.stages import fit
-from groupmates.store import Provenance, read_table
 
 DOCUMENTS = 1500  # whose nearest neighbours are looked for
 

@@ -19,11 +19,11 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [str(ROOT / "workflow"), str(ROOT / "tests")]
 
 import scored  # noqa: E402
-from groupmates.asking.explain import explain  # noqa: E402
-from groupmates.asking.selection import Selection  # noqa: E402
-from groupmates.config import Budget, TakeSettings  # noqa: E402
-from groupmates.stages import select  # noqa: E402
-from groupmates.store import Provenance, digests, table_writer, write_table  # noqa: E402
+from groupmates.artefacts.store import Provenance, digests, table_writer, write_table  # noqa: E402
+from groupmates.explain.document import explain  # noqa: E402
+from groupmates.explain.selection import Selection  # noqa: E402
+from groupmates.selectors import take  # noqa: E402
+from groupmates.settings.config import Budget, TakeSettings  # noqa: E402
 
 SHARD, ROW_GROUP = 106_000, 4096
 
@@ -72,7 +72,7 @@ def make(run: Path, documents: int, size: int, per_cluster: int) -> None:
         "group_influence": rank / per_cluster,
     }
     write_table(order, "order", provenance, columns)
-    select.run(
+    take.run(
         TakeSettings(budget=Budget(ratio=0.5, tokens=None)),
         method="group_mates",
         orders=[order],

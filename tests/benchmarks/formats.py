@@ -22,11 +22,11 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 import numpy as np
 import pyarrow as pa
 
-from groupmates import config, stage_settings
-from groupmates.pool import PoolFile
-from groupmates.readers import read_documents
+from groupmates.artefacts.store import Provenance, write_table
+from groupmates.pool.documents import read_documents
+from groupmates.pool.listing import PoolFile
+from groupmates.settings import config, per_stage
 from groupmates.stages import materialise
-from groupmates.store import Provenance, write_table
 
 FORMATS = ("same", "parquet", "open_lm", "megatron")
 COLUMNS = config.PoolColumns(text="text", id=None, source=None)
@@ -52,14 +52,14 @@ def write(format: str, pool: Path, tokenizer: Path, selection: Path) -> None:
     pa.set_cpu_count(1)
     output, tokens = selection.parent / "dataset" / format, 0
     if format in ("same", "parquet"):
-        plain = stage_settings.MaterialiseSettings(format=format, text_columns=COLUMNS)
+        plain = per_stage.MaterialiseSettings(format=format, text_columns=COLUMNS)
         start = time.process_time()
         materialise.run(plain, pool=pool, root=pool.parent, selection=selection, output=output)
     else:
         from groupmates.stages import tokenise  # with torch, which the others do without
 
         windows = config.OpenLm(window_tokens=2049, windows_per_shard=8192)
-        settings = stage_settings.TokeniseSettings(
+        settings = per_stage.TokeniseSettings(
             seed=0,
             format=format,
             text_columns=COLUMNS,

@@ -18,19 +18,19 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "workflow"))
-from groupmates.maths.groups import agreement
+from groupmates.artefacts.store import read_artefact_json, read_folder_json, read_table
+from groupmates.maths.document_sets import agreement
 from groupmates.models.encoders import BATCH_TOKENS
 from groupmates.models.influence import InfluenceModel
-from groupmates.models.text import token_lists
-from groupmates.stages import groups
-from groupmates.store import read_artefact_json, read_folder_json, read_table
+from groupmates.models.tokenizer import token_lists
+from groupmates.stages import set_agreement
 
 NAMES = ("single steps", "none", "unit", "fitted")
 
 
-def read(run: Path) -> tuple[groups.Sets, np.ndarray]:
+def read(run: Path) -> tuple[set_agreement.Sets, np.ndarray]:
     """The probed sets of a run, and the predictions [4, S, L] of the NAMES."""
-    sets = groups.read_sets(
+    sets = set_agreement.read_sets(
         run / "probe/groups/sets.parquet", sorted(run.glob("probe/groups/part-*.parquet"))
     )
     names = ["doc_id", "text", "input_ids"]
@@ -43,7 +43,7 @@ def read(run: Path) -> tuple[groups.Sets, np.ndarray]:
     single, _ = model.score(pool["text"].to_pylist(), token_lists(pool), BATCH_TOKENS)
     record = read_folder_json(run / "fit/final", "fit", "relation.json")
     made = read_artefact_json(run / "groups/correlation.json", "groups")
-    used = groups.relations(record, made["provenance"]["settings"]["sharpness"])
+    used = set_agreement.relations(record, made["provenance"]["settings"]["sharpness"])
     steps_SL = np.cumsum(single[place].reshape(sets.individual_SL.shape), axis=1)
     return sets, np.array([steps_SL, *(sets.predicted(used[n], record) for n in NAMES[1:])])
 

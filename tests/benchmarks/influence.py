@@ -19,13 +19,13 @@ import torch
 from scipy.stats import spearmanr
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "workflow"))
+from groupmates.artefacts.store import read_table
 from groupmates.maths.conjugate_gradient import conjugate_gradient
 from groupmates.models.checkpoint import open_model
 from groupmates.models.gradients import AttentionGradients
 from groupmates.models.probing import Probing
 from groupmates.models.reference import reference_part
-from groupmates.models.text import token_lists
-from groupmates.store import read_table
+from groupmates.models.tokenizer import token_lists
 
 
 def line(name: str, predicted_N: np.ndarray, true_N: np.ndarray, seconds: float) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from groupmates.plan.compare import compare, read_plan
+from groupmates.cost.compare import compare, read_plan
 
 run = Path(sys.argv[1])
 planned = read_plan(run / "plan.json")

@@ -20,10 +20,10 @@ from pathlib import Path
 import zstandard
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "workflow"))
-from groupmates.config import PoolColumns
 from groupmates.maths.randomness import hash64
-from groupmates.pool import list_files
-from groupmates.readers import read_documents
+from groupmates.pool.documents import read_documents
+from groupmates.pool.listing import list_files
+from groupmates.settings.config import PoolColumns
 
 COLUMNS = PoolColumns(text="text", id="id", source="source")
 

@@ -22,20 +22,20 @@ import torch
 from scipy.stats import spearmanr
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "workflow"))
+from groupmates.artefacts.store import read_table
 from groupmates.maths.labels import label_scale
 from groupmates.maths.rollouts import random_rollouts
-from groupmates.models import lm
+from groupmates.models import language_model as lm
 from groupmates.models.probing import Probing
-from groupmates.models.reference import reference_part
-from groupmates.models.text import token_lists
-from groupmates.store import read_table
+from groupmates.models.reference import Reference, reference_part
+from groupmates.models.tokenizer import token_lists
 
 STEPS = 10
 OTHERS = ["bfloat16", "tf32"] if torch.cuda.is_available() else ["bfloat16"]
 AS_IT_IS = lm.autocast
 
 
-def losses(reference: lm.Reference, model: torch.nn.Module, taken: dict[str, float]) -> list[float]:
+def losses(reference: Reference, model: torch.nn.Module, taken: dict[str, float]) -> list[float]:
     """In every precision of OTHERS, then in float32; `taken` adds up the seconds."""
     found = []
     for name in [*OTHERS, "float32"]:

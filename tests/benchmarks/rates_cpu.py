@@ -24,20 +24,20 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 import numpy as np
 import pyarrow as pa
 
-from groupmates.config import PoolColumns
-from groupmates.copying import copy_rows
-from groupmates.jobs import processor
+from groupmates.artefacts.store import Provenance, embeddings, read_table, row_groups, write_table
+from groupmates.cost.work import FIGURE_OVERHEAD
 from groupmates.maths.greedy import greedy_order
 from groupmates.maths.kmeans import Assignment, exact_sums
-from groupmates.maths.labels import spearman
 from groupmates.maths.randomness import generator, hash64, priorities
 from groupmates.maths.relation import Relation
 from groupmates.maths.rollouts import beam_rollouts
-from groupmates.models.text import document_tokens, load_tokenizer
-from groupmates.plan.work import FIGURE_OVERHEAD
-from groupmates.pool import PoolFile
-from groupmates.readers import read_documents, sha256_of
-from groupmates.store import Provenance, embeddings, read_table, row_groups, write_table
+from groupmates.maths.statistics import spearman
+from groupmates.models.tokenizer import document_tokens, load_tokenizer
+from groupmates.pool.copy_rows import copy_rows
+from groupmates.pool.documents import read_documents, sha256_of
+from groupmates.pool.listing import PoolFile
+from groupmates.records.jobs import processor
+from groupmates.settings.config import PoolColumns
 
 CLUSTER, SIZE = 2948, 768
 

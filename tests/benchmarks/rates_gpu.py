@@ -26,15 +26,15 @@ from tokenizers import Tokenizer, models
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "workflow"))
-from groupmates.config import Architecture
-from groupmates.jobs import processor
-from groupmates.maths.costs import Shape, forward_flops, training_flops
+from groupmates.cost.calibration import read
+from groupmates.cost.flops import Shape, forward_flops, training_flops
 from groupmates.maths.kmeans import Assignment, gpus
-from groupmates.models import lm
+from groupmates.models import language_model as lm
 from groupmates.models.encoders import mean_hidden_states
 from groupmates.models.influence import InfluenceModel, make_encoder
-from groupmates.models.reference import BATCH_TOKENS
-from groupmates.plan.calibration import read
+from groupmates.models.reference import BATCH_TOKENS, Reference
+from groupmates.records.jobs import processor
+from groupmates.settings.config import Architecture
 
 CONFIG = read(["config.yaml", "workflow/configs/dclm-400m-4x.yaml"])
 HYPER = CONFIG.base.optimizer
@@ -120,7 +120,7 @@ def language_model(bench: Bench, small: bool) -> dict[str, float]:
     )
     lengths = np.maximum(8, random.normal(82, 15, examples).astype(int))
     texts = [random.integers(0, vocabulary, n) for n in lengths]
-    reference = lm.Reference(texts, np.ones(examples, np.int64), BATCH_TOKENS)
+    reference = Reference(texts, np.ones(examples, np.int64), BATCH_TOKENS)
     tokens = int(lengths.sum())
     taken = bench.time("probe: reference loss", lambda: reference.loss(model))
     rates["forward"] = forward_flops(shape, tokens, 41, tokens) / taken

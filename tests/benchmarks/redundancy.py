@@ -18,12 +18,12 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "workflow"))
-from groupmates.maths.intervals import paired_interval
+from groupmates.artefacts.store import read_table
+from groupmates.maths.statistics import paired_interval
 from groupmates.models.encoders import BATCH_TOKENS, LmEncoder
 from groupmates.models.probing import Probing
 from groupmates.models.reference import reference_part
-from groupmates.models.text import token_lists
-from groupmates.store import read_table
+from groupmates.models.tokenizer import token_lists
 
 
 class Rollouts:

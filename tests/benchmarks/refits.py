@@ -27,16 +27,16 @@ import torch
 import variants
 from embeddings import read_run, refitted
 
-from groupmates import config as c
-from groupmates.maths.intervals import paired_interval
+from groupmates.artefacts.store import Provenance, read_table, write_table
 from groupmates.maths.meaning import embedded, whitening
 from groupmates.maths.randomness import hash64
+from groupmates.maths.statistics import paired_interval
 from groupmates.models.encoders import LmEncoder
-from groupmates.models.text import document_tokens, load_tokenizer, token_lists
-from groupmates.pool import list_files
-from groupmates.readers import read_documents
+from groupmates.models.tokenizer import document_tokens, load_tokenizer, token_lists
+from groupmates.pool.documents import read_documents
+from groupmates.pool.listing import list_files
+from groupmates.settings import config as c
 from groupmates.stages import fit
-from groupmates.store import Provenance, read_table, write_table
 
 
 def pool_features(run: Path, config: c.Config, encoder: LmEncoder, window: int) -> torch.Tensor:

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import torch
 
-from groupmates import resume
-from groupmates.config import Architecture, Optimizer
-from groupmates.models import lm
-from groupmates.models.training import Training
-from groupmates.store import Provenance
+from groupmates.artefacts import unfinished
+from groupmates.artefacts.store import Provenance
+from groupmates.models import language_model as lm
+from groupmates.models.resumable import Training
+from groupmates.settings.config import Architecture, Optimizer
 
 SAVES = 3
 
@@ -43,7 +43,7 @@ def main(hidden_size: int, layers: int) -> None:
     provenance = Provenance("base", {})
     with tempfile.TemporaryDirectory(dir=".") as folder:
         output = Path(folder) / "base"
-        resume.seconds_between_saves = 1e9
+        unfinished.seconds_between_saves = 1e9
         with Training(output, "base", provenance, model, optimizer, 0) as training:
             assert training._kept is not None
             start = time.monotonic()
@@ -61,7 +61,7 @@ def main(hidden_size: int, layers: int) -> None:
         Training(output, "base", provenance, model, optimizer, 0)
         restore = time.monotonic() - start
     parameters = sum(p.numel() for p in model.parameters())
-    every = max(60.0, max(saves) / resume.SAVING_SHARE)
+    every = max(60.0, max(saves) / unfinished.SAVING_SHARE)
     print(
         f"{parameters / 1e6:.0f}M parameters on {lm.device()}, {size / 1e9:.2f} GB kept\n"
         f"a step of {ids.numel():,} tokens: {step:.2f} s\n"

@@ -22,12 +22,14 @@ import numpy as np
 import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "workflow"))
-from groupmates import config as c
-from groupmates import stage_settings
-from groupmates.maths.intervals import paired_interval
-from groupmates.pool import common_root, list_files
-from groupmates.stages import evaluate, order_group_mates, order_random, select
-from groupmates.store import read_table
+from groupmates.artefacts.store import read_table
+from groupmates.maths.statistics import paired_interval
+from groupmates.pool.listing import common_root, list_files
+from groupmates.selectors import group_mates as order_group_mates
+from groupmates.selectors import random as order_random
+from groupmates.settings import config as c
+from groupmates.settings import per_stage
+from groupmates.stages import evaluate
 
 NONE = {"alpha": 1.0, "beta": 1e12}  # the factor is 1: individual influence alone
 
@@ -68,7 +70,7 @@ def selected(run: Path, scratch: Path, config: c.Config, name: str) -> list[Path
     folder = scratch / name.replace(" ", "_").replace(",", "").replace("^", "_")
     order, output = folder / "order.parquet", [folder / s.name for s in score]
     if name == "random":
-        order_random.run(stage_settings.RandomSettings(seed=config.seed), score=score, output=order)
+        order_random.run(per_stage.RandomSettings(seed=config.seed), score=score, output=order)
     else:
         quota, sign, relation = VARIANTS[name]
         model = scratch / "model" / folder.name
@@ -76,7 +78,7 @@ def selected(run: Path, scratch: Path, config: c.Config, name: str) -> list[Path
         shutil.copy(run / "fit/final/provenance.json", model)
         fitted = json.loads((run / "fit/final/relation.json").read_text())
         (model / "relation.json").write_text(json.dumps(fitted | relation))
-        settings = stage_settings.GroupMatesSettings(
+        settings = per_stage.GroupMatesSettings(
             budget=config.select.budget,
             group_mates=c.GroupMates(
                 clusters="influence",
@@ -96,8 +98,8 @@ def selected(run: Path, scratch: Path, config: c.Config, name: str) -> list[Path
             partitions=1,
             output=order,
         )
-    take = stage_settings.TakeSettings(budget=config.select.budget)
-    select.run(take, method=name, orders=[order], score=score, cluster=cluster, output=output)
+    take = per_stage.TakeSettings(budget=config.select.budget)
+    take.run(take, method=name, orders=[order], score=score, cluster=cluster, output=output)
     return output
 
 
@@ -113,7 +115,7 @@ def trained(job: tuple[Path, c.Config, list[Path], int]) -> float:
     pool, folder = list_files(pool_patterns(run, config)), selection[0].parent
     curve = folder / f"seed-{seed}.parquet"
     evaluate.run(
-        stage_settings.settings(config, stage_settings.EvaluateSettings),
+        per_stage.settings(config, per_stage.EvaluateSettings),
         base=run / "base",
         tokenizer=run / "sample/tokenizer",
         reference=run / "sample/reference.parquet",

@@ -4,13 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from groupmates.maths.labels import (
-    label_scale,
-    pearson,
-    reliability,
-    rollout_bootstrap,
-    spearman,
-)
+from groupmates.maths.labels import label_scale
+from groupmates.maths.statistics import pearson, reliability, rollout_bootstrap, spearman
 
 # Two rollouts of two steps; the second step is ten times as large and shifted.
 TRAINING = np.array([[1.0, 100.0], [3.0, 140.0]])

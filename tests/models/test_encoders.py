@@ -8,7 +8,7 @@ from transformers import BertModel, GPT2Config, GPT2LMHeadModel, PreTrainedToken
 
 import small
 from groupmates.errors import UserError
-from groupmates.models import text
+from groupmates.models import tokenizer as text
 from groupmates.models.encoders import ChunkEncoder, LmEncoder
 from small import CLS, ROOM, SEP, VOCABULARY, bert_folder, words
 

@@ -11,7 +11,7 @@ import small
 from groupmates.errors import UserError
 from groupmates.maths.conjugate_gradient import conjugate_gradient
 from groupmates.models.gradients import AttentionGradients
-from groupmates.models.lm import Reference
+from groupmates.models.reference import Reference
 
 Z_LOSS = 0.01
 RNG = np.random.default_rng(0)

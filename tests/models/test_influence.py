@@ -8,11 +8,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import small
-from groupmates import config
+from groupmates.artefacts.store import Provenance, write_folder_provenance
 from groupmates.errors import UserError
 from groupmates.maths.labels import LabelScale
 from groupmates.models.influence import InfluenceModel, make_encoder
-from groupmates.store import Provenance, write_folder_provenance
+from groupmates.settings import config
 from small import bert_folder, fit_settings, words
 
 KINDS = ["lm", "bert"]

@@ -21,8 +21,8 @@ import yaml
 from cluster import Cluster
 
 import checkout
-from groupmates.jobs import read_record
-from groupmates.resume import folder_of
+from groupmates.artefacts.unfinished import folder_of
+from groupmates.records.jobs import read_record
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm faults")]
 

@@ -16,11 +16,11 @@ import pytest
 from cluster import Cluster
 
 import trainings
-from groupmates import resume
+from groupmates.artefacts import unfinished
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm training")]
 
-PACKAGE = Path(resume.__file__).parent.parent
+PACKAGE = Path(unfinished.__file__).parents[2]
 SECONDS = 100  # of an undisturbed training: more than lie between start and warning of a job
 
 

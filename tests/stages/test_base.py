@@ -8,9 +8,9 @@ from safetensors.torch import load_file, save_file
 
 import small
 from groupmates.errors import UserError
-from groupmates.models import lm
+from groupmates.models import language_model as lm
 from groupmates.models.checkpoint import open_base
-from groupmates.models.text import load_tokenizer, train_tokenizer
+from groupmates.models.tokenizer import load_tokenizer, train_tokenizer
 from groupmates.stages import base
 
 OPTIMIZER = "optimizer.safetensors"

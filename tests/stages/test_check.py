@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import small
+from groupmates.artefacts.store import read_table
 from groupmates.errors import UserError
 from groupmates.stages import check
-from groupmates.store import read_table
 
 SETTINGS, POOL_SETTINGS = small.check_settings()
 

@@ -7,12 +7,12 @@ import faiss
 import numpy as np
 import pytest
 
-from groupmates.config import Cluster
+from groupmates.artefacts.store import read_table
 from groupmates.errors import UserError
 from groupmates.maths.kmeans import Assignment, directions, spherical_kmeans
-from groupmates.stage_settings import CentroidSettings, ClusterSettings
+from groupmates.settings.config import Cluster
+from groupmates.settings.per_stage import CentroidSettings, ClusterSettings
 from groupmates.stages.cluster import run_assign, run_centroids
-from groupmates.store import read_table
 from scored import Pool, pool, shards_of, unit, write_pool, write_score
 
 

@@ -10,11 +10,11 @@ from pydoc_data.topics import topics
 
 import pytest
 
-from groupmates.config import Corpus, PoolColumns
 from groupmates.errors import UserError
-from groupmates.pool import PoolFile
-from groupmates.readers import read_documents, read_reference
-from groupmates.stage_settings import CorpusSettings
+from groupmates.pool.documents import read_documents, read_reference
+from groupmates.pool.listing import PoolFile
+from groupmates.settings.config import Corpus, PoolColumns
+from groupmates.settings.per_stage import CorpusSettings
 from groupmates.stages import corpus
 
 COLUMNS = PoolColumns(text="text", id="url", source="source")

@@ -11,21 +11,21 @@ import pytest
 import torch
 
 import small
-from groupmates import config, stage_settings
+from groupmates.artefacts.store import Provenance, read_table, write_table
 from groupmates.errors import UserError
 from groupmates.maths.packing import windows
-from groupmates.models import text
+from groupmates.models import tokenizer as text
 from groupmates.models.checkpoint import open_base
 from groupmates.models.reference import reference_part
-from groupmates.models.text import document_tokens, load_tokenizer
-from groupmates.pool import named
+from groupmates.models.tokenizer import document_tokens, load_tokenizer
+from groupmates.pool.listing import named
+from groupmates.settings import config, per_stage
 from groupmates.stages import evaluate, reference
-from groupmates.store import Provenance, read_table, write_table
 
 FILES = ["books/a.jsonl", "web/a.jsonl", "web/b.jsonl"]
 
 
-def settings(**changed: object) -> stage_settings.EvaluateSettings:
+def settings(**changed: object) -> per_stage.EvaluateSettings:
     training = {
         "tokens": 200,
         "batch_sequences": 2,
@@ -33,7 +33,7 @@ def settings(**changed: object) -> stage_settings.EvaluateSettings:
         "learning_rate_warmup_steps": 1,
         "points": 3,
     }
-    return stage_settings.EvaluateSettings(
+    return per_stage.EvaluateSettings(
         seed=0,
         text_columns=small.COLUMNS,
         evaluation_examples=6,

@@ -10,24 +10,24 @@ import pytest
 import torch
 from scipy import stats
 
-from groupmates import config, stage_settings
-from groupmates.config import Accept
+from groupmates.artefacts.store import Provenance, read_table, write_table
 from groupmates.errors import UserError
 from groupmates.maths.labels import LabelScale
 from groupmates.models.influence import InfluenceModel
-from groupmates.models.text import token_lists
-from groupmates.models.training import Training
-from groupmates.stage_settings import AcceptSettings
-from groupmates.stages import accept, fit, plan_rollouts
-from groupmates.store import Provenance, read_table, write_table
+from groupmates.models.resumable import Training
+from groupmates.models.tokenizer import token_lists
+from groupmates.settings import config, per_stage
+from groupmates.settings.config import Accept
+from groupmates.settings.per_stage import AcceptSettings
+from groupmates.stages import accept, draw_rollouts, fit
 from small import fit_settings
 
 STEPS, ROLLOUTS = 3, 60
 TREND = np.array([0.0, -5e-3, 4e-3])  # what a position does to every document
 
 
-def settings(**changed: object) -> stage_settings.FitSettings:
-    return stage_settings.FitSettings(seed=0, fit=fit_settings("lm", **changed))
+def settings(**changed: object) -> per_stage.FitSettings:
+    return per_stage.FitSettings(seed=0, fit=fit_settings("lm", **changed))
 
 
 def write_probe(path: Path, doc_ids: np.ndarray, influence: np.ndarray) -> Path:
@@ -307,13 +307,13 @@ def test_a_fit_that_diverges_is_told_with_model_and_epoch(small_run, planted, tm
 
 
 def test_bootstrapped_rollouts_hold_both_tails_under_the_cap(small_run, model, tmp_path):
-    plan = stage_settings.BootstrapPlanSettings(
+    plan = per_stage.BootstrapPlanSettings(
         seed=0,
         rollout_length=STEPS,
         bootstrap=config.BootstrapRound(rollouts=9, beam_width=12, expansion=4, max_appearances=2),
     )
     output = tmp_path / "plan.parquet"
-    plan_rollouts.run_bootstrap(plan, probe_pool=small_run.probe_pool, model=model, output=output)
+    draw_rollouts.run_bootstrap(plan, probe_pool=small_run.probe_pool, model=model, output=output)
     table = read_table(output, "rollouts")
     documents = table["doc_id"].to_numpy().reshape(-1, STEPS)
     assert len(documents) == len({tuple(sorted(d)) for d in documents.tolist()}) == 9
@@ -326,13 +326,13 @@ def test_bootstrapped_rollouts_hold_both_tails_under_the_cap(small_run, model, t
 
 
 def test_a_cap_that_leaves_too_few_sets_is_told(small_run, model, tmp_path):
-    plan = stage_settings.BootstrapPlanSettings(
+    plan = per_stage.BootstrapPlanSettings(
         seed=0,
         rollout_length=STEPS,
         bootstrap=config.BootstrapRound(rollouts=20, beam_width=10, expansion=4, max_appearances=1),
     )
     with pytest.raises(UserError, match="max_appearances") as caught:
-        plan_rollouts.run_bootstrap(
+        draw_rollouts.run_bootstrap(
             plan, probe_pool=small_run.probe_pool, model=model, output=tmp_path / "plan.parquet"
         )
     assert "10 distinct sets" in caught.value.expected

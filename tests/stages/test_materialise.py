@@ -11,11 +11,11 @@ import pytest
 import zstandard
 
 import small
-from groupmates import copying
+from groupmates.artefacts.store import Provenance, read_artefact_json, write_table
 from groupmates.errors import UserError
-from groupmates.stage_settings import AssembleSettings, MaterialiseSettings
+from groupmates.pool import copy_rows
+from groupmates.settings.per_stage import AssembleSettings, MaterialiseSettings
 from groupmates.stages import materialise
-from groupmates.store import Provenance, read_artefact_json, write_table
 
 # No line has an id: rows are found by file and number alone.
 SETTINGS = MaterialiseSettings(format="same", text_columns=small.COLUMNS)
@@ -180,7 +180,7 @@ def test_parquet_row_groups_are_bounded_by_their_text(tmp_path, monkeypatch):
     pool = odd_pool(tmp_path)
     selection = selection_of(tmp_path, [("a.jsonl", i) for i in range(4)])
     whole = pq.read_table(materialised(pool, "a.jsonl", selection, PARQUET))
-    monkeypatch.setattr(copying, "GROUP_BYTES", 60)  # of text and fields
+    monkeypatch.setattr(copy_rows, "GROUP_BYTES", 60)  # of text and fields
     pieces = pq.ParquetFile(materialised(pool, "a.jsonl", selection, PARQUET))
     assert [pieces.metadata.row_group(i).num_rows for i in range(2)] == [2, 2]
     assert pieces.read().equals(whole)

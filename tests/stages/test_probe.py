@@ -11,13 +11,13 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 import killed
 import small
+from groupmates.artefacts.store import Provenance, read_table, write_table
 from groupmates.errors import UserError
-from groupmates.models import lm
-from groupmates.models.reference import reference_part
-from groupmates.models.text import load_tokenizer, token_lists
-from groupmates.stage_settings import ProbeSettings
-from groupmates.stages import base, plan_rollouts, probe
-from groupmates.store import Provenance, read_table, write_table
+from groupmates.models import language_model as lm
+from groupmates.models.reference import Reference, reference_part
+from groupmates.models.tokenizer import load_tokenizer, token_lists
+from groupmates.settings.per_stage import ProbeSettings
+from groupmates.stages import base, draw_rollouts, probe
 
 
 def probed(run, folder, part: int = 0, parts: int = 1, **paths) -> pa.Table:
@@ -60,7 +60,7 @@ def test_a_plan_has_every_step_of_every_rollout_in_order(small_run):
 
 def test_a_longer_plan_begins_with_the_shorter_one(small_run, tmp_path):
     output = tmp_path / "plan.parquet"
-    plan_rollouts.run_random(
+    draw_rollouts.run_random(
         small.plan_settings(20), probe_pool=small_run.probe_pool, output=output
     )
     longer = read_table(output, "rollouts")
@@ -192,7 +192,7 @@ def test_a_killed_job_goes_on_after_its_last_save_with_the_same_bytes(
     probed(small_run, tmp_path / "whole")
     expected = (tmp_path / "whole/shard-0-of-1.parquet").read_bytes()
     killed.saving(monkeypatch, every)
-    evaluations = killed.dying(monkeypatch, lm.Reference, "loss", 7)
+    evaluations = killed.dying(monkeypatch, Reference, "loss", 7)
     output = tmp_path / "shard-0-of-1.parquet"
     attempts = killed.until_written(output, lambda: probed(small_run, tmp_path))
     assert output.read_bytes() == expected

@@ -12,11 +12,11 @@ import torch
 
 import trainings
 from groupmates import __main__ as cli
-from groupmates import resume
-from groupmates.models.training import warm_up_then_decay
+from groupmates.artefacts import unfinished
+from groupmates.models.resumable import warm_up_then_decay
 from groupmates.stages import evaluate
 
-PACKAGE = Path(resume.__file__).parent.parent
+PACKAGE = Path(unfinished.__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def save_after_every(steps: int, monkeypatch) -> None:
         asked[0] += 1
         return asked[0] % steps == 0
 
-    monkeypatch.setattr(resume.Kept, "due", due)
+    monkeypatch.setattr(unfinished.Kept, "due", due)
 
 
 @pytest.mark.parametrize("name", trainings.NAMES)

@@ -8,11 +8,11 @@ import pyarrow.compute as pc
 import pytest
 
 import small
+from groupmates.artefacts.store import read_table
 from groupmates.errors import UserError
 from groupmates.models.reference import reference_part
-from groupmates.models.text import load_tokenizer, token_lists
+from groupmates.models.tokenizer import load_tokenizer, token_lists
 from groupmates.stages import reference, sample
-from groupmates.store import read_table
 
 CONTENT = ("doc_id", "text", "input_ids")
 

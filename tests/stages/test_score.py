@@ -7,13 +7,13 @@ import pytest
 
 import killed
 import small
-from groupmates import config, scoring, stage_settings
+from groupmates.artefacts.store import embeddings, read_table
 from groupmates.errors import UserError
 from groupmates.models.influence import InfluenceModel
-from groupmates.models.text import load_tokenizer
-from groupmates.pool import named
-from groupmates.stages import score
-from groupmates.store import embeddings, read_table
+from groupmates.models.tokenizer import load_tokenizer
+from groupmates.pool.listing import named
+from groupmates.settings import config, per_stage
+from groupmates.stages import score, shard_rows
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def scored(folder: Path, model: Path, pieces: int, batch_tokens: int = 100):
         for i in range(pieces)
     ]
     check = small.check_files(paths, folder, folder / "check/files.parquet")
-    settings = stage_settings.ScoreSettings(
+    settings = per_stage.ScoreSettings(
         columns=config.PoolColumns(text="text", id="id", source=None),
         bad_records="stop",
         sequence_length=12,
@@ -66,12 +66,12 @@ def test_a_pool_file_that_changed_since_it_was_sampled_is_refused(tmp_path, mode
     scored(tmp_path, model, 1)
     file = named(tmp_path / "0.jsonl", tmp_path)
     with pytest.raises(UserError, match=r"0\.jsonl") as error:
-        scoring.check_unchanged(file, 5)
+        shard_rows.check_unchanged(file, 5)
     assert "expected: 5 bytes" in str(error.value)
 
 
 def test_a_killed_job_goes_on_after_the_row_groups_it_had_saved(tmp_path, model, monkeypatch):
-    monkeypatch.setattr(scoring, "ROW_GROUP", 5)
+    monkeypatch.setattr(shard_rows, "ROW_GROUP", 5)
     whole = tmp_path / "whole"
     scored(whole, model, 3)
     expected = (whole / "score.parquet").read_bytes()

@@ -13,28 +13,24 @@ import torch
 import killed
 import scored
 import small
-from groupmates import config, stage_settings
-from groupmates.asking import explain as asked
+from groupmates.artefacts.store import Provenance, embeddings, read_table, table_record, write_table
 from groupmates.errors import UserError
+from groupmates.explain import document as asked
 from groupmates.maths.meaning import whitening
-from groupmates.models.lm import load_lm
+from groupmates.models.language_model import load_lm
 from groupmates.models.semantic import SemanticEncoder
-from groupmates.models.text import document_tokens, load_tokenizer, token_lists
-from groupmates.stages import cluster, order_semdedup, select, semantic
-from groupmates.store import (
-    Provenance,
-    embeddings,
-    read_table,
-    table_record,
-    write_table,
-)
+from groupmates.models.tokenizer import document_tokens, load_tokenizer, token_lists
+from groupmates.selectors import semdedup as order_semdedup
+from groupmates.selectors import take
+from groupmates.settings import config, per_stage
+from groupmates.stages import cluster, semantic
 
 WINDOW = 12
 SIZE = 10  # of the 16 directions
 
 
 def fitted(run: small.Run, output: Path, size: int = SIZE) -> Path:
-    settings = stage_settings.SemanticFitSettings(semantic=config.Semantic(embedding_size=size))
+    settings = per_stage.SemanticFitSettings(semantic=config.Semantic(embedding_size=size))
     semantic.run_fit(settings, base=run.base, probe_pool=run.probe_pool, output=output)
     return output
 
@@ -56,7 +52,7 @@ def embedded(
         path = small.write_lines(root / f"{i}.jsonl", rows[bounds[i] : bounds[i + 1]])
         outputs.append(folder / f"shard-{i:05d}.parquet")
         semantic.run_embed(
-            stage_settings.EmbedSettings(
+            per_stage.EmbedSettings(
                 text_columns=small.COLUMNS,
                 bad_records="stop",
                 sequence_length=WINDOW,
@@ -123,14 +119,14 @@ def test_the_same_inputs_give_the_same_bytes(small_run, encoder, tmp_path):
 
 def clustered(folder: Path, files: list[Path]) -> np.ndarray:
     chosen = config.Cluster(clusters=5, target_size=None, iterations=8, sample_per_cluster=256)
-    settings = stage_settings.CentroidSettings(seed=0, cluster=chosen)
+    settings = per_stage.CentroidSettings(seed=0, cluster=chosen)
     centroids = folder / "centroids.npy"
     cluster.run_centroids(settings, score=files, output=centroids)
     found = []
     for path in files:
         output = folder / "cluster" / path.name
         arguments = {"score": path, "centroids": centroids, "output": output}
-        cluster.run_assign(stage_settings.ClusterSettings(), **arguments)
+        cluster.run_assign(per_stage.ClusterSettings(), **arguments)
         found.append(read_table(output, "cluster")["cluster"].to_numpy())
     return np.concatenate(found)
 
@@ -153,7 +149,7 @@ def test_shards_and_batches_change_no_embedding_and_no_cluster(
 def test_a_killed_job_goes_on_after_the_row_groups_it_had_saved(
     small_run, encoder, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("groupmates.scoring.ROW_GROUP", 5)
+    monkeypatch.setattr("groupmates.stages.shard_rows.ROW_GROUP", 5)
     (expected,) = embedded(tmp_path / "whole", small_run, encoder)
     killed.saving(monkeypatch)
     calls = killed.dying(monkeypatch, SemanticEncoder, "__call__", 3)
@@ -221,13 +217,13 @@ def two_kinds(
     budget = config.Budget(ratio=0.25, tokens=None)
     orders = [run / f"order/{method}/part-{p:05d}.parquet" for p in range(partitions)]
     if method == "semdedup":
-        settings = stage_settings.SemDedupSettings(
+        settings = per_stage.SemDedupSettings(
             seed=0, semdedup=config.SemDedup(clusters="semantic", threshold=0.999)
         )
         centroids = run / "cluster/semantic/centroids.npy"
         chosen = config.Cluster(clusters=4, target_size=None, iterations=8, sample_per_cluster=256)
         cluster.run_centroids(
-            stage_settings.CentroidSettings(seed=0, cluster=chosen), score=files, output=centroids
+            per_stage.CentroidSettings(seed=0, cluster=chosen), score=files, output=centroids
         )
         for partition, output in enumerate(orders):
             order_semdedup.run(
@@ -244,8 +240,8 @@ def two_kinds(
         model = scored.write_model(run / "fit/final")
         scored.order_group_mates(orders, model, score, clusters, budget, clusters="semantic")
     output = [run / f"select/{method}/shard-{i:05d}.parquet" for i in range(shards)]
-    select.run(
-        stage_settings.TakeSettings(budget=budget),
+    take.run(
+        per_stage.TakeSettings(budget=budget),
         method=method,
         orders=orders,
         score=score,
@@ -289,7 +285,7 @@ def test_semantic_embeddings_of_other_documents_are_refused(tmp_path):
     }
     with pytest.raises(UserError, match=r"semantic/shard-00000\.parquet"):
         order_semdedup.run(
-            stage_settings.SemDedupSettings(
+            per_stage.SemDedupSettings(
                 seed=0, semdedup=config.SemDedup(clusters="semantic", threshold=0.9)
             ),
             **files,

@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from groupmates.headline import headline
-from groupmates.stage_settings import SummarySettings
+from groupmates.artefacts.store import Provenance, write_folder_provenance, write_table
+from groupmates.report.headline import headline
+from groupmates.settings.per_stage import SummarySettings
 from groupmates.stages import summarise
-from groupmates.store import Provenance, write_folder_provenance, write_table
 
 MADE = Provenance("test", {})
 FINAL = {"group_mates": [1.0, 1.2, 1.1], "random": [1.5, 1.6, 1.7]}

@@ -11,19 +11,20 @@ import pytest
 import webdataset
 
 import small
-from groupmates import config, resume, stage_settings
+from groupmates.artefacts import unfinished
+from groupmates.artefacts.store import Provenance, read_artefact_json, write_table
 from groupmates.errors import UserError
-from groupmates.models.text import document_tokens, load_tokenizer, train_tokenizer
+from groupmates.models.tokenizer import document_tokens, load_tokenizer, train_tokenizer
+from groupmates.pool.token_files import token_type
+from groupmates.settings import config, per_stage
 from groupmates.stages import materialise, tokenise
-from groupmates.store import Provenance, read_artefact_json, write_table
-from groupmates.tokenised import token_type
 
 WINDOW, PER_SHARD = 20, 3
 OPEN_LM = config.OpenLm(window_tokens=WINDOW, windows_per_shard=PER_SHARD)
 
 
-def settings(format: str) -> stage_settings.TokeniseSettings:
-    return stage_settings.TokeniseSettings(
+def settings(format: str) -> per_stage.TokeniseSettings:
+    return per_stage.TokeniseSettings(
         seed=0,
         format=format,
         text_columns=small.COLUMNS,
@@ -81,7 +82,7 @@ def dataset_of(pool: Path, format: str, tokenizer: Path) -> Path:
     """The folder of a whole dataset."""
     written = [part_of(pool, format, part, tokenizer) for part in PARTS]
     materialise.run_assemble(
-        stage_settings.AssembleSettings(format=format),
+        per_stage.AssembleSettings(format=format),
         written=written,
         select=[pool.parent / f"select-{name}.parquet" for name in "abc"],
         output=pool.parent / "dataset.json",
@@ -245,7 +246,7 @@ def test_a_part_killed_after_any_of_its_saves_ends_as_if_it_had_not_been(
     monkeypatch.setattr(tokenise, "TEXT_TOGETHER", 100)
     output = part_of(pool, format, "00000", small_run.tokenizer)
     whole = contents(output)
-    save, calls = resume.Kept.save, []
+    save, calls = unfinished.Kept.save, []
 
     def interrupted(*arguments, **named):
         save(*arguments, **named)
@@ -254,7 +255,7 @@ def test_a_part_killed_after_any_of_its_saves_ends_as_if_it_had_not_been(
 
     attempts = 0
     with monkeypatch.context() as patched:
-        patched.setattr(resume.Kept, "save", interrupted)
+        patched.setattr(unfinished.Kept, "save", interrupted)
         while True:
             attempts += 1
             try:

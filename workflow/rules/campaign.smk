@@ -1,12 +1,12 @@
 # What a main process does before its first job and after its last; never in a dry run, nor in a job.
-from groupmates import slurm
+from groupmates.records import campaign
 
 
 onstart:
     if campaign.makes_something(workflow):
         # That it is the only one at this run, and what SLURM would refuse.
         try:
-            slurm.begin(workflow, CONFIG.run, logger.info)
+            preflight.begin(workflow, CONFIG.run, logger.info)
         except UserError as error:
             raise WorkflowError(str(error)) from None
         # For `make status`: the plan as it is at the start, and how it ended.
@@ -20,4 +20,9 @@ onsuccess:
 
 
 onerror:
-    campaign.fail(workflow, CONFIG.run)
+    from groupmates.status.view import (
+        failed_jobs,
+    )  # not at every parse: it draws tables
+
+    campaign.end(workflow, CONFIG.run, "failed")
+    print(failed_jobs(Path("results") / CONFIG.run), file=sys.stderr)

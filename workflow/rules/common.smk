@@ -9,16 +9,11 @@ from pathlib import Path
 # The package beside the rules: what is parsed here is what runs in every job.
 PACKAGE = f"{workflow.basedir}/workflow"
 sys.path.insert(0, PACKAGE)
-from groupmates import (
-    artefacts,
-    campaign,
-    clusters,
-    config as config_module,
-    pool as pool_module,
-    requests,
-    stage_settings,
-)
+from groupmates.artefacts import catalogue
 from groupmates.errors import UserError
+from groupmates.pool import listing
+from groupmates.settings import config as config_module, per_stage
+from groupmates.slurm import clusters, preflight
 
 # For workflow/run, here and in every job.
 os.environ["GROUPMATES_PYTHON"] = sys.executable
@@ -37,7 +32,7 @@ localrules:
 
 def artefact(name, **wildcards):
     """Path of an artefact of this run; wildcards that are not given stay wildcards."""
-    path = f"results/{CONFIG.run}/{artefacts.path(name)}"
+    path = f"results/{CONFIG.run}/{catalogue.path(name)}"
     for wildcard, value in wildcards.items():
         path = path.replace(f"{{{wildcard}}}", str(value))
     return path
@@ -45,13 +40,13 @@ def artefact(name, **wildcards):
 
 def settings(kind, name):
     """The params.settings of a rule that writes artefact `name`."""
-    return given(stage_settings.as_param(CONFIG, getattr(stage_settings, kind), name))
+    return given(per_stage.as_param(CONFIG, getattr(per_stage, kind), name))
 
 
 def settings_of_method(kind, name):
     """The same, where a method may be a variant with settings of its own."""
-    return lambda wildcards: stage_settings.as_param(
-        CONFIG, getattr(stage_settings, kind), name, wildcards.method
+    return lambda wildcards: per_stage.as_param(
+        CONFIG, getattr(per_stage, kind), name, wildcards.method
     )
 
 
@@ -83,7 +78,7 @@ def launch(wildcards, threads, resources):
 
 def listed(name):
     """An input as a short list of ranges, such as shard-{{00000..00278}}.parquet."""
-    return lambda wildcards, input: pool_module.compact(list(input.get(name, [])))
+    return lambda wildcards, input: listing.compact(list(input.get(name, [])))
 
 
 def logged(stage):
@@ -96,12 +91,12 @@ def timed(stage):
 
 def memory(mb):
     """The mem_mb of a rule: more with every attempt."""
-    return requests.growing(mb, site_limit("max_mem_mb"))
+    return preflight.growing(mb, site_limit("max_mem_mb"))
 
 
 def minutes(number):
     """The runtime of a rule: more with every attempt."""
-    return requests.growing(number, site_limit("max_runtime"))
+    return preflight.growing(number, site_limit("max_runtime"))
 
 
 def site_limit(name):
@@ -126,16 +121,16 @@ try:
     POOL_PATTERNS = (
         CORPUS if from_corpus(CONFIG.pool.paths) else list(CONFIG.pool.paths)
     )
-    POOL = pool_module.list_files(POOL_PATTERNS)
-    POOL_ROOT = pool_module.common_root([f.path for f in POOL])
-    SHARDS = pool_module.deal(POOL, CONFIG.pool.files_per_shard, CONFIG.pool.shard_mb)
-    SAMPLED = pool_module.chosen(POOL, CONFIG.sample.paths)
+    POOL = listing.list_files(POOL_PATTERNS)
+    POOL_ROOT = listing.common_root([f.path for f in POOL])
+    SHARDS = listing.deal(POOL, CONFIG.pool.files_per_shard, CONFIG.pool.shard_mb)
+    SAMPLED = listing.chosen(POOL, CONFIG.sample.paths)
     REFERENCE = (
         [artefact("corpus_reference")]
         if from_corpus(CONFIG.reference.paths)
-        else pool_module.expand(list(CONFIG.reference.paths), "reference.paths")
+        else listing.expand(list(CONFIG.reference.paths), "reference.paths")
     )
-    REFERENCE_EVALUATION = pool_module.expand(
+    REFERENCE_EVALUATION = listing.expand(
         list(CONFIG.reference.evaluation_paths or []), "reference.evaluation_paths"
     )
 except UserError as error:
@@ -148,7 +143,7 @@ SEEDS = range(CONFIG.evaluate.seeds)
 ROUNDS = ["random", "bootstrap"][: 1 + bool(CONFIG.probe.bootstrap.rollouts)]
 PARTS = [f"{i:05d}" for i in range(CONFIG.probe.shards)]
 # Of the sets of documents whose group influence is probed; none where none are.
-GROUP_PARTS = [f"{i:05d}" for i in range(stage_settings.group_jobs(CONFIG))]
+GROUP_PARTS = [f"{i:05d}" for i in range(per_stage.group_jobs(CONFIG))]
 SCORES = [artefact("score", shard=shard) for shard in SHARDS]
 KINDS = {method: CONFIG.select.method(method)[0] for method in METHODS}
 # Jobs that share a method's order: by clusters, by score shards; of other methods: 1
@@ -186,7 +181,7 @@ def selector(method):
 
 def model_of(wildcards):
     """The influence model that a group_mates method goes by."""
-    initial = stage_settings.goes_by_initial(CONFIG, wildcards.method)
+    initial = per_stage.goes_by_initial(CONFIG, wildcards.method)
     return "initial" if initial else "final"
 
 
@@ -229,7 +224,7 @@ def bootstrapped(wildcards):
 
 def shard_files(wildcards):
     """The pool files of a shard, as ranges."""
-    return pool_module.compact([file.path for file in SHARDS[wildcards.shard]])
+    return listing.compact([file.path for file in SHARDS[wildcards.shard]])
 
 
 def orders(wildcards):
@@ -251,7 +246,7 @@ def positives(wildcards):
     if patterns == "reference":
         return []
     try:
-        found = pool_module.expand(list(patterns), "select.quality.positives")
+        found = listing.expand(list(patterns), "select.quality.positives")
         if missing := [path for path in found if not os.path.exists(path)]:
             raise UserError(
                 expected="files of good texts",

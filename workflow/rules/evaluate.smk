@@ -29,7 +29,7 @@ rule evaluate:
     params:
         settings=settings("EvaluateSettings", "curve"),
         select=listed("select"),
-        pool=given(pool_module.compact([file.path for file in POOL])),
+        pool=given(listing.compact([file.path for file in POOL])),
         root=given(POOL_ROOT),
         launch=launch,
     shell:

@@ -31,12 +31,12 @@ rule fit:
         nodes=1,
         processes_per_node=1,
     params:
-        settings=lambda wildcards: stage_settings.as_param(
+        settings=lambda wildcards: per_stage.as_param(
             CONFIG,
             (
-                stage_settings.OneStepFitSettings
+                per_stage.OneStepFitSettings
                 if wildcards.model == "one_step"
-                else stage_settings.FitSettings
+                else per_stage.FitSettings
             ),
             "fit",
         ),

@@ -2,7 +2,7 @@
 # tokenised, a folder per part of the pool. Then they are made one dataset, and described.
 # reads: pool, select/. writes: dataset/{method}/, dataset/{method}.json.
 FORMAT = CONFIG.materialise.format
-DATASET_PARTS = pool_module.deal(list(SHARDS), CONFIG.materialise.shards_per_job)
+DATASET_PARTS = listing.deal(list(SHARDS), CONFIG.materialise.shards_per_job)
 
 if FORMAT in ("same", "parquet"):
     SUFFIX = ".parquet" if FORMAT == "parquet" else ""
@@ -66,7 +66,7 @@ else:
             runtime=minutes(240),
         params:
             settings=settings("TokeniseSettings", "dataset_part"),
-            pool=lambda wildcards: pool_module.compact(part_files(wildcards)),
+            pool=lambda wildcards: listing.compact(part_files(wildcards)),
             root=given(POOL_ROOT),
             selection=listed("selection"),
             tokenizer=CONFIG.materialise.tokenizer or artefact("tokenizer"),

@@ -63,7 +63,7 @@ rule order_oracle_greedy:
         gpu=1,
     params:
         settings=settings_of_method("OracleGreedySettings", "order"),
-        pool=given(pool_module.compact([file.path for file in POOL])),
+        pool=given(listing.compact([file.path for file in POOL])),
         root=given(POOL_ROOT),
         score=listed("score"),
     shell:

@@ -29,7 +29,7 @@ rule probe_quad:
         gpu=1,
     params:
         settings=settings_of_method("QuadSettings", "quad"),
-        pool=given(pool_module.compact([file.path for file in POOL])),
+        pool=given(listing.compact([file.path for file in POOL])),
         root=given(POOL_ROOT),
         score=listed("score"),
         cluster=listed("cluster"),

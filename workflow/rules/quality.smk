@@ -54,7 +54,7 @@ rule order_quality:
         runtime=minutes(240),
     params:
         settings=settings_of_method("QualityOrderSettings", "order"),
-        pool=lambda wildcards: pool_module.compact(
+        pool=lambda wildcards: listing.compact(
             [file.path for file in SHARDS[score_shard(wildcards)]]
         ),
         root=given(POOL_ROOT),

@@ -76,7 +76,7 @@ rule report:
         benchmarks=f"results/{CONFIG.run}/benchmarks",
         logs=f"results/{CONFIG.run}/logs",
         # No inputs: the report does without.
-        pool=given(pool_module.compact([file.path for file in POOL])),
+        pool=given(listing.compact([file.path for file in POOL])),
         root=given(POOL_ROOT),
         plan=artefact("plan"),
     shell:

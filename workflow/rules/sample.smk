@@ -22,7 +22,7 @@ rule sample:
         runtime=minutes(240),
     params:
         settings=settings("SampleSettings", "probe_pool"),
-        pool=given(pool_module.compact([file.path for file in SAMPLED])),
+        pool=given(listing.compact([file.path for file in SAMPLED])),
         root=given(POOL_ROOT),
     shell:
         "workflow/run sample --log {log:q} --settings {params.settings:q}"

@@ -111,7 +111,7 @@ rule take:
         settings=settings("TakeSettings", "select"),
         score=listed("score"),
         cluster=listed("cluster"),
-        output=lambda wildcards, output: pool_module.compact(list(output)),
+        output=lambda wildcards, output: listing.compact(list(output)),
     shell:
         "workflow/run take --log {log:q} --settings {params.settings:q} --method {wildcards.method}"
         " --orders {input.orders:q} --score {params.score:q} --cluster {params.cluster:q}"

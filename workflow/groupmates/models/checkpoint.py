@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
-from groupmates.config import Optimizer
-from groupmates.models import lm
-from groupmates.store import read_folder_json
+from groupmates.artefacts.store import read_folder_json
+from groupmates.models import language_model as lm
+from groupmates.settings.config import Optimizer
 
 
 def open_model(folder: Path) -> tuple[PreTrainedModel, Optimizer]:

@@ -27,8 +27,8 @@ from transformers import (
 from groupmates.errors import UserError
 from groupmates.maths.meaning import whitening
 from groupmates.maths.packing import length_batches, pad_right
-from groupmates.models.lm import autocast, device
-from groupmates.models.text import load_tokenizer, text_tokens
+from groupmates.models.language_model import autocast, device
+from groupmates.models.tokenizer import load_tokenizer, text_tokens
 
 BATCH_TOKENS = 8192  # of a forward pass over the probe pool; scoring has a setting of its own
 

@@ -24,7 +24,8 @@ from transformers.pytorch_utils import Conv1D
 
 from groupmates.errors import UserError
 from groupmates.maths.packing import pad_right
-from groupmates.models.lm import Reference, autocast, device, label_logits
+from groupmates.models.language_model import autocast, device
+from groupmates.models.reference import Reference, label_logits
 
 # self_attn.q_proj, attention.dense, attn.c_attn, self_attention.query_key_value
 _ATTENTION = re.compile(r"(^|[._])(attn|attention)\.")

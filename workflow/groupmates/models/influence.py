@@ -11,14 +11,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from groupmates.config import Fit
+from groupmates.artefacts.store import read_folder_json
 from groupmates.errors import UserError
 from groupmates.maths.labels import LabelScale
 from groupmates.maths.relation import Relation
 from groupmates.maths.theta import rollout_theta
 from groupmates.models.encoders import ChunkEncoder, LmEncoder
-from groupmates.models.lm import device
-from groupmates.store import read_folder_json
+from groupmates.models.language_model import device
+from groupmates.settings.config import Fit
 
 
 def make_encoder(settings: Fit, lm_folder: Path) -> LmEncoder | ChunkEncoder:

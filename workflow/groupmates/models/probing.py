@@ -10,8 +10,9 @@ import torch
 
 from groupmates.errors import UserError
 from groupmates.maths.randomness import hash64
-from groupmates.models import lm
+from groupmates.models import language_model as lm
 from groupmates.models.checkpoint import open_base
+from groupmates.models.reference import Reference
 
 
 class Probing:
@@ -21,7 +22,7 @@ class Probing:
     finite.
     """
 
-    def __init__(self, base: Path, reference: lm.Reference) -> None:
+    def __init__(self, base: Path, reference: Reference) -> None:
         self._model, self._optimizer, self._hyper = open_base(base)
         lm.check_fits(self._model, 0, reference.longest, "the reference set")
         self._reference = reference

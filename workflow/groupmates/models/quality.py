@@ -15,8 +15,8 @@ from sklearn.feature_extraction.text import HashingVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from groupmates.config import Quality
 from groupmates.errors import UserError
+from groupmates.settings.config import Quality
 
 HELD_OUT = 10  # every so many texts are kept for the figure
 WORDS = r"(?u)\S+"

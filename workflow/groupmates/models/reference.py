@@ -1,14 +1,22 @@
-"""The reference artefact as reference sets on the device."""
+"""The reference loss: what every probe, evaluation and brute-force search measures.
+
+Losses are in nats per label token, lower is better, summed in float32 or better.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pyarrow.compute as pc
+import torch
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel
 
-from groupmates.models.lm import Reference
-from groupmates.models.text import token_lists
-from groupmates.store import read_table
+from groupmates.artefacts.store import read_table
+from groupmates.maths.packing import length_batches, pad_right
+from groupmates.models.language_model import autocast, device
+from groupmates.models.tokenizer import token_lists
 
 BATCH_TOKENS = 8192
 
@@ -20,3 +28,80 @@ def reference_part(path: Path, split: str, examples: int) -> tuple[Reference, li
     table = table.take(pc.sort_indices(table["example_id"]))
     starts = table["label_start"].to_numpy()
     return Reference(token_lists(table), starts, BATCH_TOKENS), table["example_id"].to_pylist()
+
+
+class Reference:
+    """A reference set on the device, and the loss of a model on it: L(D_r, M).
+
+    Examples of nearly equal length share a batch, padded on the right: no token can look at what
+    comes after it, so padding needs no mask and changes no loss. Logits are made at label positions
+    only. `batches`: ids [B, L], row and position that predict each label, the labels, their examples.
+    """
+
+    def __init__(
+        self, sequences: list[np.ndarray], label_starts: np.ndarray, batch_tokens: int
+    ) -> None:
+        lengths = np.array([len(s) for s in sequences])
+        self.longest = int(lengths.max())
+        self.labels_N = lengths - label_starts
+        self.batches: list[tuple[torch.Tensor, ...]] = []
+        for rows in length_batches(lengths, batch_tokens):
+            ids = pad_right([sequences[i] for i in rows], 0)
+            position = np.arange(ids.shape[1])[None, :]
+            label = (position >= label_starts[rows, None]) & (position < lengths[rows, None])
+            # The hidden state at position t - 1 predicts the token at t.
+            example, token = np.nonzero(label)
+            self.batches.append(
+                tuple(
+                    torch.from_numpy(a).to(device())
+                    for a in (ids, example, token - 1, ids[label], rows[example])
+                )
+            )
+
+    @torch.no_grad()
+    def example_losses(self, model: PreTrainedModel) -> np.ndarray:
+        """Summed loss of the labels of each example, float64 [N], nats."""
+        sums = torch.zeros(len(self.labels_N), dtype=torch.float64, device=device())
+        was_training = model.training
+        model.eval()
+        for ids, example, before, labels, owner in self.batches:
+            with autocast():
+                logits = label_logits(model, ids, example, before)
+            losses = cross_entropy(logits.float(), labels, reduction="none")
+            sums.index_add_(0, owner, losses.double())
+        model.train(was_training)
+        return sums.cpu().numpy()
+
+    def loss(self, model: PreTrainedModel) -> float:
+        """Mean loss over all label tokens of the set (not over batch means), nats per token."""
+        return float(self.example_losses(model).sum() / self.labels_N.sum())
+
+
+def label_logits(
+    model: PreTrainedModel, ids: torch.Tensor, row: torch.Tensor, position: torch.Tensor
+) -> torch.Tensor:
+    """Logits [labels, vocabulary] at (row, position) of ids [B, L]."""
+    if not head_is_linear(model):
+        return model(input_ids=ids, use_cache=False).logits[row, position]
+    hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    return model.get_output_embeddings()(hidden[row, position])
+
+
+@torch.no_grad()
+def head_is_linear(model: PreTrainedModel) -> bool:
+    """Whether the logits are the output embedding of the last hidden state and nothing more.
+
+    Some architectures scale or cap their logits; found out once per model by comparing on a few
+    tokens, in float32. Narrow: a cap far above the logits of a few tokens bends them little.
+    """
+    known = getattr(model, "_groupmates_head_is_linear", None)
+    if known is None:
+        ids = torch.arange(8, device=device())[None, :]
+        # Callers may be in autocast, whose rounding would hide or feign a difference.
+        with torch.autocast(device().type, enabled=False):
+            full = model(input_ids=ids, use_cache=False).logits
+            hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+            plain = model.get_output_embeddings()(hidden)
+        known = torch.allclose(full, plain, atol=1e-6, rtol=1e-5)
+        model._groupmates_head_is_linear = known  # type: ignore[assignment]
+    return bool(known)

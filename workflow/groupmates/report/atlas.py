@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from groupmates.report.survey import Documents
-from groupmates.report.texts import Texts
+from groupmates.report.data.survey import Documents
+from groupmates.report.data.texts import Texts
 
 MOST_EXCERPTS = 10_000  # points whose text is shown when they are pointed at: a few MB
 EXCERPT_LETTERS = 90

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from groupmates import formatting
 from groupmates.report import words
-from groupmates.report.reading import benchmark_seconds
-from groupmates.report.repeats import MOST, Repeats
-from groupmates.stage_settings import ReportSettings
+from groupmates.report.data.reading import benchmark_seconds
+from groupmates.report.data.repeats import MOST, Repeats
+from groupmates.settings.per_stage import ReportSettings
 
 # What a method of each selector needs beside its own jobs: names of benchmarks. The base model is not
 # counted: whoever selects for a model has it.
@@ -138,14 +139,14 @@ def unsought(rows: list[dict[str, Any]]) -> str | None:
     if not any(row["near_duplicates_sought_in"] for row in rows):
         return "Near-duplicates were not sought, as no texts were read: see report.texts_gigabytes."
     each = ", ".join(
-        f"{words.count(row['near_duplicates_sought_in'])} of {words.count(row['documents'])} "
+        f"{formatting.count(row['near_duplicates_sought_in'])} of {formatting.count(row['documents'])} "
         f"documents of {row['method']}"
         for row in partly
     )
     return (
-        f"Near-duplicates were sought among {each}: at most {words.count(MOST)} of a method, drawn "
-        "evenly by a hash from those whose text was read. One whose like was not drawn goes unseen, so "
-        "that these shares are lower bounds."
+        f"Near-duplicates were sought among {each}: at most {formatting.count(MOST)} of a method, "
+        "drawn evenly by a hash from those whose text was read. One whose like was not drawn goes "
+        "unseen, so that these shares are lower bounds."
     )
 
 
@@ -209,24 +210,24 @@ def as_markdown(rows: list[dict[str, Any]], decimals: int) -> str:
     for row in rows:
         cells = [
             row["method"],
-            words.number(row["loss_nats"], decimals),
-            words.number(row["minus_random_nats"], decimals, sign=True),
-            words.interval(_bounds(row, "by_seed"), decimals),
-            words.interval(_bounds(row, "by_example"), decimals),
-            words.percent(row["training_tokens_saved"]),
-            words.count(row["tokens"]),
-            words.percent(row["near_duplicate_share"]),
-            words.duration(row["selection_seconds"]),
-            words.times(row["selection_per_random_training"]),
+            formatting.number(row["loss_nats"], decimals),
+            formatting.number(row["minus_random_nats"], decimals, sign=True),
+            formatting.interval(_bounds(row, "by_seed"), decimals),
+            formatting.interval(_bounds(row, "by_example"), decimals),
+            formatting.percent(row["training_tokens_saved"]),
+            formatting.count(row["tokens"]),
+            formatting.percent(row["near_duplicate_share"]),
+            formatting.duration(row["selection_seconds"]),
+            formatting.times(row["selection_per_random_training"]),
         ]
         if oracle:
             cells += [
-                words.percent(row["oracle_overlap"]),
-                words.number(row["regret_nats"], decimals, sign=True),
-                words.interval(_bounds(row, "regret"), decimals),
+                formatting.percent(row["oracle_overlap"]),
+                formatting.number(row["regret_nats"], decimals, sign=True),
+                formatting.interval(_bounds(row, "regret"), decimals),
             ]
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines).replace(words.SPACE, " ") + "\n"
+    return "\n".join(lines).replace(formatting.SPACE, " ") + "\n"
 
 
 def _bounds(row: dict[str, Any], kind: str) -> list[float] | None:
@@ -245,4 +246,6 @@ def conclusion(summary: dict[str, Any]) -> str:
     intervals = {m: pairs[m]["interval_by_seed_nats"] for m in others}
     text = f"{best} {words.standing(intervals, places)}"
     level = f"{100 * pairs[others[0]]['confidence']:g}"
-    return f"{text} ({level}{words.SPACE}% intervals over {seeds} seeds of one selection each)."
+    return (
+        f"{text} ({level}{formatting.SPACE}% intervals over {seeds} seeds of one selection each)."
+    )

@@ -14,14 +14,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from groupmates.pool import PoolFile
-from groupmates.report import atlas, kept_figures, neighbours, texts, words
+from groupmates.pool.listing import PoolFile
+from groupmates.report import atlas, words
+from groupmates.report.data import neighbours, texts
+from groupmates.report.data.reading import marks
+from groupmates.report.data.survey import Documents, Sizes, Survey, documents_at, survey
+from groupmates.report.data.tally import Tally
+from groupmates.report.figures import selection
 from groupmates.report.kept import by_size
-from groupmates.report.reading import marks
 from groupmates.report.sections import Figures
-from groupmates.report.survey import Documents, Sizes, Survey, documents_at, survey
-from groupmates.report.tally import Tally
-from groupmates.stage_settings import ReportSettings
+from groupmates.settings.per_stage import ReportSettings
 
 MAP_SOURCES = 6  # as many colours can be told apart
 CARDS = 6  # clusters at each end, by mean influence
@@ -94,7 +96,7 @@ def examine(
         found.sample, closer.place_P2, sources[:MAP_SOURCES], told, closer.texts, featured
     )
     figures = {
-        "map": kept_figures.pool_map(
+        "map": selection.pool_map(
             closer.place_P2,
             found.sample["individual_influence"].to_numpy(),
             drawn_map["middle"],
@@ -105,7 +107,7 @@ def examine(
     groups = {f"kept by {featured}": kept_P, "passed over": passed_P}
     groups = {n: c[np.isfinite(c)] for n, c in groups.items() if np.isfinite(c).any()}
     if groups:
-        figures["resemblances"] = kept_figures.resemblances(groups)
+        figures["resemblances"] = selection.resemblances(groups)
     return (
         found,
         {

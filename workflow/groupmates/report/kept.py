@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from groupmates.report import canvas, kept_figures
+from groupmates.report.data.tally import LENGTH_EDGES, Tally
+from groupmates.report.figures import canvas, selection
 from groupmates.report.sections import Figures
-from groupmates.report.tally import LENGTH_EDGES, Tally
 
 MOST_SOURCES = 20  # more than a reader compares; the rest is one row
 
@@ -30,17 +30,17 @@ def shares(
     named, tokens_GS, documents_GS = largest_sources(tally, sources)
     share_GS = tokens_GS / np.maximum(tokens_GS.sum(1), 1)[:, None]
     drawn = {
-        "lengths": kept_figures.length_shares(
+        "lengths": selection.length_shares(
             LENGTH_EDGES[bins.start : bins.stop + 1],
             dict(zip(groups, length_GB, strict=True)),
             colours,
         ),
-        "clusters": kept_figures.cluster_shares(
+        "clusters": selection.cluster_shares(
             cluster_influence, dict(zip(methods, kept_MC, strict=True)), colours
         ),
     }
     if any(sources):
-        drawn["sources"] = kept_figures.source_shares(
+        drawn["sources"] = selection.source_shares(
             named, dict(zip(groups, share_GS, strict=True)), colours
         )
     return {
@@ -48,7 +48,7 @@ def shares(
         "pool_documents": int(documents[0]),
         "kept_share": {m: documents[1 + i] / documents[0] for i, m in enumerate(methods)},
         "clusters": len(there),
-        "clusters_grouped": len(there) > kept_figures.MOST_SINGLE_CLUSTERS,
+        "clusters_grouped": len(there) > selection.MOST_SINGLE_CLUSTERS,
         "clusters_without": {m: int((kept_MC[i] == 0).sum()) for i, m in enumerate(methods)},
         "sources_known": any(sources),
         "sources": [

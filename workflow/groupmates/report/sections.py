@@ -9,12 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from groupmates.artefacts import ARTEFACTS
+from groupmates.artefacts.catalogue import ARTEFACTS
+from groupmates.artefacts.store import read_artefact_json, read_folder_json, read_json
+from groupmates.cost.compare import compare, read_plan
 from groupmates.maths.calibration import calibration
 from groupmates.maths.randomness import generator
-from groupmates.plan.compare import compare, read_plan
-from groupmates.report import figures, reading, timeline, words
-from groupmates.store import read_artefact_json, read_folder_json, read_json
+from groupmates.report import words
+from groupmates.report.data import reading
+from groupmates.report.figures import timeline
+from groupmates.report.figures import training_and_influence as figures
 
 BINS = 10  # of the calibration: held-out steps in equal parts
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from groupmates.artefacts.store import Provenance, digests, read_folder_json, write_json
 from groupmates.errors import UserError
-from groupmates.stage_settings import AcceptSettings
-from groupmates.store import Provenance, digests, read_folder_json, write_json
+from groupmates.settings.per_stage import AcceptSettings
 
 
 def run(settings: AcceptSettings, *, model: Path, output: Path) -> None:

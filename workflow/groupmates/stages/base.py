@@ -11,16 +11,22 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from groupmates.config import Optimizer
+from groupmates.artefacts.store import (
+    Provenance,
+    digests,
+    read_table,
+    replacing,
+    write_folder_provenance,
+)
 from groupmates.errors import UserError
 from groupmates.maths.packing import windows
 from groupmates.maths.randomness import generator, hash64
-from groupmates.models import lm
-from groupmates.models.text import load_tokenizer, token_lists
-from groupmates.models.training import Training, set_learning_rate
+from groupmates.models import language_model as lm
+from groupmates.models.resumable import Training, set_learning_rate
+from groupmates.models.tokenizer import load_tokenizer, token_lists
 from groupmates.progress import note
-from groupmates.stage_settings import BaseSettings
-from groupmates.store import Provenance, digests, read_table, replacing, write_folder_provenance
+from groupmates.settings.config import Optimizer
+from groupmates.settings.per_stage import BaseSettings
 
 STEPS_BETWEEN_CHECKS = 100  # of the weights
 

@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow.compute as pc
 
+from groupmates.artefacts.store import Provenance, digests, read_table, write_table
 from groupmates.errors import UserError
-from groupmates.lines import bytes_of, place
 from groupmates.maths.randomness import hash64
-from groupmates.pool import located, named, path_of
+from groupmates.pool.damage import bytes_of, place
+from groupmates.pool.documents import read_documents, rejects_of, sha256_of
+from groupmates.pool.listing import located, named, path_of
 from groupmates.progress import Progress, note
-from groupmates.readers import read_documents, rejects_of, sha256_of
-from groupmates.stage_settings import CheckPoolSettings, CheckSettings
-from groupmates.store import Provenance, digests, read_table, write_table
+from groupmates.settings.per_stage import CheckPoolSettings, CheckSettings
 
 LISTED = ["source_file", "bytes", "sha256", "documents", "rejected"]
 

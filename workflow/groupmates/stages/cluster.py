@@ -12,13 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from groupmates.config import Cluster
-from groupmates.errors import UserError
-from groupmates.maths.kmeans import Assignment, spherical_kmeans
-from groupmates.maths.randomness import hash64, priorities
-from groupmates.progress import Progress, note
-from groupmates.stage_settings import CentroidSettings, ClusterSettings
-from groupmates.store import (
+from groupmates.artefacts.store import (
     Provenance,
     digest,
     digests,
@@ -33,6 +27,12 @@ from groupmates.store import (
     table_writer,
     write_json,
 )
+from groupmates.errors import UserError
+from groupmates.maths.kmeans import Assignment, spherical_kmeans
+from groupmates.maths.randomness import hash64, priorities
+from groupmates.progress import Progress, note
+from groupmates.settings.config import Cluster
+from groupmates.settings.per_stage import CentroidSettings, ClusterSettings
 
 LONGEST = 1 + 1e-3  # embeddings are normalised in float32 or bfloat16
 

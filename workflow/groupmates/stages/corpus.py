@@ -27,11 +27,11 @@ from pydoc_data.topics import topics
 import orjson
 import zstandard
 
+from groupmates.artefacts.store import Provenance, replacing, write_json
 from groupmates.errors import UserError
 from groupmates.maths.randomness import hash64
 from groupmates.progress import Progress, note
-from groupmates.stage_settings import CorpusSettings
-from groupmates.store import Provenance, replacing, write_json
+from groupmates.settings.per_stage import CorpusSettings
 
 # Shares of the wanted documents, scarce kinds first: what they lack goes to the kinds behind them.
 SHARES = {"licence": 0.10, "metadata": 0.10, "readme": 0.05, "docstring": 0.45, "source": 0.30}

@@ -14,27 +14,22 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from groupmates.chosen import chosen_texts
-from groupmates.config import Optimizer
+from groupmates.artefacts.store import Provenance, concatenate, digests, write_table
+from groupmates.artefacts.unfinished import Kept
 from groupmates.errors import UserError
 from groupmates.maths.packing import windows
 from groupmates.maths.randomness import generator, hash64
-from groupmates.models import lm
+from groupmates.models import language_model as lm
 from groupmates.models.checkpoint import open_base
-from groupmates.models.processes import processes
-from groupmates.models.reference import reference_part
-from groupmates.models.text import document_tokens, load_tokenizer
-from groupmates.models.training import Training, set_learning_rate, warm_up_then_decay
-from groupmates.pool import PoolFile, located
+from groupmates.models.distributed import processes
+from groupmates.models.reference import Reference, reference_part
+from groupmates.models.resumable import Training, set_learning_rate, warm_up_then_decay
+from groupmates.models.tokenizer import document_tokens, load_tokenizer
+from groupmates.pool.chosen_rows import chosen_texts
+from groupmates.pool.listing import PoolFile, located
 from groupmates.progress import Progress
-from groupmates.resume import Kept
-from groupmates.stage_settings import EvaluateSettings
-from groupmates.store import (
-    Provenance,
-    concatenate,
-    digests,
-    write_table,
-)
+from groupmates.settings.config import Optimizer
+from groupmates.settings.per_stage import EvaluateSettings
 
 
 def run(
@@ -121,7 +116,7 @@ def train(
     optimizer: torch.optim.AdamW,
     hyper: Optimizer,
     batches: Iterator[torch.Tensor],
-    heldout: lm.Reference,
+    heldout: Reference,
     label: str,
 ) -> tuple[list[int], list[float]]:
     """Tokens and held-out loss at the points of the curve; the first process alone has the losses."""

@@ -13,24 +13,7 @@ import numpy as np
 import torch
 from torch.nn.functional import mse_loss
 
-from groupmates.config import FitTraining
-from groupmates.errors import UserError
-from groupmates.maths.labels import (
-    LabelScale,
-    label_scale,
-    pearson,
-    reliability,
-    rollout_bootstrap,
-    spearman,
-)
-from groupmates.maths.randomness import generator, hash64
-from groupmates.models.encoders import BATCH_TOKENS
-from groupmates.models.influence import InfluenceModel, make_encoder
-from groupmates.models.text import load_tokenizer, token_lists
-from groupmates.models.training import Training, set_learning_rate, warm_up_then_decay
-from groupmates.progress import Progress, note
-from groupmates.stage_settings import FitSettings
-from groupmates.store import (
+from groupmates.artefacts.store import (
     Provenance,
     concatenate,
     digests,
@@ -39,6 +22,17 @@ from groupmates.store import (
     write_folder_provenance,
     write_table,
 )
+from groupmates.errors import UserError
+from groupmates.maths.labels import LabelScale, label_scale
+from groupmates.maths.randomness import generator, hash64
+from groupmates.maths.statistics import pearson, reliability, rollout_bootstrap, spearman
+from groupmates.models.encoders import BATCH_TOKENS
+from groupmates.models.influence import InfluenceModel, make_encoder
+from groupmates.models.resumable import Training, set_learning_rate, warm_up_then_decay
+from groupmates.models.tokenizer import load_tokenizer, token_lists
+from groupmates.progress import Progress, note
+from groupmates.settings.config import FitTraining
+from groupmates.settings.per_stage import FitSettings
 
 
 @dataclass(frozen=True)

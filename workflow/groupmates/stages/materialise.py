@@ -9,13 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from groupmates.copying import convert_rows, copy_rows
-from groupmates.errors import UserError
-from groupmates.lines import bytes_of
-from groupmates.pool import named
-from groupmates.progress import Progress, note
-from groupmates.stage_settings import AssembleSettings, MaterialiseSettings
-from groupmates.store import (
+from groupmates.artefacts.store import (
     Provenance,
     concatenate,
     digests,
@@ -24,7 +18,13 @@ from groupmates.store import (
     replacing,
     write_json,
 )
-from groupmates.tokenised import write_index, write_manifest
+from groupmates.errors import UserError
+from groupmates.pool.copy_rows import convert_rows, copy_rows
+from groupmates.pool.damage import bytes_of
+from groupmates.pool.listing import named
+from groupmates.pool.token_files import write_index, write_manifest
+from groupmates.progress import Progress, note
+from groupmates.settings.per_stage import AssembleSettings, MaterialiseSettings
 
 
 def run(

@@ -12,14 +12,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from groupmates.models import lm
+from groupmates.artefacts.store import Provenance, digests, read_table, write_table
+from groupmates.artefacts.unfinished import Kept
 from groupmates.models.probing import Probing
-from groupmates.models.reference import reference_part
-from groupmates.models.text import token_lists
+from groupmates.models.reference import Reference, reference_part
+from groupmates.models.tokenizer import token_lists
 from groupmates.progress import Progress
-from groupmates.resume import Kept
-from groupmates.stage_settings import ProbeSettings
-from groupmates.store import Provenance, digests, read_table, write_table
+from groupmates.settings.per_stage import ProbeSettings
 
 
 def run(
@@ -77,7 +76,7 @@ def run(
 
 def _probe(
     base: Path,
-    reference: lm.Reference,
+    reference: Reference,
     sequences: list[np.ndarray],
     doc_ids: list[str],
     rollout: np.ndarray,

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
+from groupmates.artefacts.store import Provenance, digests, write_table
 from groupmates.errors import UserError
 from groupmates.maths.randomness import hash64
-from groupmates.models.text import load_tokenizer, reference_tokens
+from groupmates.models.tokenizer import load_tokenizer, reference_tokens
+from groupmates.pool.documents import read_reference
 from groupmates.progress import note
-from groupmates.readers import read_reference
-from groupmates.stage_settings import ReferenceSettings
-from groupmates.store import Provenance, digests, write_table
+from groupmates.settings.per_stage import ReferenceSettings
 
 
 def run(

@@ -10,22 +10,14 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from groupmates.pool import located
+from groupmates import formatting
+from groupmates.artefacts.store import Provenance, digests, read_artefact_json, replacing
+from groupmates.pool.listing import located
 from groupmates.progress import note
-from groupmates.report import (
-    atlas,
-    canvas,
-    comparison,
-    examples,
-    kept,
-    reading,
-    repeats,
-    sections,
-    texts,
-    words,
-)
-from groupmates.stage_settings import ReportSettings
-from groupmates.store import Provenance, digests, read_artefact_json, replacing
+from groupmates.report import atlas, comparison, examples, kept, sections, words
+from groupmates.report.data import reading, repeats, texts
+from groupmates.report.figures import canvas
+from groupmates.settings.per_stage import ReportSettings
 
 TEMPLATE = "report.html.jinja"
 FILTERS = (
@@ -179,5 +171,5 @@ def render(page: dict[str, Any]) -> str:
         undefined=StrictUndefined,
     )
     for name in FILTERS:
-        environment.filters[name] = getattr(words, name)
+        environment.filters[name] = getattr(formatting, name)
     return environment.get_template(TEMPLATE).render(page) + "\n"

@@ -9,24 +9,15 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
+from groupmates.artefacts.store import Provenance, replacing, write_folder_provenance, write_table
 from groupmates.errors import UserError
-from groupmates.lines import bytes_of, place
 from groupmates.maths.randomness import hash64
-from groupmates.models.text import (
-    document_tokens,
-    load_tokenizer,
-    train_tokenizer,
-)
-from groupmates.pool import PoolFile, located
+from groupmates.models.tokenizer import document_tokens, load_tokenizer, train_tokenizer
+from groupmates.pool.damage import bytes_of, place
+from groupmates.pool.documents import Document, read_documents, rejects_of, sha256_of
+from groupmates.pool.listing import PoolFile, located
 from groupmates.progress import Progress, note
-from groupmates.readers import Document, read_documents, rejects_of, sha256_of
-from groupmates.stage_settings import SampleSettings
-from groupmates.store import (
-    Provenance,
-    replacing,
-    write_folder_provenance,
-    write_table,
-)
+from groupmates.settings.per_stage import SampleSettings
 
 TOKENIZER_TEXTS = 20_000  # documents that a tokenizer is trained on; more change its merges little
 

@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from groupmates.artefacts.store import Provenance, digest
 from groupmates.errors import UserError
-from groupmates.lines import place
 from groupmates.models.influence import InfluenceModel
-from groupmates.models.text import document_tokens, load_tokenizer
-from groupmates.pool import PoolFile
-from groupmates.readers import Document
-from groupmates.scoring import Shard, write_rows
-from groupmates.stage_settings import ScoreSettings
-from groupmates.store import Provenance, digest
+from groupmates.models.tokenizer import document_tokens, load_tokenizer
+from groupmates.pool.damage import place
+from groupmates.pool.documents import Document
+from groupmates.pool.listing import PoolFile
+from groupmates.settings.per_stage import ScoreSettings
+from groupmates.stages.shard_rows import Shard, write_rows
 
 
 def run(

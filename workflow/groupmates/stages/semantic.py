@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from groupmates.artefacts.store import Provenance, digests, read_table, replacing, write_json
 from groupmates.errors import UserError
-from groupmates.lines import place
 from groupmates.models.semantic import SemanticEncoder
-from groupmates.models.text import document_tokens, load_tokenizer, token_lists
-from groupmates.pool import PoolFile
+from groupmates.models.tokenizer import document_tokens, load_tokenizer, token_lists
+from groupmates.pool.damage import place
+from groupmates.pool.documents import Document
+from groupmates.pool.listing import PoolFile
 from groupmates.progress import Progress, note
-from groupmates.readers import Document
-from groupmates.scoring import Shard, write_rows
-from groupmates.stage_settings import EmbedSettings, SemanticFitSettings
-from groupmates.store import Provenance, digests, read_table, replacing, write_json
+from groupmates.settings.per_stage import EmbedSettings, SemanticFitSettings
+from groupmates.stages.shard_rows import Shard, write_rows
 
 
 def run_fit(

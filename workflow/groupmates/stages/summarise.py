@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from groupmates.maths.curves import tokens_to_reach
-from groupmates.maths.intervals import example_interval, paired_interval
+from groupmates.artefacts.store import Provenance, concatenate, digests, read_table, write_json
 from groupmates.maths.randomness import generator
+from groupmates.maths.statistics import example_interval, paired_interval, tokens_to_reach
 from groupmates.progress import note
-from groupmates.stage_settings import SummarySettings
-from groupmates.store import Provenance, concatenate, digests, read_table, write_json
+from groupmates.settings.per_stage import SummarySettings
 
 BASELINE = "random"
 CONFIDENCE = 0.95

@@ -12,21 +12,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from transformers import PreTrainedTokenizerBase
 
-from groupmates.chosen import chosen_texts
-from groupmates.maths.randomness import generator
-from groupmates.models.text import TOKENISED_TOGETHER, document_tokens, load_tokenizer
-from groupmates.pool import PoolFile, located
-from groupmates.progress import Progress, note
-from groupmates.resume import Kept
-from groupmates.stage_settings import TokeniseSettings
-from groupmates.store import (
+from groupmates.artefacts.store import (
     Provenance,
     concatenate,
     digests,
     replacing,
     write_folder_provenance,
 )
-from groupmates.tokenised import Stream, token_type, write_shard
+from groupmates.artefacts.unfinished import Kept
+from groupmates.maths.randomness import generator
+from groupmates.models.tokenizer import TOKENISED_TOGETHER, document_tokens, load_tokenizer
+from groupmates.pool.chosen_rows import chosen_texts
+from groupmates.pool.listing import PoolFile, located
+from groupmates.pool.token_files import Stream, token_type, write_shard
+from groupmates.progress import Progress, note
+from groupmates.settings.per_stage import TokeniseSettings
 
 TEXT_TOGETHER = 1 << 22  # characters: no more are tokenised at once, but for a document's own
 PIECE_TOKENS = 1 << 24  # in memory before they are written to disk

@@ -13,11 +13,11 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from groupmates.config import Config
+from groupmates.cost import sizes, work
+from groupmates.cost.compare import read_plan
+from groupmates.cost.rates import gap
 from groupmates.errors import UserError
-from groupmates.plan import sizes, work
-from groupmates.plan.compare import read_plan
-from groupmates.plan.rates import gap
+from groupmates.settings.config import Config
 from groupmates.status.state import Job, Stage, Status, job_seconds, phase_left, rate
 
 PLAN = "plan.json"

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from groupmates import campaign, jobs
 from groupmates.errors import UserError
+from groupmates.records import campaign, jobs
 from groupmates.status.queue import STARTING, Queue
 
 Attempt = dict[str, Any]

@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from groupmates.report import words
+from groupmates import formatting
 from groupmates.status import state
 from groupmates.status.state import Job, Reader, Status
 
@@ -284,11 +284,11 @@ def gpu(attempts: list[state.Attempt]) -> str:
 def duration(seconds: float | None) -> str:
     if seconds is None:
         return ""
-    return words.duration(max(seconds, 0.0)).replace(words.SPACE, " ")
+    return formatting.duration(max(seconds, 0.0)).replace(formatting.SPACE, " ")
 
 
 def memory(size: float | None) -> str:
-    return "" if size is None else words.memory(size / 1e6).replace(words.SPACE, " ")
+    return "" if size is None else formatting.memory(size / 1e6).replace(formatting.SPACE, " ")
 
 
 def _jobs(number: int) -> str:

@@ -1,0 +1,276 @@
+"""Plans: made without data or a GPU, honest where nothing is known, and compared with the run."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import zstandard
+from tokenizers import Tokenizer
+
+import checkout
+from groupmates.cost.calibration import merged, pool_sample, reduced
+from groupmates.cost.compare import compare, read_plan
+from groupmates.cost.plan import plan, run
+from groupmates.cost.sizes import measure
+from groupmates.cost.table import duration, size, text
+from groupmates.errors import UserError
+from groupmates.settings.config import load
+from groupmates.settings.per_stage import PlanSettings, settings
+from planned import configuration
+from small import write_lines
+
+PAPER = "workflow/configs/dclm-400m-4x.yaml"
+
+
+@pytest.fixture
+def repository(monkeypatch):
+    monkeypatch.chdir(checkout.REPOSITORY)  # the file of rates is named from here
+
+
+def with_pool(folder: Path, documents: int = 60, **plan_changed) -> dict:
+    """A configuration whose pool is two files of equal documents in `folder`."""
+    for number in range(2):
+        rows = [{"text": "ten bytes!" * 4} for _ in range(documents // 2)]
+        write_lines(folder / f"pool/{number}.jsonl", rows)
+    return configuration(
+        pool={"paths": [str(folder / "pool/{0..1}.jsonl")], "files_per_shard": 1},
+        plan=plan_changed,
+    )
+
+
+def test_the_paper_is_planned_without_data_and_the_figures_say_that_they_are_assumed(
+    repository, tmp_path
+):
+    planned = plan(load(configuration(PAPER)), tmp_path / "none", {})
+    assert planned["missing"] == []
+    assert planned["sizes"]["documents"] == 29_478_616
+    jobs = {name: s["jobs"] for name, s in planned["stages"].items()}
+    assert jobs["score"] == jobs["cluster"] == 279
+    assert jobs["materialise"] == 558
+    assert jobs["probe"] == 128
+    # By hand: 400,000 steps of 3 x 2 x 405M x 1,030 tokens at 247 TFLOP/s, 2 x 405M x 128 x 82 at 167,
+    # and 24 layers to start at 345 a second.
+    step = 2 * 405e6 * (3 * 1030 / 247e12 + 128 * 82 / 167e12) + 24 / 345
+    assert planned["stages"]["probe"]["gpu_hours"] == pytest.approx(
+        400_000 * step / 3600 + 128 * 11 / 3600, rel=0.1
+    )
+    # 6 x 405M x 32.92B, and attention.
+    assert planned["pretraining"]["hours"] == pytest.approx(90, rel=0.15)
+    shown = text(planned)
+    assert "ASSUMED" in shown
+    assert "arithmetic, not measured: 30 % of 67 TFLOP/s" in shown
+
+
+def test_a_model_made_from_scratch_has_the_tokens_of_the_tokenizer_that_is_given(
+    small_run, tmp_path
+):
+    given = {"sample": {"tokenizer": str(small_run.tokenizer), "vocabulary_size": 2048}}
+    found = plan(load(merged(with_pool(tmp_path), given)), tmp_path / "run", {})
+    known = Tokenizer.from_file(str(small_run.tokenizer / "tokenizer.json")).get_vocab_size()
+    assert found["sizes"]["lm"]["vocabulary"] == known == 300
+
+
+def test_without_a_rate_the_plan_says_so_and_what_to_do_and_invents_nothing(tmp_path, capsys):
+    config = load(with_pool(tmp_path))
+    run(settings(config, PlanSettings), output=tmp_path / "run/plan.json")
+    shown = capsys.readouterr().out
+    assert "No rate is known for: check, check-pool, sample" in shown
+    assert "make calibrate" in shown
+    planned = json.loads((tmp_path / "run/plan.json").read_text())
+    assert set(planned["missing"]) == set(planned["stages"])
+    for stage in planned["stages"].values():
+        assert stage["seconds"] is stage["wall_seconds"] is stage["cpu_hours"] is None
+        assert stage["jobs"] > 0  # what needs no rate is there
+    assert (tmp_path / "run/plan.txt").read_text() == shown
+
+
+def test_documents_are_counted_in_the_files_that_are_there(tmp_path):
+    planned = plan(load(with_pool(tmp_path, 60)), tmp_path / "run", {})
+    assert planned["sizes"]["documents"] == 60
+    assert planned["sizes"]["text_bytes"] == 40
+    assert "estimated from 2 of 2 files" in planned["sizes"]["basis"]["documents"]
+    assert "assumed" in planned["sizes"]["basis"]["tokens"]  # there is no tokenizer
+
+
+def test_a_pool_that_is_not_there_must_be_described(tmp_path):
+    config = load(configuration(pool={"paths": [str(tmp_path / "gone.jsonl")]}))
+    with pytest.raises(UserError) as error:
+        plan(config, tmp_path / "run", {})
+    assert "plan.pool." in error.value.where
+    assert "set plan.pool.documents" in error.value.todo
+
+
+def test_the_corpus_that_stood_in_for_a_pool_in_a_calibration_says_nothing_of_the_pool(tmp_path):
+    corpus = tmp_path / "run-calibration/corpus/shard-00000.jsonl.zst"
+    corpus.parent.mkdir(parents=True)
+    corpus.write_bytes(zstandard.compress(b'{"text": "short"}\n'))
+    assert measure(load(configuration()), tmp_path / "run").text_bytes == 5
+    planned = dict.fromkeys(("documents", "tokens_per_document", "file_bytes_per_document"), 7)
+    config = load(
+        configuration(pool={"paths": [str(tmp_path / "gone.jsonl")]}, plan={"pool": planned})
+    )
+    with pytest.raises(UserError) as error:
+        plan(config, tmp_path / "run", {})
+    assert error.value.where == "plan.pool.text_bytes_per_document"
+
+
+@pytest.mark.parametrize("files", [1, 2])
+def test_a_calibration_reads_the_first_documents_of_two_files(files, tmp_path, monkeypatch):
+    monkeypatch.setattr("groupmates.cost.calibration.DOCUMENTS", 6)
+    for number in range(files):
+        rows = [{"text": f"{number}-{i}"} for i in range(50)]
+        write_lines(tmp_path / f"pool/{number}.jsonl", rows)
+    config = load(
+        configuration(pool={"paths": [str(tmp_path / "pool/*.jsonl")]}, cluster={"target_size": 3})
+    )
+    copies = pool_sample(config, tmp_path)
+    texts = [[json.loads(x)["text"] for x in Path(c).read_text().splitlines()] for c in copies]
+    second = ["0-3", "0-4", "0-5"] if files == 1 else ["1-0", "1-1", "1-2"]
+    assert texts == [["0-0", "0-1", "0-2"], second]
+
+
+def test_a_checkpoint_that_is_not_there_must_be_described(tmp_path):
+    raw = merged(with_pool(tmp_path), {"base": {"checkpoint": str(tmp_path / "gone")}})
+    with pytest.raises(UserError, match=r"plan\.checkpoint"):
+        plan(load(raw), tmp_path / "run", {})
+    shape = {"hidden_size": 64, "layers": 3, "vocabulary_size": 500}
+    known = merged(raw, {"plan": {"checkpoint": shape}})
+    assert plan(load(known), tmp_path / "run", {})["sizes"]["lm"] == {
+        "hidden": 64,
+        "layers": 3,
+        "vocabulary": 500,
+    }
+
+
+def test_more_gpus_shorten_the_wall_and_cost_the_same(repository, tmp_path):
+    one, eight = (
+        plan(load(configuration(PAPER, plan={"gpus": gpus})), tmp_path / "none", {})
+        for gpus in (1, 8)
+    )
+    assert one["total"]["gpu_hours"] == pytest.approx(eight["total"]["gpu_hours"])
+    a, b = (p["stages"]["score"]["wall_seconds"] for p in (one, eight))
+    assert a / b == pytest.approx(279 / 35, rel=0.01)  # 279 jobs on 8 GPUs are 35 rounds
+
+
+def test_threads_count_as_cores_and_speed_up_the_tokenizer(repository, tmp_path):
+    config = load(configuration(PAPER))
+    one, four = (plan(config, tmp_path / "none", {"score": n})["stages"]["score"] for n in (1, 4))
+    assert four["seconds"] < one["seconds"]
+    assert four["cpu_hours"] == pytest.approx(four["seconds"] * 4 / 3600)
+
+
+def test_the_pretraining_in_gpu_hours_is_taken_as_it_is(repository, tmp_path):
+    pretraining = {"gpu_hours": 104.0, "tokens": None}
+    planned = plan(
+        load(configuration(PAPER, plan={"pretraining": pretraining})), tmp_path / "none", {}
+    )
+    share = planned["total"]["gpu_hours"] / 104
+    assert planned["pretraining"]["share"] == pytest.approx(share)
+
+
+def record(stage: str, seconds: float, **more) -> dict:
+    return {
+        "stage": stage,
+        "state": "done",
+        "started": 0.0,
+        "ended": seconds,
+        "waited_seconds": 0.0,
+        "cpu_seconds": 0.0,
+        "cores": 1,
+        "device": "a processor",
+        "peak_rss_bytes": 3e6,
+        "gpu_peak_bytes": None,
+        "phases": [],
+    } | more
+
+
+def test_a_plan_is_compared_with_all_attempts_of_the_jobs_that_have_ended(tmp_path):
+    stages = {
+        "probe": {"seconds": 40.0, "jobs": 4, "host_bytes": 2e6, "gpu_bytes": None},
+        "score": {"seconds": None, "jobs": 1, "host_bytes": 2e6, "gpu_bytes": None},
+        "cluster": {"seconds": 9.0, "jobs": 1, "host_bytes": 2e6, "gpu_bytes": None},
+    }
+    (tmp_path / "logs").mkdir()
+    for name, attempts in {
+        "a": [record("probe", 3.0, state="killed"), record("probe", 12.0, waited_seconds=5.0)],
+        "b": [record("probe", 20.0, peak_rss_bytes=5e6)],
+        "c": [record("probe", 1.0, state="running", ended=None)],
+        "d": [record("score", 7.0)],
+    }.items():
+        (tmp_path / f"logs/{name}.json").write_text(json.dumps({"attempts": attempts}))
+    probe, score = compare({"stages": stages}, tmp_path / "logs")
+    assert (probe.jobs, probe.planned_seconds) == (2, 20.0)  # half of the jobs, half of the plan
+    assert (probe.taken_seconds, probe.waited_seconds) == (35.0, 5.0)
+    assert probe.factor == pytest.approx(30 / 20)
+    assert probe.peak_bytes == 5e6
+    assert (score.planned_seconds, score.factor) == (None, None)
+
+
+def test_half_a_plan_is_no_plan(tmp_path):
+    assert read_plan(tmp_path / "plan.json") is None
+    (tmp_path / "plan.json").write_text('{"stages": {"pro')
+    assert read_plan(tmp_path / "plan.json") is None
+
+
+@pytest.mark.parametrize("path", ["config.yaml", PAPER])
+def test_a_calibration_keeps_sizes_and_lowers_counts(path, repository):
+    large = load(configuration(path))
+    small = load(reduced(large, pool=None))
+    assert small.run == f"{large.run}-calibration"
+    kept = ("sequence_length",)
+    assert all(getattr(small.sample, k) == getattr(large.sample, k) for k in kept)
+    assert small.fit.encoder == large.fit.encoder
+    assert small.reference.selection_examples == large.reference.selection_examples
+    assert small.evaluate.training.batch_sequences == large.evaluate.training.batch_sequences
+    assert small.score == large.score
+    steps = small.evaluate.training.tokens / (
+        small.evaluate.training.batch_sequences * small.sample.sequence_length
+    )
+    assert steps <= 12
+    assert small.probe.random.rollouts * small.probe.rollout_length <= 240
+
+
+def test_a_calibration_of_a_checkpoint_that_is_not_there_makes_one_of_its_shape(repository):
+    small = load(reduced(load(configuration(PAPER)), pool=None))
+    assert small.base.checkpoint is None
+    made = small.base.architecture
+    assert (made.hidden_size, made.layers) == (1024, 24)
+
+
+def test_clusters_of_a_calibration_are_as_large_as_those_of_the_run(repository):
+    large = load(configuration(PAPER))
+    small = load(reduced(large, pool=None))
+    assert small.cluster.target_size == pytest.approx(29_478_616 / 10_000, rel=0.01)
+    assert small.corpus.documents >= 2 * small.cluster.target_size - 1
+
+
+def test_a_plan_imports_no_torch():
+    code = "import sys, groupmates.cost.plan; print('torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"PYTHONPATH": str(checkout.REPOSITORY / "workflow")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "False\n"
+
+
+def test_times_and_sizes_have_units_that_can_be_read():
+    assert [duration(s) for s in (None, 3.21, 300, 7200)] == [
+        "no rate",
+        "3.2 s",
+        "5.0 min",
+        "2.0 h",
+    ]
+    assert [size(b) for b in (None, 12, 3e6, 4.5e9, 9.9e12)] == [
+        "-",
+        "12 B",
+        "3 MB",
+        "4.5 GB",
+        "9.9 TB",
+    ]

@@ -1,0 +1,274 @@
+"""The work of a run, counted by hand for a configuration of round numbers."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from groupmates.cost.flops import Shape, forward_flops, training_flops
+from groupmates.cost.sizes import Sizes
+from groupmates.cost.work import KERNELS, ON_GPU, WEIGHTS, Phase, stages
+from groupmates.settings.config import load
+from planned import configuration
+
+LM = Shape(hidden=8, layers=2, vocabulary=300)
+ENCODER = Shape(hidden=16, layers=1, vocabulary=50)
+
+
+def sizes(**changed) -> Sizes:
+    fields = {
+        "documents": 1000,
+        "tokens": 100.0,
+        "window_tokens": 33.0,
+        "encoder_tokens": 40.0,
+        "text_bytes": 400.0,
+        "file_bytes": 200.0,
+        "reference_tokens": 20.0,
+        "label_share": 0.5,
+        "selection_examples": 6,
+        "evaluation_examples": 12,
+        "files": 7,
+        "shards": 3,
+        "lm": LM,
+        "encoder": None,
+    }
+    return Sizes(**fields | changed)
+
+
+def work(known: Sizes | None = None, **changed):
+    return stages(load(configuration(**changed)), known or sizes())
+
+
+def test_every_stage_of_the_default_run_has_as_many_jobs_as_snakemake_plans():
+    counts = {name: sum(j.count for j in jobs) for name, jobs in work().items()}
+    one = ("check-pool", "sample", "reference", "base", "plan-random", "plan-bootstrap")
+    one += ("plan-groups", "probe-groups", "groups")
+    one += ("centroids", "order-group-mates", "order-random", "summarise", "report", "corpus")
+    assert counts == dict.fromkeys(one, 1) | {
+        "check": 3,  # 7 files, 3 a shard
+        "probe": 4,  # two rounds of two
+        "fit": 2,
+        "accept": 2,
+        "score": 3,
+        "cluster": 3,
+        "take": 2,
+        "materialise": 14,
+        "assemble": 2,
+        "evaluate": 4,
+    }
+
+
+@pytest.mark.parametrize(
+    ("format", "jobs", "units"),
+    [
+        ("parquet", {"materialise": 14, "assemble": 2}, set()),
+        ("open_lm", {"tokenise": 4, "assemble": 2}, {"windows"}),
+        ("megatron", {"tokenise": 4, "assemble": 2}, {"bytes"}),
+    ],
+)
+def test_a_tokenised_dataset_is_of_parts_instead_of_files(format, jobs, units):
+    found = work(materialise={"format": format, "shards_per_job": 2})
+    writing = {n: found[n] for n in ("materialise", "tokenise", "assemble") if n in found}
+    assert {name: sum(j.count for j in of_stage) for name, of_stage in writing.items()} == jobs
+    if "tokenise" in found:
+        phases = [p for n in ("tokenise", "assemble") for p in found[n][0].phases]
+        assert {p.unit for p in phases} == {"documents"} | units
+        # Two parts of 250 selected documents of 100 tokens, of 400 bytes of text.
+        assert phases[0].units == 125
+        assert phases[0].parts == {"tokenise": 125 * 400, "read": 125 * 400}
+
+
+def test_without_bootstrapped_rollouts_there_is_one_round_and_one_model():
+    counts = {
+        n: sum(j.count for j in jobs)
+        for n, jobs in work(probe={"bootstrap": {"rollouts": 0}}).items()
+    }
+    assert (counts["probe"], counts["fit"], counts["accept"]) == (2, 1, 1)
+    assert "plan-bootstrap" not in counts
+
+
+def test_a_probe_step_trains_on_one_window_and_looks_at_the_reference_set():
+    random, bootstrap = work()["probe"]
+    (phase,) = random.phases
+    assert phase.units == 16 * 3 / 2
+    step = training_flops(LM, 32, 32)
+    look = forward_flops(LM, 6 * 20, 10, 6 * 20 * 0.5)
+    assert phase.parts == pytest.approx({"train": 24 * step, "step": 24 * 2, "forward": 24 * look})
+    assert bootstrap.phases[0].units == 6 * 3 / 2
+
+
+def test_sets_are_trained_on_whole_and_looked_at_where_they_are_complete():
+    groups = {"sets": 5, "sizes": [2, 4, 10]}
+    found = work(probe={"groups": groups})
+    (jobs,), (phase,) = found["probe-groups"], found["probe-groups"][0].phases
+    # 10 sets of 10 steps; a job of the random round has 24.
+    assert (jobs.count, phase.units) == (2, 50)
+    look = forward_flops(LM, 6 * 20, 10, 6 * 20 * 0.5)
+    step = training_flops(LM, 32, 32)
+    parts = {"train": 50 * step, "step": 50 * 2, "forward": 5 * 3 * look}
+    assert phase.parts == pytest.approx(parts)
+    for none in ({"probe": {"groups": {"sets": 0}}}, {"select": {"methods": ["random"]}}):
+        assert not {"plan-groups", "probe-groups", "groups"} & set(work(**none))
+
+
+def test_the_base_model_is_trained_only_where_no_checkpoint_is_given():
+    (base,) = work()["base"]
+    assert base.phases[0].parts == {"train": 6 * training_flops(LM, 4 * 32, 32)}
+    (given,) = work(base={"checkpoint": "x", "optimizer_warmup_steps": 2})["base"]
+    assert given.phases[0].units == 2
+
+
+def test_scoring_embeds_windows_with_the_language_model_and_counts_all_tokens():
+    (jobs,) = work()["score"]
+    (phase,) = jobs.phases
+    documents = 1000 / 3
+    assert phase.parts == pytest.approx(
+        {
+            "read": documents * 400,
+            "forward": forward_flops(LM, documents * 33, 16.5),
+            "tokenise": documents * 400,
+            "rows": documents,
+        }
+    )
+
+
+def test_an_encoder_tokenises_once_more_and_sees_its_chunks():
+    (jobs,) = work(sizes(encoder=ENCODER), fit={"encoder": {"name": "some/encoder"}})["score"]
+    parts = jobs.phases[0].parts
+    assert parts["tokenise"] == pytest.approx(2 * 1000 / 3 * 400)
+    assert parts["encoder_forward"] == pytest.approx(forward_flops(ENCODER, 1000 / 3 * 40, 40))
+    assert jobs.disk_bytes == pytest.approx(1000 / 3 * (60 + 4 * 16))
+
+
+def test_the_fit_of_an_encoder_trains_on_the_documents_of_its_rollouts():
+    initial, final = work(sizes(encoder=ENCODER), fit={"encoder": {"name": "some/encoder"}})["fit"]
+    by_unit = {p.unit: p for p in initial.phases}
+    assert by_unit["steps"].units == 2 * -(-(16 - 7) // 8)
+    step = 3 * forward_flops(ENCODER, 8 * 3 * 40, 40)
+    assert by_unit["steps"].parts == pytest.approx({"encoder_train": 4 * step})
+    assert {p.unit: p.units for p in final.phases}["steps"] == 2 * -(-(16 + 6 - 7) // 8)
+
+
+def test_proportional_quotas_pick_a_share_and_marginal_ones_order_all():
+    def greedy(quota: str) -> float:
+        (jobs,) = work(select={"group_mates": {"quota": quota}})["order-group-mates"]
+        return {p.unit: p for p in jobs.phases}["documents"].parts["greedy"]
+
+    assert greedy("marginal") == 1000 * (1000 / 25) * 8  # 25 clusters of 40, embeddings of 8
+    assert greedy("proportional") == 0.25 * greedy("marginal")
+
+
+def test_kmeans_compares_the_sample_with_every_centroid_in_every_iteration():
+    (jobs,) = work()["centroids"]
+    fit = {p.unit: p for p in jobs.phases}["iterations"]
+    assert fit.parts == {"kmeans": 1000 * 25 * 8 * 5, "sums": 1000 * 8 * 5}
+    assert fit.size == 1000 * 25 * 8 * 5 + WEIGHTS["sums"] * 1000 * 8 * 5
+
+
+def test_a_selection_is_trained_on_by_every_method_and_seed_for_the_same_steps():
+    (jobs,) = work()["evaluate"]
+    read, train = jobs.phases
+    steps = 1024 / (4 * 32)
+    assert (jobs.count, train.units) == (4, steps)
+    assert train.parts["train"] == steps * training_flops(LM, 4 * 32, 32)
+    assert read.parts["read"] == 1000 * 400  # of the pool
+
+
+def test_twice_the_documents_are_twice_the_work_of_what_reads_them_all():
+    for stage in ("check", "score", "cluster", "order-random", "take", "materialise"):
+        one, two = (work(sizes(documents=n))[stage][0] for n in (1000, 2000))
+        assert two.count == one.count
+        sizes_of = [sum(p.size for p in jobs.phases) for jobs in (one, two)]
+        # Twice as many clusters of the same size, too: similarities to centroids grow with both.
+        assert sizes_of[1] >= 2 * sizes_of[0] * 0.999, stage
+
+
+def test_every_part_is_a_known_kernel():
+    for known in (sizes(), sizes(encoder=ENCODER)):
+        for jobs in work(known).values():
+            for phase in (p for group in jobs for p in group.phases):
+                assert set(phase.parts) <= set(KERNELS)
+
+
+def test_the_size_of_a_phase_weighs_what_dominates_it():
+    assert Phase("x", 1, {"read": 5.0, "forward": 7.0, "train": 11.0}).size == 18.0
+    assert Phase("x", 1, {"read": 5.0, "rows": 7.0}).size == 5.0
+
+
+@pytest.mark.parametrize(("candidates", "evaluations"), [(None, 10 * 1000 - 45), (30, 300)])
+def test_brute_force_is_a_probing_step_for_every_document_that_is_tried(candidates, evaluations):
+    select = {
+        "methods": ["oracle_greedy"],
+        "budget": {"ratio": 0.01, "tokens": None},
+        "oracle_greedy": {"candidates": candidates},
+    }
+    found = work(select=select)
+    (jobs,) = found["order-oracle-greedy"]
+    assert (jobs.count, found["check-oracle-greedy"][0].count) == (1, 1)
+    (random, _), (phase,) = found["probe"], jobs.phases
+    assert phase.units == evaluations
+    per_step = {k: amount / random.phases[0].units for k, amount in random.phases[0].parts.items()}
+    assert phase.parts == pytest.approx({k: evaluations * v for k, v in per_step.items()})
+    assert "order-oracle-greedy" not in work()
+
+
+def test_semantic_clusters_are_made_beside_the_others_where_a_method_asks_for_them():
+    select = {"methods": ["semdedup", "random"]}
+    found = work(select=select, semantic={"embedding_size": 5})
+    (fit,), (embed,) = found["fit-semantic"], found["embed"]
+    assert fit.phases[0].parts == {"forward": forward_flops(LM, 60 * 33, 16.5)}
+    documents = 1000 / 3
+    assert (embed.count, embed.disk_bytes) == (3, pytest.approx(documents * (30 + 4 * 5)))
+    assert embed.phases[0].parts == pytest.approx(
+        {
+            "read": documents * 400,
+            "forward": forward_flops(LM, documents * 33, 16.5),
+            "tokenise": documents * 400,
+            "rows": documents,
+        }
+    )
+    sizes_of = [
+        {p.unit: p for p in j.phases}["iterations"].parts["sums"] for j in found["centroids"]
+    ]
+    assert sizes_of == [1000 * 8 * 5, 1000 * 5 * 5]  # influence-aware, semantic
+    assert [j.count for j in found["cluster"]] == [3, 3]
+    (order,) = found["order-semdedup"]
+    assert order.phases[1].parts == {"greedy": 1000 * 40 * 5}
+    influence = {"methods": ["semdedup"], "semdedup": {"clusters": "influence"}}
+    other = work(select=influence, semantic={"embedding_size": 5})
+    assert other["order-semdedup"][0].phases[1].parts == {"greedy": 1000 * 40 * 8}
+    assert not {"fit-semantic", "embed"} & set(other)
+
+
+@pytest.mark.parametrize(("iterations", "probed"), [(3, 3 * 4 * 5), (900, 1000)])
+def test_a_bandit_probes_arms_times_documents_in_each_iteration(iterations, probed):
+    section = {"iterations": iterations, "arms_per_iteration": 4, "documents_per_arm": 5}
+    select = {"methods": ["quad"], "quad": section | {"hessian": "gauss_newton"}}
+    found = work(select=select)
+    (jobs,) = found["probe-quad"]
+    assert (jobs.count, found["order-quad"][0].count) == (1, 1)
+    documents, products = jobs.phases
+    assert (documents.units, products.units) == (probed, 20)
+    assert documents.parts["train"] == pytest.approx(
+        probed * 2 / 3 * training_flops(LM, 32.0, 32.0)
+    )
+    assert documents.parts["read"] == iterations * 1000 * 400
+    assert work(select=select | {"quad": section})["probe-quad"][0].phases == [documents]
+    assert "probe-quad" not in work()
+
+
+def test_a_plan_counts_a_gpu_where_a_rule_asks_for_one_and_the_profile_names_that_rule():
+    root = Path(__file__).parents[2]
+    rules = "".join(path.read_text() for path in sorted((root / "workflow/rules").glob("*.smk")))
+    found = dict(re.findall(r"^rule (\w+):$(.*?)(?=^\w|\Z)", rules, re.MULTILINE | re.DOTALL))
+    asking = {name for name, rule in found.items() if "gpu=1" in rule}
+    commands = {re.search(r"workflow/run ([\w-]+)", found[name])[1] for name in asking}
+    assert commands == ON_GPU
+    inherited = re.findall(r"^use rule (\w+) as (\w+)", rules, re.MULTILINE)
+    profile = yaml.safe_load((root / "profiles/slurm/config.yaml").read_text())
+    assert profile["set-resources"].keys() == asking | {
+        new for old, new in inherited if old in asking
+    }

@@ -1,0 +1,528 @@
+"""Pool files and reference examples: what is read, what is refused, what a copy keeps."""
+
+import gzip
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from groupmates.errors import UserError
+from groupmates.pool import text_lines as lines_module
+from groupmates.pool.copy_rows import copy_rows
+from groupmates.pool.documents import read_documents, read_reference, sha256_of
+from groupmates.pool.listing import PoolFile
+from groupmates.settings.config import PoolColumns
+
+COLUMNS = PoolColumns(text="text", id="id", source="source")
+PLAIN = PoolColumns(text="text", id=None, source=None)
+LINES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
+KINDS = (*LINES, ".parquet", ".arrow")
+
+
+def compressed(content: bytes) -> bytes:
+    return zstandard.ZstdCompressor(write_checksum=True).compress(content)
+
+
+PACKED = {".jsonl": bytes, ".jsonl.gz": gzip.compress, ".jsonl.zst": compressed}
+
+
+def pool_file(folder: Path, content: bytes, suffix: str = ".jsonl") -> PoolFile:
+    path = folder / f"part{suffix}"
+    path.write_bytes(PACKED[suffix](content))
+    return PoolFile(str(path), f"web/part{suffix}")
+
+
+def write_stream(table: pa.Table, path: Path, batch_rows: int = 2) -> None:
+    """As save_to_disk writes one."""
+    with pa.OSFile(str(path), "wb") as raw, pa.ipc.new_stream(raw, table.schema) as stream:
+        stream.write_table(table, max_chunksize=batch_rows)
+
+
+def documents_file(folder: Path, rows: list[dict], suffix: str) -> PoolFile:
+    if suffix in LINES:
+        return pool_file(folder, b"".join(orjson.dumps(row) + b"\n" for row in rows), suffix)
+    path, table = folder / f"part{suffix}", pa.Table.from_pylist(rows)
+    if suffix == ".arrow":
+        write_stream(table, path)
+    else:
+        pq.write_table(table, path, row_group_size=2)
+    return PoolFile(str(path), f"web/part{suffix}")
+
+
+def copied_lines(file: PoolFile, rows: list[int], folder: Path) -> bytes:
+    """The uncompressed bytes of a copy."""
+    destination = folder / "copy"
+    copy_rows(file, np.array(rows, np.int64), destination)
+    content = destination.read_bytes()
+    if file.suffix == ".jsonl.gz":
+        return gzip.decompress(content)
+    if file.suffix == ".jsonl.zst":
+        return zstandard.ZstdDecompressor().decompressobj().decompress(content)
+    return content
+
+
+def refusal(action: Callable[[], object]) -> UserError:
+    with pytest.raises(UserError) as caught:
+        action()
+    return caught.value
+
+
+def read_refusal(file: PoolFile, columns: PoolColumns = COLUMNS) -> UserError:
+    return refusal(lambda: list(read_documents(file, columns)))
+
+
+# Reading
+
+
+@pytest.mark.parametrize("suffix", KINDS)
+def test_every_format_gives_the_same_documents_with_rows_counted_from_0(tmp_path, suffix):
+    rows = [
+        {"id": "a", "text": "one\ntwo", "source": "web", "score": 1.5},
+        {"id": "b", "text": "dæ☃", "source": None, "score": 2.5},
+        {"id": "c", "text": " x ", "source": "book", "score": 3.5},
+    ]
+    found = list(read_documents(documents_file(tmp_path, rows, suffix), COLUMNS))
+    assert [(d.row, d.doc_id, d.text, d.source) for d in found] == [
+        (0, "a", "one\ntwo", "web"),
+        (1, "b", "dæ☃", ""),
+        (2, "c", " x ", "book"),
+    ]
+
+
+@pytest.mark.parametrize("suffix", KINDS)
+def test_without_an_id_field_ids_are_name_and_row(tmp_path, suffix):
+    file = documents_file(tmp_path, [{"text": "one"}, {"text": "two"}], suffix)
+    found = [d.doc_id for d in read_documents(file, PLAIN)]
+    assert found == [f"web/part{suffix}#0", f"web/part{suffix}#1"]
+
+
+@pytest.mark.parametrize("suffix", KINDS)
+def test_numeric_ids_become_strings_and_an_absent_source_is_empty(tmp_path, suffix):
+    file = documents_file(tmp_path, [{"id": 7, "text": "one"}], suffix)
+    assert [(d.doc_id, d.source) for d in read_documents(file, COLUMNS)] == [("7", "")]
+
+
+def test_a_last_line_without_line_end_and_windows_line_ends_are_read(tmp_path):
+    file = pool_file(tmp_path, b'{"text": "one"}\r\n{"text": "two"}')
+    assert [d.text for d in read_documents(file, PLAIN)] == ["one", "two"]
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 1 << 18])
+def test_frames_skippable_frames_and_chunks_may_cut_anywhere(tmp_path, monkeypatch, chunk):
+    monkeypatch.setattr("groupmates.pool.text_lines.CHUNK_BYTES", chunk)
+    lines = b"".join(orjson.dumps({"text": f"text {i}" * 5}) + b"\n" for i in range(30))
+    skippable = struct.pack("<II", 0x184D2A50, 5) + b"index"
+    path = tmp_path / "part.jsonl.zst"
+    path.write_bytes(
+        compressed(lines[:100]) + skippable + compressed(lines[100:]) + compressed(b"") + skippable
+    )
+    file = PoolFile(str(path), path.name)
+    assert [d.text for d in read_documents(file, PLAIN)] == [f"text {i}" * 5 for i in range(30)]
+    assert copied_lines(file, list(range(30)), tmp_path) == lines
+
+
+def test_archives_with_a_window_above_the_usual_128_mb_are_read(tmp_path):
+    line = b'{"text": "one"}\n'
+    window = bytes([0, (28 - 10) << 3])  # 256 MB, as `zstd --long=28` declares it
+    block = (len(line) << 3 | 1).to_bytes(3, "little")  # the last block, not compressed
+    path = tmp_path / "part.jsonl.zst"
+    path.write_bytes(zstandard.MAGIC_NUMBER.to_bytes(4, "little") + window + block + line)
+    assert [d.text for d in read_documents(PoolFile(str(path), path.name), PLAIN)] == ["one"]
+
+
+def test_reading_begins_before_the_file_has_been_read_to_its_end(tmp_path):
+    line = b'{"text": "one"}\n'
+    file = pool_file(tmp_path, line * (lines_module.CHUNK_BYTES // len(line) * 2) + b"broken\n")
+    assert next(iter(read_documents(file, PLAIN))).text == "one"
+
+
+def test_parquet_reading_takes_only_the_columns_it_needs(tmp_path, monkeypatch):
+    asked = []
+    original = pq.ParquetFile.iter_batches
+    monkeypatch.setattr(
+        pq.ParquetFile,
+        "iter_batches",
+        lambda self, **options: asked.append(options["columns"]) or original(self, **options),
+    )
+    file = documents_file(
+        tmp_path, [{"id": "a", "text": "one", "embedding": [0.5] * 9}], ".parquet"
+    )
+    list(read_documents(file, COLUMNS))
+    assert asked == [["text", "id"]]
+
+
+# Refusing
+
+
+@pytest.mark.parametrize(
+    ("line", "expected", "found"),
+    [
+        (b"{'text': 1}", "a JSON object on every line", "{'text': 1}"),
+        (b"", "a JSON object on every line", "a blank line"),
+        (b"   ", "a JSON object on every line", "a blank line"),
+        (b'{"id": "b", "text": "caf\xe9"}', "UTF-8", "0xe9 at position 25"),
+        (b'["text"]', "a JSON object", "list"),
+        (b'{"id": "b", "body": "two"}', "a string in the field 'text'", "['id', 'body']"),
+        (b'{"id": "b", "text": 5}', "a string in the field 'text'", "int in 'text'"),
+        (b'{"id": "b", "text": null}', "a string in the field 'text'", "null in 'text'"),
+        (b'{"id": "b", "text": ""}', "text in the field 'text'", "an empty string"),
+        (b'{"id": "b", "text": " \\n\\t"}', "text in the field 'text'", "white space"),
+        (b'{"text": "two"}', "an id in the field 'id'", "the fields ['text']"),
+        (b'{"id": null, "text": "two"}', "an id in the field 'id'", "None"),
+        (b'{"id": [1], "text": "two"}', "an id in the field 'id'", "[1]"),
+    ],
+)
+@pytest.mark.parametrize("suffix", LINES)
+def test_a_bad_line_is_named_by_file_and_line_counted_from_1(
+    tmp_path, suffix, line, expected, found
+):
+    good = b'{"id": "a", "text": "one"}\n'
+    file = pool_file(tmp_path, good + line + b"\n" + good, suffix)
+    error = read_refusal(file)
+    assert expected in error.expected
+    assert found in error.found
+    assert error.where == f"{file.path}, line 2"
+    assert error.todo
+
+
+@pytest.mark.parametrize(
+    ("values", "expected", "found"),
+    [
+        ({"id": ["a", "b"], "text": ["one", None]}, "'text'", "null"),
+        ({"id": ["a", "b"], "text": ["one", "  "]}, "'text'", "white space"),
+        ({"id": ["a", None], "text": ["one", "two"]}, "'id'", "None"),
+    ],
+)
+def test_a_bad_parquet_row_is_named_by_its_number(tmp_path, values, expected, found):
+    path = tmp_path / "part.parquet"
+    pq.write_table(pa.table(values), path)
+    error = read_refusal(PoolFile(str(path), path.name))
+    assert expected in error.expected
+    assert found in error.found
+    assert error.where == f"{path}, row 2"
+
+
+def test_parquet_text_that_is_not_utf8_is_refused(tmp_path):
+    path = tmp_path / "part.parquet"
+    bad = pa.array([b"one", b"caf\xe9"]).view(pa.string())
+    pq.write_table(pa.table({"text": bad}), path)
+    error = read_refusal(PoolFile(str(path), path.name), PLAIN)
+    assert "UTF-8" in error.expected
+    assert "0xe9" in error.found
+    assert error.where == f"{path}, row 2"
+
+
+@pytest.mark.parametrize(("missing", "setting"), [("text", "text"), ("id", "id")])
+def test_a_missing_parquet_column_names_those_present_and_the_setting(tmp_path, missing, setting):
+    row = {"id": "a", "text": "one", "url": "u"}
+    del row[missing]
+    error = read_refusal(documents_file(tmp_path, [row], ".parquet"))
+    assert f"'{missing}'" in error.expected
+    assert "'url'" in error.found
+    assert f"pool.columns.{setting}" in error.todo
+
+
+@pytest.mark.parametrize("suffix", KINDS)
+def test_a_missing_file_is_refused(tmp_path, suffix):
+    file = PoolFile(str(tmp_path / f"none{suffix}"), "none")
+    for error in (
+        read_refusal(file),
+        refusal(lambda: copy_rows(file, np.arange(1), tmp_path / "copy")),
+        refusal(lambda: sha256_of(file.path)),
+    ):
+        assert error.found == "none"
+        assert error.where == file.path
+        assert "correct the path" in error.todo
+
+
+@pytest.mark.parametrize("suffix", KINDS)
+def test_a_file_without_documents_is_refused(tmp_path, suffix):
+    if suffix not in LINES:
+        path = tmp_path / f"part{suffix}"
+        write = write_stream if suffix == ".arrow" else pq.write_table
+        write(pa.table({"id": pa.array([], "string"), "text": pa.array([], "string")}), path)
+        file = PoolFile(str(path), path.name)
+    else:
+        file = pool_file(tmp_path, b"", suffix)
+    error = read_refusal(file)
+    assert "at least one row" in error.expected
+    assert error.where == file.path
+
+
+def damaged(folder: Path, damage: str) -> PoolFile:
+    rows = [{"id": str(i), "text": f"document {i * i} " * 20} for i in range(200)]
+    (suffix,) = [kind for kind in KINDS[1:] if kind.split(".")[-1] == damage.split()[-1]]
+    path = Path(documents_file(folder, rows, suffix).path)
+    content = path.read_bytes()
+    half = len(content) // 2
+    path.write_bytes(
+        {
+            "truncated zst": content[:half],
+            "last byte off zst": content[:-1],
+            "corrupt zst": content[:half] + bytes(8) + content[half + 8 :],
+            "gzip named zst": gzip.compress(b'{"text": "one"}\n'),
+            "garbage after zst": content + b"garbage",
+            "truncated gz": content[:half],
+            "last byte off gz": content[:-1],
+            "corrupt gz": content[:half] + bytes(8) + content[half + 8 :],
+            "checksum off gz": content[:-8] + bytes(8),
+            "plain text named gz": b'{"text": "one"}\n',
+            "garbage after gz": content + b"garbage",
+            "truncated parquet": content[:half],
+            "corrupt parquet": content[:4] + bytes(200) + content[204:],
+            "empty parquet": b"",
+            "truncated arrow": content[:half],
+            "end off arrow": content[:-8],
+            "two in one arrow": content + content,
+            "schema off arrow": bytes(64) + content[64:],
+            "empty arrow": b"",
+        }[damage]
+    )
+    return PoolFile(str(path), path.name)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "truncated zst",
+        "last byte off zst",
+        "corrupt zst",
+        "gzip named zst",
+        "garbage after zst",
+        "truncated gz",
+        "last byte off gz",
+        "corrupt gz",
+        "checksum off gz",
+        "plain text named gz",
+        "garbage after gz",
+        "truncated parquet",
+        "corrupt parquet",
+        "empty parquet",
+        "truncated arrow",
+        "end off arrow",
+        "two in one arrow",
+        "schema off arrow",
+        "empty arrow",
+    ],
+)
+def test_a_damaged_file_is_refused_by_reading_and_by_copying(tmp_path, damage):
+    file = damaged(tmp_path, damage)
+    for error in (
+        read_refusal(file),
+        refusal(lambda: copy_rows(file, np.arange(1), tmp_path / "copy")),
+    ):
+        assert "damaged" in error.found
+        assert error.where == file.path
+        assert "again" in error.todo
+
+
+def test_a_changed_letter_in_a_parquet_page_with_checksum_is_refused(tmp_path):
+    path = tmp_path / "part.parquet"
+    table = pa.table({"text": ["the one letter"]})
+    options = {"compression": "none", "use_dictionary": False, "write_statistics": False}
+    pq.write_table(table, path, write_page_checksum=True, **options)
+    path.write_bytes(path.read_bytes().replace(b"the one", b"the two"))
+    file = PoolFile(str(path), path.name)
+    assert "damaged" in read_refusal(file, PLAIN).found
+    assert "damaged" in refusal(lambda: copy_rows(file, np.arange(1), tmp_path / "copy")).found
+
+
+# Copying
+
+ODD_LINES = [
+    b'{"text": "plain"}',
+    b'  {"text" :\t"odd  space" }  ',
+    '{"text": "dæ☃ \u2028 \x85 𝄞"}'.encode(),
+    b'{"text": "\\u00e9 escaped", "n": 1.50e+3, "n": 2}',
+    b'{"text": "windows"}\r',
+    b"not JSON, \xff not UTF-8, \x00 \x0b \x0c\x1c",
+    b"",
+]
+
+
+@pytest.mark.parametrize("suffix", LINES)
+@pytest.mark.parametrize("chunk", [1, 7, 1 << 18])
+def test_copied_lines_are_the_same_bytes(tmp_path, monkeypatch, suffix, chunk):
+    monkeypatch.setattr("groupmates.pool.text_lines.CHUNK_BYTES", chunk)
+    file = pool_file(tmp_path, b"\n".join([*ODD_LINES, b"last"]), suffix)
+    expected = b"".join(line + b"\n" for line in [*ODD_LINES, b"last"])
+    assert copied_lines(file, list(range(8)), tmp_path) == expected
+    assert copied_lines(file, [2, 7], tmp_path) == ODD_LINES[2] + b"\nlast\n"
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    lines=st.lists(st.binary(max_size=30).map(lambda b: b.replace(b"\n", b"")), min_size=1),
+    chosen=st.randoms(use_true_random=False),
+    frame=st.integers(1, 60),
+    chunk=st.integers(1, 40),
+    suffix=st.sampled_from(LINES),
+)
+def test_any_lines_at_any_rows_come_out_unchanged(
+    tmp_path_factory, lines, chosen, frame, chunk, suffix
+):
+    folder = tmp_path_factory.mktemp("copy")
+    rows = sorted(chosen.sample(range(len(lines)), chosen.randint(0, len(lines))))
+    content = b"".join(line + b"\n" for line in lines)
+    path = folder / f"part{suffix}"
+    frames = [PACKED[suffix](content[i : i + frame]) for i in range(0, len(content), frame)]
+    path.write_bytes(b"".join(frames))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("groupmates.pool.text_lines.CHUNK_BYTES", chunk)
+        found = copied_lines(PoolFile(str(path), path.name), rows, folder)
+    assert found == b"".join(lines[row] + b"\n" for row in rows)
+
+
+def nested_table() -> pa.Table:
+    fields = [
+        pa.field("text", pa.large_string(), nullable=False, metadata={"unit": "none"}),
+        pa.field("meta", pa.struct([("url", pa.string()), ("hits", pa.list_(pa.int32()))])),
+        pa.field("labels", pa.map_(pa.string(), pa.float32())),
+        pa.field("embedding", pa.list_(pa.float32(), 2)),
+        pa.field("source", pa.dictionary(pa.int32(), pa.string())),
+        pa.field("crawled", pa.timestamp("us", tz="UTC")),
+    ]
+    rows = [
+        {
+            "text": f"text {i}",
+            "meta": {"url": f"u{i}", "hits": list(range(i % 3))} if i % 4 else None,
+            "labels": [("a", float(i))] if i % 2 else None,
+            "embedding": [float(i), -1.0],
+            "source": ["web", "book"][i % 2],
+            "crawled": 1_000_000 * i,
+        }
+        for i in range(20)
+    ]
+    return pa.Table.from_pylist(rows, schema=pa.schema(fields, metadata={"made": "by hand"}))
+
+
+@pytest.mark.parametrize("rows", [[0], [19], [0, 6, 7, 13, 19], list(range(20)), []])
+def test_copied_parquet_rows_keep_nested_columns_schema_and_metadata(tmp_path, rows):
+    table = nested_table()
+    path, copy = tmp_path / "part.parquet", tmp_path / "copy"
+    pq.write_table(table, path, row_group_size=7, compression={"text": "zstd", "crawled": "none"})
+    copy_rows(PoolFile(str(path), path.name), np.array(rows, np.int64), copy)
+    found = pq.ParquetFile(copy)
+    assert found.schema_arrow.equals(pq.ParquetFile(path).schema_arrow, check_metadata=True)
+    assert found.schema_arrow.metadata[b"made"] == b"by hand"
+    assert found.read().to_pylist() == table.take(pa.array(rows, pa.int64())).to_pylist()
+    assert found.metadata.num_row_groups == len({row // 7 for row in rows})
+    if rows:
+        group = found.metadata.row_group(0)
+        codecs = {group.column(i).path_in_schema: group.column(i).compression for i in range(2)}
+        assert codecs["text"] == "ZSTD"
+
+
+@pytest.mark.parametrize("suffix", KINDS)
+def test_no_rows_make_a_valid_empty_file(tmp_path, suffix):
+    file = documents_file(tmp_path, [{"id": "a", "text": "one"}], suffix)
+    copy = tmp_path / f"copy{suffix}"
+    copy_rows(file, np.array([], np.int64), copy)
+    assert "at least one row" in read_refusal(PoolFile(str(copy), "copy")).expected
+
+
+@pytest.mark.parametrize("suffix", KINDS)
+def test_the_same_copy_has_the_same_bytes(tmp_path, suffix):
+    rows = [{"id": str(i), "text": f"text {i}"} for i in range(50)]
+    file = documents_file(tmp_path, rows, suffix)
+    copies = [tmp_path / "first", tmp_path / "second"]
+    for copy in copies:
+        copy_rows(file, np.arange(0, 50, 3), copy)
+    assert copies[0].read_bytes() == copies[1].read_bytes()
+
+
+def test_a_copy_of_many_frames_is_one_frame_with_a_checksum(tmp_path):
+    path, copy = tmp_path / "part.jsonl.zst", tmp_path / "copy"
+    path.write_bytes(b"".join(compressed(b'{"text": "%d"}\n' % i) for i in range(50)))
+    copy_rows(PoolFile(str(path), path.name), np.arange(50), copy)
+    assert zstandard.get_frame_parameters(copy.read_bytes()).has_checksum
+    frame = zstandard.ZstdDecompressor().decompressobj()
+    assert frame.decompress(copy.read_bytes()).count(b"\n") == 50
+    assert frame.eof
+    assert frame.unused_data == b""
+
+
+@pytest.mark.parametrize("suffix", KINDS)
+def test_rows_past_the_end_say_that_the_pool_has_changed(tmp_path, suffix):
+    file = documents_file(tmp_path, [{"id": str(i), "text": "one"} for i in range(5)], suffix)
+    copy_rows(file, np.array([4]), tmp_path / "copy")
+    error = refusal(lambda: copy_rows(file, np.array([1, 5]), tmp_path / "copy"))
+    assert "at least 6 documents" in error.expected
+    assert error.found == "5"
+    assert error.where == file.path
+    assert "old file back" in error.todo
+
+
+@pytest.mark.parametrize("rows", [[1, 0], [1, 1], [-1, 0]])
+def test_rows_that_do_not_increase_are_our_mistake(tmp_path, rows):
+    file = pool_file(tmp_path, b'{"text": "one"}\n' * 3)
+    with pytest.raises(AssertionError):
+        copy_rows(file, np.array(rows), tmp_path / "copy")
+
+
+# Reference examples
+
+
+def reference_file(folder: Path, lines: list[bytes], suffix: str = ".jsonl") -> Path:
+    return Path(pool_file(folder, b"\n".join(lines), suffix).path)
+
+
+@pytest.mark.parametrize("suffix", LINES)
+def test_reference_rows_give_context_and_labelled_text_as_written(tmp_path, suffix):
+    lines = [
+        b'{"context": "He said", "continuation": " hello", "index": 3}',
+        b'{"prompt": "Add 1 and 2.\\n", "response": "3 ", "text": "ignored"}',
+        b'{"text": " all of it"}',
+        b'{"context": "", "continuation": "no context"}',
+    ]
+    assert list(read_reference(reference_file(tmp_path, lines, suffix))) == [
+        ("He said", " hello"),
+        ("Add 1 and 2.\n", "3 "),
+        ("", " all of it"),
+        ("", "no context"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "expected", "found"),
+    [
+        (b'{"prompt": "Add."}', "{prompt, response}", "['prompt']"),
+        (b'{"question": "?"}', "'text'", "['question']"),
+        (b'{"prompt": "Add.", "response": null}', "'response'", "null"),
+        (b'{"prompt": 5, "response": "x"}', "'prompt'", "int"),
+        (b'{"context": "a", "continuation": " "}', "'continuation'", "white space"),
+        (b"[]", "a JSON object", "list"),
+        (b"{", "a JSON object", "'{'"),
+    ],
+)
+def test_a_bad_reference_row_is_named_by_file_and_line(tmp_path, line, expected, found):
+    path = reference_file(tmp_path, [b'{"text": "fine"}', line])
+    error = refusal(lambda: list(read_reference(path)))
+    assert expected in error.expected
+    assert found in error.found
+    assert error.where == f"{path}, line 2"
+
+
+def test_missing_empty_and_parquet_reference_files_are_refused(tmp_path):
+    error = refusal(lambda: list(read_reference(tmp_path / "none.jsonl")))
+    assert (error.found, error.where) == ("none", str(tmp_path / "none.jsonl"))
+    error = refusal(lambda: list(read_reference(reference_file(tmp_path, []))))
+    assert "at least one row" in error.expected
+    error = refusal(lambda: list(read_reference(tmp_path / "a.parquet")))
+    assert "reference.paths" in error.todo
+
+
+def test_sha256_is_that_of_the_bytes(tmp_path):
+    path = tmp_path / "abc"
+    path.write_bytes(b"abc")
+    assert sha256_of(path).startswith(
+        "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    )

@@ -1,0 +1,380 @@
+"""Reading and writing artefacts: atomic, with schema and provenance, checked when read.
+
+An artefact is written under a temporary name beside its place and renamed when it is complete, so a
+file that exists is whole. Provenance holds no time and no host: the same settings, inputs and code
+give the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from groupmates import __version__
+from groupmates.artefacts.catalogue import ARTEFACTS
+from groupmates.errors import UserError
+
+KEY = b"groupmates"
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where an artefact comes from; `inputs` maps an input's name to its digest."""
+
+    stage: str
+    settings: dict[str, Any]
+    inputs: dict[str, str] = field(default_factory=dict)
+
+    def record(self, artefact: str) -> dict[str, Any]:
+        return {
+            "artefact": artefact,
+            "version": ARTEFACTS[artefact].version,
+            "code": code_revision(),
+            **asdict(self),
+        }
+
+
+@cache
+def code_revision() -> str:
+    """Package version and, in a git checkout, the commit, with `-dirty` for local changes."""
+    git = [
+        "git",
+        "-C",
+        str(Path(__file__).parent),
+        "describe",
+        "--always",
+        "--dirty",
+        "--abbrev=12",
+    ]
+    try:
+        described = subprocess.run(git, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return __version__
+    return f"{__version__}+{described.stdout.strip()}"
+
+
+def digest(path: Path) -> str:
+    """Fingerprint of an input.
+
+    A Parquet file is known by its footer (schema, provenance, and size, offset and statistics of
+    every column chunk), so that embeddings of a terabyte need not be read; a folder by the digests
+    of its files; anything else by its bytes.
+    """
+    path = Path(path)
+    if path.is_dir():
+        listing = [
+            f"{p.relative_to(path)} {digest(p)}" for p in sorted(path.rglob("*")) if p.is_file()
+        ]
+        return hashlib.sha256("\n".join(listing).encode()).hexdigest()
+    if path.suffix == ".parquet":
+        with path.open("rb") as file:
+            file.seek(-8, os.SEEK_END)
+            length = int.from_bytes(file.read(4), "little")
+            file.seek(-8 - length, os.SEEK_END)
+            return hashlib.sha256(file.read(length)).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digests(**inputs: Path | list[Path]) -> dict[str, str]:
+    """Digests by name; a list is numbered."""
+    found: dict[str, str] = {}
+    for name, value in inputs.items():
+        if isinstance(value, list):
+            found |= {f"{name}[{i}]": digest(p) for i, p in enumerate(value)}
+        else:
+            found[name] = digest(value)
+    return found
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path (file or folder, the caller makes it) that becomes `path` on success.
+
+    What a killed job left of the same path is removed first.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The number in full: `x.examples` beside `x` may be in the making in another job.
+    leftover = re.compile(rf"\.{re.escape(path.name)}\.\d+\.partial")
+    for sibling in path.parent.iterdir():
+        if leftover.fullmatch(sibling.name):
+            _remove(sibling)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield temporary
+        if temporary.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+        temporary.rename(path)
+    finally:
+        _remove(temporary)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+class TableWriter:
+    """Writes batches of an artefact's table; used inside `table_writer`."""
+
+    def __init__(self, writer: pq.ParquetWriter, schema: pa.Schema) -> None:
+        self._writer, self._schema = writer, schema
+
+    def write(self, columns: dict[str, Any]) -> None:
+        """Append one row group; a column is whatever `pa.array` takes, or a 2-D float array."""
+        arrays = [_array(columns[f.name], f.type) for f in self._schema]
+        self._writer.write_table(pa.Table.from_arrays(arrays, schema=self._schema))
+
+
+def _array(values: Any, kind: pa.DataType) -> pa.Array:
+    if isinstance(values, (pa.Array, pa.ChunkedArray)):
+        return values.cast(kind)
+    if pa.types.is_fixed_size_list(kind):
+        flat = pa.array(values.reshape(-1), type=kind.value_type)
+        return pa.FixedSizeListArray.from_arrays(flat, kind.list_size)
+    if pa.types.is_dictionary(kind):
+        return pa.array(values, pa.string()).dictionary_encode()
+    return pa.array(values, type=kind)
+
+
+@contextmanager
+def table_writer(
+    path: Path, artefact: str, provenance: Provenance, embedding_size: int | None = None
+) -> Iterator[TableWriter]:
+    """Write a table of `artefact`'s schema, row group by row group, atomically."""
+    schema = ARTEFACTS[artefact].schema(embedding_size)
+    record = json.dumps(provenance.record(artefact), sort_keys=True)
+    schema = schema.with_metadata({KEY: record.encode()})
+    with (
+        replacing(path) as temporary,
+        pq.ParquetWriter(
+            temporary, schema, compression="zstd", write_page_checksum=True, store_schema=True
+        ) as writer,
+    ):
+        yield TableWriter(writer, schema)
+
+
+def write_table(
+    path: Path,
+    artefact: str,
+    provenance: Provenance,
+    columns: dict[str, Any],
+    embedding_size: int | None = None,
+) -> None:
+    """Write a whole table of `artefact`'s schema atomically."""
+    with table_writer(path, artefact, provenance, embedding_size) as writer:
+        writer.write(columns)
+
+
+def open_table(path: Path, artefact: str) -> pq.ParquetFile:
+    """A checked Parquet file: whole, written by us, of this artefact, version and columns."""
+    path = Path(path)
+    redo = f"delete the file and run snakemake again: it remakes {ARTEFACTS[artefact].path}"
+    try:
+        file = pq.ParquetFile(path, page_checksum_verification=True)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise UserError(
+            expected=f"a Parquet file with {ARTEFACTS[artefact].meaning}",
+            found=f"a file that cannot be read ({error})" if path.exists() else "no file",
+            where=str(path),
+            todo=redo,
+        ) from error
+    metadata = (file.schema_arrow.metadata or {}).get(KEY)
+    _check_record(json.loads(metadata) if metadata else {}, artefact, path, "file")
+    names = set(ARTEFACTS[artefact].columns or ())
+    if not names <= set(file.schema_arrow.names):
+        raise UserError(
+            expected=f"the columns {sorted(names)}",
+            found=f"{file.schema_arrow.names}",
+            where=str(path),
+            todo=redo,
+        )
+    return file
+
+
+def embedded_as(path: Path) -> str:
+    """Which artefact with embeddings a table is: `semantic`, or else a `score` file."""
+    with intact(path):
+        record = json.loads((pq.read_schema(path).metadata or {}).get(KEY, b"{}"))
+    return "semantic" if record.get("artefact") == "semantic" else "score"
+
+
+def embedding_size(path: Path) -> int:
+    """Size of the embeddings in such a table."""
+    size: int = open_table(path, embedded_as(path)).schema_arrow.field("embedding").type.list_size
+    return size
+
+
+def read_table(path: Path, artefact: str, columns: list[str] | None = None) -> pa.Table:
+    """A checked table; see `open_table`. Damaged pages raise `UserError` too."""
+    file = open_table(path, artefact)
+    with intact(path):
+        return file.read(columns=columns)
+
+
+def read_where(
+    path: Path, artefact: str, columns: list[str], filters: list[tuple[str, str, Any]]
+) -> pa.Table:
+    """Rows of a checked table; row groups whose statistics exclude them are not read."""
+    open_table(path, artefact)
+    with intact(path):
+        return pq.read_table(
+            path, columns=columns, filters=filters, page_checksum_verification=True
+        )
+
+
+def table_record(path: Path, artefact: str) -> dict[str, Any]:
+    """The provenance of a checked table."""
+    record: dict[str, Any] = json.loads(open_table(path, artefact).schema_arrow.metadata[KEY])
+    return record
+
+
+def row_groups(path: Path, artefact: str, columns: list[str]) -> Iterator[pa.Table]:
+    """A checked table in pieces, row group by row group, for what must not be in memory as one."""
+    file = open_table(path, artefact)
+    for group in range(file.num_row_groups):
+        with intact(path):
+            table = file.read_row_group(group, columns)
+        yield table
+
+
+@contextmanager
+def intact(path: Path) -> Iterator[None]:
+    """What fails inside is a damaged page of the artefact at `path`."""
+    try:
+        yield
+    except (OSError, pa.ArrowInvalid) as error:
+        raise UserError(
+            expected="intact pages",
+            found=f"a damaged file ({error})",
+            where=str(path),
+            todo="delete the file and run snakemake again: it remakes it and what follows from it",
+        ) from error
+
+
+def embeddings(table: pa.Table | pa.RecordBatch, column: str = "embedding") -> Any:
+    """The embeddings of a table as a float32 array [rows, embedding_size], without Python lists."""
+    values = table[column]
+    if isinstance(values, pa.ChunkedArray):
+        values = values.combine_chunks()
+    return (
+        values.flatten().to_numpy(zero_copy_only=False).reshape(len(values), values.type.list_size)
+    )
+
+
+def write_json(path: Path, artefact: str, provenance: Provenance, body: dict[str, Any]) -> None:
+    """Write `body` and its provenance as JSON with sorted keys, atomically."""
+    content = {**body, "provenance": provenance.record(artefact)}
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON artefact, with a `UserError` where it is missing or damaged."""
+    try:
+        content: dict[str, Any] = json.loads(Path(path).read_text())
+        return content
+    except (OSError, ValueError) as error:
+        raise UserError(
+            expected="a JSON artefact",
+            found=f"a file that cannot be read ({error})",
+            where=str(path),
+            todo="run snakemake; where the file exists and is damaged, delete it first",
+        ) from error
+
+
+def write_folder_provenance(folder: Path, artefact: str, provenance: Provenance) -> None:
+    """Mark a folder artefact; call it inside `replacing`, with the temporary folder."""
+    content = json.dumps(provenance.record(artefact), indent=2, sort_keys=True)
+    (folder / "provenance.json").write_text(content + "\n")
+
+
+def read_folder_json(folder: Path, artefact: str, name: str) -> dict[str, Any]:
+    """A JSON file of a folder artefact, after checking the folder's artefact and version."""
+    _check_record(read_json(folder / "provenance.json"), artefact, folder, "folder")
+    return read_json(folder / name)
+
+
+def read_artefact_json(path: Path, artefact: str) -> dict[str, Any]:
+    """What `write_json` wrote, after checking its artefact and version."""
+    body = read_json(path)
+    _check_record(body.get("provenance", {}), artefact, path, "JSON file")
+    return body
+
+
+def read_centroids(path: Path) -> np.ndarray:
+    """The centroids [K, D], which must be those that the record beside them describes."""
+    try:
+        centroids_KD: np.ndarray = np.load(path)
+        if read_artefact_json(path.with_suffix(".json"), "centroids").get("sha256") != digest(path):
+            raise ValueError("its sha256 is not the one in the .json beside it")
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(
+            expected="the centroids of the clusters",
+            found=f"a file that cannot be read ({error})",
+            where=str(path),
+            todo="delete the file and run snakemake again",
+        ) from error
+    return centroids_KD
+
+
+def _check_record(record: dict[str, Any], artefact: str, path: Path, kind: str) -> None:
+    expected = {"artefact": artefact, "version": ARTEFACTS[artefact].version}
+    found = {key: record.get(key) for key in expected}
+    if found != expected:
+        version = found["version"] or 0
+        newer = found["artefact"] == artefact and version > ARTEFACTS[artefact].version
+        redo = f"delete the {kind.split()[-1]} and run snakemake again: it remakes it"
+        raise UserError(
+            expected=f"a {kind} of the artefact {expected}",
+            found=f"{found}, written by {record.get('code', 'something else')}",
+            where=str(path),
+            todo=f"use the code that wrote it, which is newer than this; or {redo}"
+            if newer
+            else redo,
+        )
+
+
+def concatenate(paths: Iterable[Path], artefact: str, columns: list[str] | None = None) -> pa.Table:
+    """Tables of one artefact below each other, in the order of `paths`."""
+    return pa.concat_tables([read_table(p, artefact, columns) for p in paths]).unify_dictionaries()
+
+
+def rows_of(score: Path) -> int:
+    rows: int = open_table(score, "score").metadata.num_rows
+    return rows
+
+
+def read_clusters(score: Path, cluster: Path) -> np.ndarray:
+    """Cluster of every document of a shard, int32 [rows], after comparing the documents' ids."""
+    ids = read_table(score, "score", ["doc_id"])["doc_id"]
+    table = read_table(cluster, "cluster")
+    if not ids.equals(table["doc_id"]):
+        raise UserError(
+            expected=f"clusters of the {len(ids):,} documents of {score}, row by row",
+            found=f"{len(table):,} rows of other documents or in another order",
+            where=str(cluster),
+            todo="delete the clusters of this shard and run snakemake again",
+        )
+    clusters: np.ndarray = table["cluster"].to_numpy()
+    return clusters

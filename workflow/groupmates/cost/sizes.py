@@ -1,0 +1,270 @@
+"""How large the inputs of a run are: counted where they are there, from `plan:` where they are not.
+
+Light: no torch. A few hundred documents of a few files are read, whatever the pool's size.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import zstandard
+from tokenizers import Tokenizer
+
+from groupmates.cost.flops import Shape, clipped_mean
+from groupmates.errors import UserError
+from groupmates.pool.arrow_tables import number_of_rows
+from groupmates.pool.documents import read_documents, read_reference
+from groupmates.pool.listing import TABLES, PoolFile, deal, expand, list_files
+from groupmates.pool.opening import exists, opened, size_of
+from groupmates.settings.config import Config, PlannedShape
+
+FILES_READ = 8
+DOCUMENTS_READ = 200  # of each of these files
+PREFIX_BYTES = 1 << 20  # of a file, that the number of its lines is estimated from
+BYTES_PER_TOKEN = 4.0  # where there is no tokenizer yet; `basis` then says "assumed"
+
+
+@dataclass
+class Sizes:
+    """Means are per document or reference example. `basis` says where each number comes from."""
+
+    documents: int
+    tokens: float
+    window_tokens: float  # at most sequence_length + 1: what is probed, and embedded by "lm"
+    encoder_tokens: float  # at most chunks x chunk_tokens
+    text_bytes: float
+    file_bytes: float
+    reference_tokens: float
+    label_share: float
+    selection_examples: int
+    evaluation_examples: int
+    files: int
+    shards: int
+    lm: Shape
+    encoder: Shape | None
+    basis: dict[str, str] = field(default_factory=dict)
+
+
+def measure(config: Config, root: Path) -> Sizes:
+    """Sizes of the inputs of `config`, whose run lies in the folder `root`."""
+    basis: dict[str, str] = {}
+    planned = config.plan.pool
+    builtin = config.pool.paths == "builtin"
+    patterns = (
+        [str(root / f"corpus/shard-{i:05d}.jsonl.zst") for i in range(config.corpus.files)]
+        if builtin
+        else list(config.pool.paths)
+    )
+    files = list_files(patterns)
+    there = [f for f in files if exists(f.path)]
+    # The corpus that a calibration made is the corpus; it only stood in for a pool of files.
+    sampled = there or (_calibration_files(root) if builtin else [])
+    text = _texts(config, sampled) if sampled else []
+    lengths = np.array([len(t.encode()) for t in text], float)
+
+    documents = planned.documents
+    basis["documents"] = "plan.pool"
+    if documents is None and builtin:
+        documents, basis["documents"] = config.corpus.documents, "corpus.documents"
+    if documents is None:
+        documents, basis["documents"] = count_documents(files, there)
+    text_bytes = planned.text_bytes_per_document
+    if text_bytes is None:
+        text_bytes = _mean(lengths, "text_bytes_per_document", files)
+        basis["text_bytes"] = f"{len(text):,} documents read"
+    file_bytes = planned.file_bytes_per_document
+    if file_bytes is None:
+        sizes = [size_of(f.path) for f in sampled]
+        per_file = [lines_of(f) for f in sampled[:FILES_READ]]
+        if not per_file:
+            raise _no_pool("file_bytes_per_document", files)
+        file_bytes = sum(sizes[:FILES_READ]) / max(1.0, sum(per_file))
+        basis["file_bytes"] = f"{len(per_file)} files"
+
+    counts, source = _token_counts(config, root, text)
+    tokens = planned.tokens_per_document
+    if tokens is None:
+        if not len(counts):
+            tokens, basis["tokens"] = text_bytes / BYTES_PER_TOKEN, "assumed: 4 bytes a token"
+        else:
+            tokens, basis["tokens"] = float(counts.mean()) + 1, f"{len(text):,} documents, {source}"
+    window, chunk = config.sample.sequence_length + 1, config.fit.encoder.chunk_tokens
+    ceiling = chunk * config.fit.encoder.chunks
+
+    def at_most(limit: int) -> float:
+        """Mean of the tokens up to a limit; the sample's shape at the mean of all documents."""
+        if not len(counts):
+            return clipped_mean(tokens, limit)
+        return float(np.minimum((counts + 1) * (tokens / (counts.mean() + 1)), limit).mean())
+
+    reference, label_share, known = _reference(config, root)
+    basis["reference"] = known
+    lm = model_shape(config)
+    encoder = None if config.fit.encoder.name == "lm" else encoder_shape(config)
+    return Sizes(
+        documents=documents,
+        tokens=tokens,
+        window_tokens=at_most(window),
+        encoder_tokens=at_most(ceiling),
+        text_bytes=text_bytes,
+        file_bytes=file_bytes,
+        reference_tokens=reference,
+        label_share=label_share,
+        selection_examples=config.reference.selection_examples,
+        evaluation_examples=config.reference.evaluation_examples,
+        files=len(files),
+        shards=len(deal(files, config.pool.files_per_shard, config.pool.shard_mb)),
+        lm=lm,
+        encoder=encoder,
+        basis=basis,
+    )
+
+
+def _calibration(root: Path) -> Path:
+    return root.with_name(root.name + "-calibration")
+
+
+def _calibration_files(root: Path) -> list[PoolFile]:
+    return [
+        PoolFile(str(path), path.name)
+        for path in sorted((_calibration(root) / "corpus").glob("shard-*.jsonl.zst"))
+    ]
+
+
+def _mean(lengths: np.ndarray, key: str, files: list[PoolFile]) -> float:
+    if not len(lengths):
+        raise _no_pool(key, files)
+    return float(lengths.mean())
+
+
+def _no_pool(key: str, files: list[PoolFile]) -> UserError:
+    return UserError(
+        expected="pool files that sizes are looked up in, or their sizes in the configuration",
+        found=f"none of the {len(files):,} files, the first is {files[0].path}",
+        where=f"plan.pool.{key}",
+        todo="set plan.pool.documents, tokens_per_document, text_bytes_per_document and "
+        "file_bytes_per_document; for the built-in corpus run make calibrate first",
+    )
+
+
+def _texts(config: Config, files: list[PoolFile]) -> list[str]:
+    """The first documents of some files; files evenly spread over the pool."""
+    step = max(1, len(files) // FILES_READ)
+    columns = config.pool.columns.model_copy(update={"source": None})
+    found: list[str] = []
+    for file in files[::step][:FILES_READ]:
+        found += [d.text for d in islice(read_documents(file, columns, []), DOCUMENTS_READ)]
+    return found
+
+
+def count_documents(files: list[PoolFile], there: list[PoolFile]) -> tuple[int, str]:
+    """Documents of the pool: rows of Parquet files, an estimate of the lines of others."""
+    if not there:
+        raise _no_pool("documents", files)
+    step = max(1, len(there) // FILES_READ)
+    some = there[::step][:FILES_READ]
+    share = sum(size_of(f.path) for f in some) / sum(size_of(f.path) for f in there)
+    estimate = sum(map(lines_of, some)) / share * len(files) / len(there)
+    return round(estimate), f"estimated from {len(some)} of {len(files):,} files"
+
+
+def lines_of(file: PoolFile) -> float:
+    """Rows of a pool file: exact for a table, else by the lines in its first megabyte."""
+    if file.suffix in TABLES:
+        return float(number_of_rows(file.path))
+    size = size_of(file.path)
+    with opened(file.path) as stream:
+        prefix = stream.read(PREFIX_BYTES)
+    text, rest = b"", prefix
+    while rest and file.suffix != ".jsonl":  # frame after frame
+        decoder: Any = zlib.decompressobj(wbits=31)
+        if file.suffix == ".jsonl.zst":
+            decoder = zstandard.ZstdDecompressor().decompressobj()
+        text += decoder.decompress(rest)
+        rest = decoder.unused_data
+    text = text or prefix
+    return text.count(b"\n") * size / max(1, len(prefix))
+
+
+def _token_counts(config: Config, root: Path, texts: list[str]) -> tuple[np.ndarray, str]:
+    """Tokens of each text by the language model's tokenizer, where it is there already."""
+    folders: list[str | Path | None] = [
+        config.sample.tokenizer,
+        config.base.checkpoint,
+        root / "sample/tokenizer",
+    ]
+    if config.sample.tokenizer is None and config.base.checkpoint is None:
+        folders.append(_calibration(root) / "sample/tokenizer")  # trained, as the run's will be
+    for folder in folders:
+        path = Path(folder) / "tokenizer.json" if folder is not None else None
+        if path is not None and path.exists() and texts:
+            tokenizer = Tokenizer.from_file(str(path))
+            encoded = tokenizer.encode_batch(texts, add_special_tokens=False)
+            return np.array([len(e.ids) for e in encoded], float), f"tokenizer in {path.parent}"
+    return np.empty(0), "no tokenizer"
+
+
+def _reference(config: Config, root: Path) -> tuple[float, float, str]:
+    """Mean tokens of a reference example, share of them that are labels, and how they are known."""
+    most = config.reference.split.max_tokens
+    planned, builtin = config.plan.reference_tokens, config.reference.paths == "builtin"
+    known = [root / "sample/reference.parquet"]
+    if builtin and planned is None:
+        known.append(_calibration(root) / "sample/reference.parquet")
+    for path in known:
+        if path.exists():
+            table = pq.read_table(path, columns=["input_ids", "label_start"])
+            tokens = np.array([len(ids) for ids in table["input_ids"]])
+            labels = tokens - table["label_start"].to_numpy()
+            return float(tokens.mean()), float(labels.sum() / tokens.sum()), str(path)
+    if planned is not None:
+        return min(planned, most), 1.0, "plan.reference_tokens"
+    if config.reference.paths != "builtin":
+        paths = expand(list(config.reference.paths), "reference.paths")
+        if Path(paths[0]).exists():
+            lengths = [
+                len((a + b).encode()) for a, b in islice(read_reference(Path(paths[0])), 200)
+            ]
+            mean = float(np.minimum(np.array(lengths) / BYTES_PER_TOKEN, most).mean())
+            return mean, 1.0, f"{paths[0]}, assumed: 4 bytes a token"
+    return float(most), 1.0, "assumed: as long as reference.split.max_tokens allows"
+
+
+def model_shape(config: Config) -> Shape:
+    """Of the probed model: base.checkpoint's config.json, plan.checkpoint, or base.architecture."""
+    if config.base.checkpoint is None:
+        made, tokens = config.base.architecture, config.sample.vocabulary_size
+        given = Path(config.sample.tokenizer or "") / "tokenizer.json"
+        if config.sample.tokenizer and given.exists():
+            tokens = Tokenizer.from_file(str(given)).get_vocab_size()
+        return Shape(made.hidden_size, made.layers, tokens)
+    return _shape(config.base.checkpoint, config.plan.checkpoint, "checkpoint")
+
+
+def encoder_shape(config: Config) -> Shape:
+    return _shape(config.fit.encoder.name, config.plan.encoder, "encoder")
+
+
+def _shape(folder: str, planned: PlannedShape | None, key: str) -> Shape:
+    path = Path(folder) / "config.json"
+    if path.exists():
+        body = json.loads(path.read_text())
+        try:
+            return Shape(body["hidden_size"], body["num_hidden_layers"], body["vocab_size"])
+        except KeyError:
+            pass  # some architectures name them otherwise
+    if planned is None:
+        raise UserError(
+            expected="the shape of a model that is not there yet",
+            found=f"no config.json with hidden_size, num_hidden_layers and vocab_size in {folder}",
+            where=f"plan.{key}",
+            todo=f"set plan.{key}: {{hidden_size, layers, vocabulary_size}}, or put the model there",
+        )
+    return Shape(planned.hidden_size, planned.layers, planned.vocabulary_size)

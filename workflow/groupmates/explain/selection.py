@@ -1,0 +1,284 @@
+"""What one method has selected, as a question about one document reads it.
+
+Of the pool only narrow columns are read whole; of embeddings the row groups of the documents that
+are asked for. A document is known by its place: number of its score file, row in it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from groupmates.artefacts.catalogue import DOCUMENT, path
+from groupmates.artefacts.store import (
+    digests,
+    embedded_as,
+    embedding_size,
+    embeddings,
+    intact,
+    open_table,
+    read_folder_json,
+    read_table,
+    read_where,
+    row_groups,
+    table_record,
+)
+from groupmates.errors import UserError
+from groupmates.maths.relation import Relation
+
+T = TypeVar("T")
+R = TypeVar("R")
+READERS = min(16, 2 * (os.cpu_count() or 1))  # files that are read at once
+
+
+@dataclass(frozen=True)
+class Order:
+    """A cluster's documents in the order in which a method takes them; the first `taken` are."""
+
+    place_N2: np.ndarray
+    theta_N: np.ndarray
+    taken: int
+
+    def rank(self, place: tuple[int, int] | None) -> int | None:
+        """Position of a document; None where it is not in the order."""
+        if place is None:
+            return None
+        found = np.flatnonzero((self.place_N2 == place).all(axis=1))
+        return int(found[0]) if len(found) else None
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The files of a method's selection; `made` is the provenance of its order.
+
+    `embedded`: the embeddings that it compares documents by, rows as in `score`.
+    """
+
+    run: Path
+    method: str
+    select: list[Path]
+    score: list[Path]
+    cluster: list[Path]
+    orders: list[Path]
+    embedded: list[Path]
+    made: dict[str, Any]
+
+    @classmethod
+    def of(cls, run: Path, method: str) -> Self:
+        """A finished selection; `UserError` where its inputs are no longer those it was made from."""
+        select = sorted(run.glob(path("select").format(method=method, shard="*")))
+        if not select:
+            others = sorted(folder.name for folder in (run / "select").glob("*") if folder.is_dir())
+            raise UserError(
+                expected="a selection of this method",
+                found=f"none; there are {', '.join(others)}" if others else "none of any method",
+                where=str(run / "select" / method),
+                todo="correct the run's folder or --method, or let snakemake finish the selection",
+            )
+        record = table_record(select[0], "select")
+        count = {name: sum(i.startswith(f"{name}[") for i in record["inputs"]) for name in FILES}
+        first = run / FILES["orders"].format(n="00000", method=method)
+        made = table_record(first, "order") if first.exists() else {"settings": {}}
+        meant = clusters_of(made) == "semantic"
+        files = {
+            name: [run / pattern.format(n=f"{i:05d}", method=method) for i in range(count[name])]
+            for name, pattern in (FILES | MEANT if meant else FILES).items()
+        }
+        check_unchanged(record["inputs"], files, select[0])
+        embedded = files["score"]
+        if meant and "semdedup" in made["settings"]:
+            embedded = [
+                run / path("semantic").format(shard=f"{i:05d}") for i in range(len(embedded))
+            ]
+            recorded = {k: v for k, v in made["inputs"].items() if k.startswith("semantic[")}
+            check_unchanged(recorded, {"semantic": embedded}, first)
+        return cls(run, method, select, **files, embedded=embedded, made=made)
+
+    @cached_property
+    def relation(self) -> Relation:
+        """The relation of the final influence model, as the method goes by it."""
+        model = self.run / path("fit").format(model="final")
+        fitted = Relation.from_json(read_folder_json(model, "fit", "relation.json"))
+        ours = self.made["settings"]["group_mates"]
+        return fitted.used_as(ours["relation"], ours.get("sharpness"))
+
+    def check_model(self, made: dict[str, Any], file: Path) -> None:
+        """That the influence model is the one that `file`, of the provenance `made`, was made with."""
+        if "model" in made["inputs"]:
+            model = self.run / path("fit").format(model="final")
+            check_unchanged({"model": made["inputs"]["model"]}, {"model": model}, file)
+
+    def find(self, doc_id: str) -> tuple[int, int]:
+        """Place of a document."""
+        tasks = ((shard, file, doc_id) for shard, file in enumerate(self.score))
+        for place in _parallel(_find, tasks):
+            if place is not None:
+                return place
+        known = next(row_groups(self.score[0], "score", ["doc_id"]))["doc_id"][0].as_py()
+        raise UserError(
+            expected=f"the id of a document of the pool, such as {known}",
+            found=repr(doc_id),
+            where=str(self.run / "score"),
+            todo="look ids up in score/*.parquet; a text that is not in the pool: --text FILE",
+        )
+
+    def document(self, place: tuple[int, int]) -> dict[str, Any]:
+        """Everything that score/ and cluster/ know of a document; its embedding as an array."""
+        at_12 = np.array([place])
+        columns = [*DOCUMENT, "source", "n_tokens", "individual_influence"]
+        (found,) = _rows(self.score, at_12, columns).to_pylist()
+        clusters = read_table(self.cluster[place[0]], "cluster", ["cluster"])["cluster"]
+        return found | {
+            "embedding": embeddings(_rows(self.embedded, at_12, ["embedding"]))[0],
+            "cluster": clusters[place[1]].as_py(),
+        }
+
+    def influences(self) -> list[np.ndarray]:
+        """Individual influence of every document, shard by shard: 4 bytes per document."""
+        tasks = ((file, "score", "individual_influence") for file in self.score)
+        return list(_parallel(_column, tasks))
+
+    def members(self, cluster: int) -> np.ndarray:
+        """Places of a cluster's documents in pool order, int64 [N, 2]."""
+        tasks = ((file, "cluster", "cluster") for file in self.cluster)
+        rows = [np.flatnonzero(c == cluster) for c in _parallel(_column, tasks)]
+        shards = np.repeat(np.arange(len(rows)), [len(r) for r in rows])
+        return np.stack([shards, np.concatenate(rows)], axis=1)
+
+    def order(self, cluster: int, members_N2: np.ndarray, taken: int) -> Order:
+        """The documents among `members_N2` that the method has put in order, by (key, rank, place)."""
+        wanted = _codes(members_N2[:, 0], members_N2[:, 1])
+        names = ["shard", "row", "key", "rank", "group_influence"]
+        found: dict[str, list[np.ndarray]] = {name: [] for name in names}
+        by_cluster = "partitions" in self.made["settings"]  # else each file has its shards
+        files = [self.orders[cluster % len(self.orders)]] if by_cluster else self.orders
+        for table in (t for file in files for t in row_groups(file, "order", names)):
+            columns = {name: table[name].to_numpy() for name in names}
+            here = np.isin(_codes(columns["shard"], columns["row"]), wanted)
+            for name in names:
+                found[name].append(columns[name][here])
+        all_ = {name: np.concatenate(values) for name, values in found.items()}
+        by = np.lexsort((all_["row"], all_["shard"], all_["rank"], all_["key"]))
+        place_N2 = np.stack([all_["shard"][by], all_["row"][by]], axis=1)
+        return Order(place_N2, all_["group_influence"][by], taken)
+
+    def taken(self, cluster: int) -> int:
+        """How many documents of a cluster are selected."""
+        tasks = ((file, "select", ["cluster"], [("cluster", "=", cluster)]) for file in self.select)
+        return sum(map(len, _parallel(read_where, tasks)))
+
+    def last_key(self) -> float:
+        """Key of the last document that was taken; 8 bytes per document of the order."""
+        taken = sum(open_table(file, "select").metadata.num_rows for file in self.select)
+        tasks = ((file, "order", "key") for file in self.orders)
+        key_N = np.concatenate(list(_parallel(_column, tasks)))
+        return float(np.partition(key_N, taken - 1)[taken - 1])
+
+    def read(self, place_N2: np.ndarray) -> tuple[list[str], np.ndarray, np.ndarray]:
+        """Ids, individual influences and embeddings of these documents, in their order."""
+        if not len(place_N2):
+            emb_ND = np.empty((0, embedding_size(self.embedded[0])), np.float32)
+            return [], np.empty(0, np.float32), emb_ND
+        table = _rows(self.score, place_N2, ["doc_id", "individual_influence"])
+        emb_ND = embeddings(_rows(self.embedded, place_N2, ["embedding"]))
+        return table["doc_id"].to_pylist(), table["individual_influence"].to_numpy(), emb_ND
+
+
+FILES = {
+    "orders": path("order").replace("{partition}", "{n}"),
+    "score": path("score").replace("{shard}", "{n}"),
+    "cluster": path("cluster").replace("{shard}", "{n}"),
+}
+MEANT = {"cluster": path("semantic_cluster").replace("{shard}", "{n}")}
+
+
+def clusters_of(made: dict[str, Any]) -> str:
+    """The clusters of a method by the provenance of its order, semantic or influence-aware ones."""
+    chosen = made["settings"].get("group_mates") or made["settings"].get("semdedup") or {}
+    clusters: str = chosen.get("clusters", "influence")
+    return clusters
+
+
+def check_unchanged(recorded: dict[str, str], files: dict[str, Any], made: Path) -> None:
+    """That the inputs of the file `made` are still those that were recorded."""
+    missing = [p for group in files.values() for p in np.atleast_1d(group) if not p.exists()]
+    now = {} if missing else digests(**files)
+    changed = [str(missing[0])] if missing else [n for n in recorded if recorded[n] != now.get(n)]
+    if changed:
+        raise UserError(
+            expected="a selection whose inputs are still those that it was made from",
+            found=f"{changed[0]} is {'missing' if missing else 'another one now'}",
+            where=str(made),
+            todo="run snakemake: it makes anew what follows; python -m groupmates show tells why",
+        )
+
+
+def _codes(shard_N: np.ndarray, row_N: np.ndarray) -> np.ndarray:
+    """Places as one number each, in pool order."""
+    return shard_N.astype(np.int64) << 40 | row_N
+
+
+def _parallel(function: Callable[..., R], tasks: Iterable[tuple[Any, ...]]) -> Iterable[R]:
+    """Results in the order of the tasks; Arrow reads without the interpreter's lock."""
+    with ThreadPoolExecutor(READERS) as pool:
+        futures = [pool.submit(function, *task) for task in tasks]
+        try:
+            for future in futures:
+                yield future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _find(shard: int, file: Path, doc_id: str) -> tuple[int, int] | None:
+    opened = open_table(file, "score")
+    column, first = opened.schema_arrow.get_field_index("doc_id"), 0
+    for group in range(opened.num_row_groups):
+        known = opened.metadata.row_group(group)
+        bounds = known.column(column).statistics
+        if bounds is None or not bounds.has_min_max or bounds.min <= doc_id <= bounds.max:
+            with intact(file):
+                ids = opened.read_row_group(group, ["doc_id"])["doc_id"]
+            at = pc.index(ids, doc_id).as_py()
+            if at >= 0:
+                return shard, first + at
+        first += known.num_rows
+    return None
+
+
+def _column(file: Path, artefact: str, name: str) -> np.ndarray:
+    values: np.ndarray = read_table(file, artefact, [name])[name].to_numpy()
+    return values
+
+
+def _rows(files: list[Path], place_N2: np.ndarray, columns: list[str]) -> pa.Table:
+    """Rows of score files, or of files of semantic embeddings, in the order of the places."""
+    tasks = []
+    for shard in np.unique(place_N2[:, 0]):
+        rows = np.sort(place_N2[place_N2[:, 0] == shard, 1])
+        tasks += [(files[shard], g, at, columns) for g, at in _by_row_group(files[shard], rows)]
+    in_pool = np.lexsort((place_N2[:, 1], place_N2[:, 0]))
+    return pa.concat_tables(_parallel(_of_group, tasks)).take(np.argsort(in_pool))
+
+
+def _by_row_group(file: Path, rows: np.ndarray) -> list[tuple[int, np.ndarray]]:
+    """Ascending rows of a file as (row group, rows in it)."""
+    known = open_table(file, embedded_as(file)).metadata
+    sizes = [known.row_group(g).num_rows for g in range(known.num_row_groups)]
+    start_G = np.cumsum([0, *sizes])
+    group_N = np.searchsorted(start_G, rows, side="right") - 1
+    return [(int(g), rows[group_N == g] - start_G[g]) for g in np.unique(group_N)]
+
+
+def _of_group(file: Path, group: int, at: np.ndarray, columns: list[str]) -> pa.Table:
+    opened = open_table(file, embedded_as(file))
+    with intact(file):
+        return opened.read_row_group(group, columns).take(at)

@@ -1,0 +1,255 @@
+"""The language model that is probed: loading, saving, losses, training steps, exact restore.
+
+Losses are in nats per label token, lower is better. bf16 autocast on a GPU, float32 on a CPU; losses
+are always computed and summed in float32 or better.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import (
+    AutoModelForCausalLM,
+    GPTNeoXConfig,
+    LlamaConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+
+from groupmates.errors import UserError
+from groupmates.models.distributed import averaging, processes
+from groupmates.models.tokenizer import check_folder
+from groupmates.settings.config import Architecture, Optimizer
+
+# Of one backward pass: at a vocabulary of 50,000 the float32 logits of as many take 3 GB.
+MICRO_TOKENS = 16_384
+# Tokens x layers x hidden size of one pass, about 34 bytes each are kept for its gradient: 14 GB. A
+# model of 2.8B parameters then needs about 70 GB with its AdamW state (DECISIONS.md).
+PASS_SIZE = MICRO_TOKENS * 24 * 1024
+
+
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def autocast() -> Any:
+    return torch.autocast("cuda", torch.bfloat16) if torch.cuda.is_available() else nullcontext()
+
+
+def make_lm(
+    architecture: Architecture, vocabulary_size: int, positions: int, end_of_text: int, seed: int
+) -> PreTrainedModel:
+    """A model with random weights, determined by `seed`."""
+    common: dict[str, Any] = {
+        "vocab_size": vocabulary_size,
+        "hidden_size": architecture.hidden_size,
+        "num_hidden_layers": architecture.layers,
+        "num_attention_heads": architecture.heads,
+        "max_position_embeddings": positions,
+        "bos_token_id": end_of_text,
+        "eos_token_id": end_of_text,
+        "tie_word_embeddings": False,
+    }
+    config: PreTrainedConfig
+    if architecture.family == "llama":
+        config = LlamaConfig(intermediate_size=_gated_size(architecture.hidden_size), **common)
+    else:
+        config = GPTNeoXConfig(intermediate_size=4 * architecture.hidden_size, **common)
+    torch.manual_seed(seed)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+    return model.to(device())  # type: ignore[arg-type]
+
+
+def _gated_size(hidden_size: int) -> int:
+    """8/3 of the hidden size, rounded up to a multiple of 32: the parameters of a 4x MLP."""
+    return -(-8 * hidden_size // 3 // 32) * 32
+
+
+def load_lm(folder: Path) -> PreTrainedModel:
+    """A Hugging Face causal LM in float32; safetensors only, no remote code."""
+    check_folder(folder)
+    expected = "a Hugging Face causal language model with safetensors weights"
+    try:
+        found: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            trust_remote_code=False,
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise UserError(
+            expected=expected,
+            found=str(error).splitlines()[0],
+            where=str(folder),
+            todo="correct base.checkpoint; pickled weights: load and save_pretrained them once; a "
+            "checkpoint's own code is never run: convert it to a model that transformers knows",
+        ) from error
+    model, loaded = found
+    if absent := sorted(loaded["missing_keys"]):  # transformers draws them at random
+        raise UserError(
+            expected=expected + f", {absent[0]} among them",
+            found=f"none for {len(absent):,} of its tensors",
+            where=str(folder),
+            todo="copy the checkpoint again: a file of its weights may be missing, or save it anew",
+        )
+    placed: PreTrainedModel = model.to(device())
+    return placed
+
+
+def check_finite(model: nn.Module, when: str, where: str, todo: str) -> None:
+    """A weight that is not finite raises `UserError`: the loss was not, or the file is damaged."""
+    for name, weight in model.named_parameters():
+        if not weight.isfinite().all():
+            raise UserError(
+                expected=f"finite weights {when}",
+                found=f"nan or inf in {name}",
+                where=where,
+                todo=todo,
+            )
+
+
+def check_fits(model: PreTrainedModel, vocabulary: int, tokens: int, where: str) -> None:
+    """The tokenizer's ids must be rows of the embedding, and sequences within its positions."""
+    rows = int(model.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]
+    if vocabulary > rows:
+        raise UserError(
+            expected=f"a tokenizer of at most {rows:,} tokens, the model's embedding rows",
+            found=f"{vocabulary:,} tokens",
+            where=where,
+            todo="give the checkpoint's own tokenizer, or set sample.tokenizer to null",
+        )
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if positions is not None and tokens > positions:
+        raise UserError(
+            expected=f"sequences of at most {positions:,} tokens, the model's positions",
+            found=f"{tokens:,} tokens",
+            where=where,
+            todo="lower sample.sequence_length or reference.split.max_tokens",
+        )
+
+
+def make_optimizer(model: nn.Module, settings: Optimizer) -> torch.optim.AdamW:
+    """AdamW with weight decay on matrices only, as is usual; all state tensors exist at once."""
+    # One kernel, which then counts steps on the GPU: 3 instead of 9 ms for 411M parameters (H200).
+    fused = device().type == "cuda"
+    matrices = [p for p in model.parameters() if p.ndim >= 2]
+    vectors = [p for p in model.parameters() if p.ndim < 2]
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": matrices, "weight_decay": settings.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ],
+        lr=settings.learning_rate,
+        betas=(settings.beta1, settings.beta2),
+        eps=settings.epsilon,
+        foreach=not fused,
+        fused=fused,
+    )
+    for parameter in model.parameters():
+        optimizer.state[parameter] = {
+            "step": torch.zeros((), dtype=torch.float32, device=device() if fused else None),
+            "exp_avg": torch.zeros_like(parameter),
+            "exp_avg_sq": torch.zeros_like(parameter),
+        }
+    return optimizer
+
+
+STATE = ("step", "exp_avg", "exp_avg_sq")
+
+
+def save_optimizer(optimizer: torch.optim.AdamW, model: nn.Module, path: Path) -> None:
+    """`{parameter name}.{step,exp_avg,exp_avg_sq}` as safetensors."""
+    tensors = {
+        f"{name}.{key}": optimizer.state[parameter][key].detach().cpu().contiguous()
+        for name, parameter in model.named_parameters()
+        for key in STATE
+    }
+    save_file(tensors, path)
+
+
+def load_optimizer(optimizer: torch.optim.AdamW, model: nn.Module, path: Path) -> None:
+    """Copy saved AdamW state in; a damaged file, a missing or misshapen tensor raises `UserError`."""
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            expected="AdamW state as safetensors",
+            found=f"a file that cannot be read ({error})",
+            where=str(path),
+            todo="copy the file again, or remove it: base then builds AdamW state itself",
+        ) from error
+    for name, parameter in model.named_parameters():
+        for key in STATE:
+            target, saved = optimizer.state[parameter][key], tensors.get(f"{name}.{key}")
+            if saved is None or saved.shape != target.shape:
+                raise UserError(
+                    expected=f"a tensor {name}.{key} of shape {tuple(target.shape)}",
+                    found="none" if saved is None else f"shape {tuple(saved.shape)}",
+                    where=str(path),
+                    todo="save the AdamW state of this very model; workflow/README.md has the format",
+                )
+            target.copy_(saved)
+
+
+class Snapshot:
+    """Weights, moments and step counters kept beside the model, and copied back exactly.
+
+    Copies values into the tensors in use: nothing that a later step changes in place is shared with
+    the snapshot, the step counters included.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.AdamW) -> None:
+        parameters = list(model.parameters())
+        self._live: list[list[torch.Tensor]] = [[p.data for p in parameters]]
+        self._live += [[optimizer.state[p][key] for p in parameters] for key in STATE]
+        self._kept = [[tensor.clone() for tensor in group] for group in self._live]
+
+    def restore(self) -> None:
+        for live, kept in zip(self._live, self._kept, strict=True):
+            torch._foreach_copy_(live, kept)
+
+
+def train_step(
+    model: nn.Module,
+    optimizer: torch.optim.AdamW,
+    input_ids: torch.Tensor,
+    clip_norm: float,
+    z_loss: float,
+) -> None:
+    """One AdamW step on next-token loss, A(M, x): input_ids int64 [B, L + 1], every token real.
+
+    Gradients add up over parts of at most `pass_tokens`, a row at least. Rows are equally
+    long, so parts weighted by their rows have the mean of the whole. Several processes have their
+    rows each: `model` is then what `Processes.joined` returned.
+    """
+    optimizer.zero_grad(set_to_none=True)
+    rows, weight = processes().share(len(input_ids))
+    own_ids = input_ids[rows]
+    parts = own_ids.split(max(1, pass_tokens(model) // input_ids.shape[1]))
+    for number, ids in enumerate(parts):
+        with averaging(model, last=number == len(parts) - 1):
+            with autocast():
+                logits = model(input_ids=ids[:, :-1], use_cache=False).logits
+            # Cross-entropy and z-loss from one log-partition: logits are by far the largest tensor.
+            logits = logits.float()
+            log_partition = logits.logsumexp(-1)
+            target = logits.gather(-1, ids[:, 1:, None]).squeeze(-1)
+            loss = (log_partition - target).mean() + z_loss * log_partition.square().mean()
+            # The factor is exactly 1 for one part: its gradient is then not rounded again.
+            (loss * (weight * len(ids) / len(own_ids))).backward()
+    nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+    optimizer.step()
+
+
+def pass_tokens(model: nn.Module) -> int:
+    """Tokens of one backward pass that fit the memory, for a model as wide and deep as this."""
+    config = getattr(model, "module", model).config  # several processes share a wrapped model
+    width = getattr(config, "num_hidden_layers", 1) * getattr(config, "hidden_size", 1)
+    return min(MICRO_TOKENS, PASS_SIZE // width)

@@ -1,0 +1,174 @@
+"""Training that survives its process: the steps that are left, what is kept of them, and the end.
+
+    with Training(output, "base", provenance, model, optimizer, seed) as training:
+        for step in training.steps(total, "base"):
+            ...one step...
+        if training.processes.first:
+            ...write the artefact...
+            training.clear()
+
+A step's random numbers (dropout) depend on the seed, the step and the process alone, so that a
+training that goes on draws what an undisturbed one draws.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from groupmates.artefacts.store import Provenance
+from groupmates.artefacts.unfinished import STOPPED, Kept
+from groupmates.maths.randomness import hash64
+from groupmates.models.distributed import processes
+from groupmates.progress import Progress, note
+
+# A cancelled or preempted job, or a reached time limit, is told by one of these.
+STOPPING = (signal.SIGTERM, signal.SIGUSR2)
+
+
+class Training:
+    """A model and its AdamW, as they were after the `done` steps that an earlier attempt kept.
+
+    `state` (JSON) and `tensors` are what else the loop needs to go on; it changes them in place.
+    The first process keeps them, and all processes begin with what it has.
+    """
+
+    def __init__(
+        self,
+        output: Path,
+        artefact: str,
+        provenance: Provenance,
+        model: nn.Module,
+        optimizer: torch.optim.AdamW,
+        seed: int,
+    ) -> None:
+        self.processes = processes()
+        self._kept = Kept(output, artefact, provenance) if self.processes.first else None
+        self._model, self._optimizer = model, optimizer
+        self._seed, self._label = seed, output.name
+        self._told = False
+        self.done = 0
+        self.state: dict[str, Any] = {}
+        self.tensors: dict[str, torch.Tensor] = {}
+        self._restore()
+
+    def __enter__(self) -> Self:
+        self._handlers = [signal.signal(number, self._tell) for number in STOPPING]
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in zip(STOPPING, self._handlers, strict=True):
+            signal.signal(number, handler)
+
+    def _tell(self, number: int, frame: FrameType | None) -> None:
+        self._told = True
+
+    def steps(self, total: int, label: str) -> Iterator[int]:
+        """Numbers of the steps that are left; between two of them progress is kept.
+
+        After a signal to stop, all processes end after the same step, with status 143.
+        """
+        progress = Progress(label, total, "steps", resumed=self.done)
+        for step in range(self.done, total):
+            item = f"step {step}, process {self.processes.rank}"
+            torch.manual_seed(hash64(self._seed, "training", item) % 2**63)
+            yield step
+            self.done = step + 1
+            progress.advance()
+            self._between()
+        progress.finish()
+
+    def clear(self) -> None:
+        """Drop what was kept, when the artefact is complete.
+
+        Several processes leave that to their driver: if it has died, the artefact is deleted by
+        the snakemake that is started next, and made again from the last step.
+        """
+        assert self._kept is not None, "the first process alone writes"
+        if self.processes.count == 1:
+            self._kept.clear()
+        elif self._kept.state.get("done") != self.done:
+            self._save(self._kept)
+
+    def _between(self) -> None:
+        stopped = self.processes.any(self._told)
+        if self._kept is not None and (stopped or self._kept.due()):
+            self._save(self._kept)
+        if stopped:
+            note("resume", f"{self._label}: told to stop, progress is kept")
+            sys.exit(STOPPED)
+
+    def _save(self, kept: Kept) -> None:
+        tensors = {n: t.detach().cpu().contiguous() for n, t in self._live().items()}
+        kept.save(
+            {"done": self.done, "state": self.state},
+            {f"after-{self.done}.safetensors": lambda path: save_file(tensors, path)},
+            only=True,
+        )
+
+    def _live(self) -> dict[str, torch.Tensor]:
+        """What changes from step to step, by name."""
+        found = {f"weights.{n}": t for n, t in self._weights().items()}
+        for name, parameter in self._model.named_parameters():
+            for key, tensor in self._optimizer.state.get(parameter, {}).items():
+                found[f"adamw.{key}.{name}"] = tensor
+        return found | {f"loop.{n}": t for n, t in self.tensors.items()}
+
+    def _weights(self) -> dict[str, torch.Tensor]:
+        """Parameters and the buffers that a model is saved with; tied weights once."""
+        saved = self._model.state_dict().keys()
+        buffers = {n: t for n, t in self._model.named_buffers() if n in saved}
+        return dict(self._model.named_parameters()) | buffers
+
+    @torch.no_grad()
+    def _restore(self) -> None:
+        kept = self._kept.state if self._kept is not None else {}
+        kept = self.processes.of_first(kept)
+        if not kept:
+            return
+        tensors = {}
+        if self._kept is not None:
+            tensors = load_file(self._kept.file(f"after-{kept['done']}.safetensors"))
+        tensors = self.processes.tensors_of_first(tensors)
+        self.done, self.state = kept["done"], kept["state"]
+        for name, weight in self._weights().items():
+            weight.copy_(tensors[f"weights.{name}"])
+        for name, parameter in self._model.named_parameters():
+            for key in ("step", "exp_avg", "exp_avg_sq"):
+                saved = tensors.get(f"adamw.{key}.{name}")  # none where no loss depends on it
+                if saved is not None:
+                    # AdamW counts its steps on the CPU, unless its kernel is fused.
+                    here = key == "step" and not self._optimizer.defaults["fused"]
+                    place = "cpu" if here else parameter.device
+                    self._optimizer.state[parameter][key] = saved.to(place)
+        device = next(self._model.parameters()).device
+        self.tensors = {
+            name.removeprefix("loop."): tensor.to(device)
+            for name, tensor in tensors.items()
+            if name.startswith("loop.")
+        }
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def warm_up_then_decay(step: int, warmup_steps: int, steps: int) -> float:
+    """Share of the peak learning rate at `step` (from 0): linear from 0 to 1, linear to 0."""
+    if step < warmup_steps:
+        return step / warmup_steps
+    return (steps - step) / max(1, steps - warmup_steps)

@@ -1,0 +1,126 @@
+"""What snakemake is about to do, and how that ended: `logs/campaign.json` beside the jobs' records.
+
+Written by the Snakefile's handlers, which the main process alone runs; with the records it tells
+how far a run is, whether that process lives or not (`groupmates/status/`). Light: every job parses
+the Snakefile.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+from groupmates.progress import note
+from groupmates.records.jobs import stage_of
+
+NAME = "campaign.json"
+VERSION = 1
+
+
+def makes_something(workflow: Any) -> bool:
+    """Whether snakemake's graph has a job with a log and an output; `plan` only looks at a run."""
+    return any(_counts(job) for job in workflow.dag.jobs)
+
+
+def begin(workflow: Any, run: str, config: dict[str, Any], slots: int | None) -> None:
+    """Write down every job of snakemake's graph that makes something, in the order of the data flow.
+
+    `config` and `slots`, how many cores (with a cluster: jobs) are busy at once, are for an estimate
+    of the time left.
+    """
+    folder = logs(run)
+    jobs: dict[str, dict[str, Any]] = {}
+    needs: dict[str, set[str]] = {}
+    for level in workflow.dag.toposorted():
+        for job in sorted(filter(_counts, level), key=lambda job: job.log[0]):
+            name = _name(job, folder)
+            jobs[name] = {
+                "needed": workflow.dag.needrun(job),
+                "comment": _comment(job),
+                "command": job.rule.name.replace("_", "-"),
+                "threads": job.threads,
+            }
+            before = {
+                stage_of(_name(other, folder))
+                for other in workflow.dag.dependencies[job]
+                if _counts(other)
+            }
+            needs.setdefault(stage_of(name), set()).update(before - {stage_of(name)})
+    _write(
+        folder / NAME,
+        {
+            "version": VERSION,
+            "state": "running",
+            "started": time.time(),
+            "ended": None,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "executor": workflow.executor_plugin.name,
+            # SLURM knows all jobs of this main process by one name.
+            "slurm_name": getattr(workflow.scheduler._executor, "run_uuid", None),
+            "stages": {stage: sorted(before) for stage, before in needs.items()},
+            "jobs": jobs,
+            "config": config,
+            "slots": slots,
+        },
+    )
+
+
+def end(workflow: Any, run: str, state: str) -> None:
+    """Write down that the main process is through, `done` or `failed`, and what it has finished.
+
+    With --until, snakemake may finish less than it said that it needs.
+    """
+    folder = logs(run)
+    found = read(folder)
+    if found is None or (found["host"], found["pid"]) != (socket.gethostname(), os.getpid()):
+        return
+    for job in workflow.dag.finished_jobs:
+        if _counts(job):
+            found["jobs"][_name(job, folder)]["finished"] = True
+    _write(folder / NAME, found | {"state": state, "ended": time.time()})
+
+
+def read(folder: Path) -> dict[str, Any] | None:
+    """What was written beside the records in `folder`; None where there is nothing to read."""
+    try:
+        found: dict[str, Any] = json.loads((folder / NAME).read_text())
+    except (OSError, ValueError):
+        return None
+    return found if found.get("version") == VERSION else None
+
+
+def logs(run: str) -> Path:
+    return Path("results", run, "logs")
+
+
+def _counts(job: Any) -> bool:
+    return bool(job.log and job.output)
+
+
+def _name(job: Any, folder: Path) -> str:
+    return Path(job.log[0]).relative_to(folder).with_suffix("").as_posix()
+
+
+def _comment(job: Any) -> str:
+    """What snakemake's slurm plugin gives as comment: the only link from squeue to a job."""
+    values = "_".join(map(str, job.wildcards)).replace("/", "_")
+    return f"rule_{job.rule.name}" + (f"_wildcards_{values}" if values else "")
+
+
+def _write(path: Path, body: dict[str, Any]) -> None:
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(body))
+        # By the clock that stamps the records too, a file server's where there is one: what is
+        # older is of an earlier campaign, however much the clocks of the nodes differ.
+        body.setdefault("begun", temporary.stat().st_mtime)
+        temporary.write_text(json.dumps(body))
+        temporary.rename(path)
+    except OSError as error:
+        note("status", f"WARNING: {path} cannot be written ({error}): no totals in `make status`")

@@ -1,0 +1,183 @@
+"""When did what run: one bar per attempt at a job, packed into lanes stage by stage."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.patches import PathPatch
+from matplotlib.path import Path as Outline
+
+from groupmates.formatting import count, duration, short
+from groupmates.records.jobs import stage_of
+from groupmates.report.figures.canvas import LINE_GREY, OKABE_ITO, legend, panel, svg
+
+HOW = {
+    "done": OKABE_ITO[0],
+    "done, went on from kept progress": OKABE_ITO[2],
+    "killed or stopped": OKABE_ITO[5],
+    "failed": OKABE_ITO[1],
+}
+LANE_INCHES, LABEL_INCHES, MOST_INCHES = 0.13, 0.2, 4.0  # MOST_INCHES: of all lanes together
+# A pause in which nothing runs is cut out of the axis where it is longer than both.
+PAUSE_SECONDS, PAUSE_SHARE = 60.0, 0.1
+CUT_SHARE = 0.05  # of the width, that a pause which is cut out still has
+LEAST_SHARE = 0.004  # of the width, that the shortest bar still has
+SEAM_SHARE = 0.0015  # of the width, between a bar and what follows at once
+
+Records = dict[str, list[dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One attempt; seconds since the first one began."""
+
+    job: str
+    start: float
+    end: float
+    how: str
+
+
+def bars_of(records: Records) -> list[Bar]:
+    """Every attempt at every job, by its start; an attempt that nobody ended ends when last heard."""
+    found = []
+    for job, attempts in records.items():
+        for attempt in attempts:
+            end = attempt["ended"] or attempt["heard"]
+            found.append((attempt["started"], end, job, _how(attempt)))
+    first = min((start for start, *_ in found), default=0.0)
+    return [Bar(job, start - first, end - first, how) for start, end, job, how in sorted(found)]
+
+
+def _how(attempt: dict[str, Any]) -> str:
+    if attempt["state"] == "done":
+        resumed = any(phase["resumed"] for phase in attempt.get("phases") or [])
+        return "done, went on from kept progress" if resumed else "done"
+    return "failed" if attempt["state"] == "failed" else "killed or stopped"
+
+
+def lanes(bars: Sequence[Bar]) -> dict[str, dict[str, int]]:
+    """stage -> job -> lane: as few lanes as jobs overlap, a job's attempts all in one of them."""
+    spans: dict[str, tuple[float, float]] = {}
+    for bar in bars:
+        start, end = spans.get(bar.job, (bar.start, bar.end))
+        spans[bar.job] = min(start, bar.start), max(end, bar.end)
+    found: dict[str, dict[str, int]] = {}
+    free: dict[str, list[float]] = {}  # stage -> when each of its lanes becomes free
+    for job, (start, end) in sorted(spans.items(), key=lambda item: (item[1], item[0])):
+        ends = free.setdefault(stage_of(job), [])
+        lane = next((i for i, until in enumerate(ends) if until <= start), len(ends))
+        ends[lane : lane + 1] = [end]
+        found.setdefault(stage_of(job), {})[job] = lane
+    return found
+
+
+def pauses(bars: Sequence[Bar]) -> list[tuple[float, float]]:
+    """Start and end of the times in which nothing ran and that are too long to draw."""
+    gaps, until, busy = [], 0.0, 0.0
+    for bar in bars:
+        if bar.start > until:
+            gaps.append((until, bar.start))
+        busy += max(0.0, bar.end - max(bar.start, until))
+        until = max(until, bar.end)
+    least = max(PAUSE_SECONDS, PAUSE_SHARE * busy)
+    return [(start, end) for start, end in gaps if end - start > least]
+
+
+def finding(bars: Sequence[Bar]) -> str:
+    """What the figure shows, in a sentence or two."""
+    jobs, how = {bar.job for bar in bars}, Counter(bar.how for bar in bars)
+    wall = max(bar.end for bar in bars)
+    paused = sum(end - start for start, end in pauses(bars))
+    text = (
+        f"{_number(len(jobs), 'job')} ran in {_number(len(bars), 'attempt')} within "
+        f"{duration(wall)}"
+    )
+    text += f"; for {duration(paused)} nothing ran." if paused else "."
+    lost = [f"{count(how[h])} {h}" for h in ("failed", "killed or stopped") if how[h]]
+    if lost:
+        text += f" Attempts that ended otherwise than done: {', '.join(lost)}."
+    if how["done, went on from kept progress"]:
+        number = count(how["done, went on from kept progress"])
+        text += f" {number} of those done went on from what an earlier one had kept."
+    return text
+
+
+def _number(number: int, thing: str) -> str:
+    return f"{count(number)} {thing}{'s' if number != 1 else ''}"
+
+
+def figure(bars: Sequence[Bar]) -> str:
+    """Bars over the time since the start, coloured by how the attempt ended."""
+    placed = lanes(bars)
+    number = {stage: 1 + max(jobs.values()) for stage, jobs in placed.items()}
+    thin = min(LANE_INCHES, MOST_INCHES / sum(number.values()))
+    lane = {stage: max(thin, LANE_INCHES / n) for stage, n in number.items()}
+    inches = {s: max(LABEL_INCHES, lane[s] * number[s] + LANE_INCHES / 2) for s in number}
+    tops = dict(zip(inches, np.cumsum([0.0, *inches.values()]).tolist(), strict=False))
+    cuts = pauses(bars)
+    span = max(bar.end for bar in bars)
+    divisor, unit = next((d, u) for d, u in _UNITS if span - _length(cuts) > 2 * d or d == 1)
+    kept = span - _length(cuts)
+    width = kept * (1 + CUT_SHARE * len(cuts))
+
+    def place(seconds: float) -> float:
+        """Position on the axis, in seconds, pauses shortened."""
+        past = [(start, end) for start, end in cuts if end <= seconds]
+        return seconds - _length(past) + CUT_SHARE * kept * len(past)
+
+    with panel("timeline", 1.1 + sum(inches.values())) as (drawing, axes):
+        for how, colour in HOW.items():
+            corners = []
+            for bar in bars:
+                if bar.how != how:
+                    continue
+                stage = stage_of(bar.job)
+                margin = (inches[stage] - lane[stage] * number[stage]) / 2
+                top = tops[stage] + margin + lane[stage] * (placed[stage][bar.job] + 0.08)
+                left = place(bar.start)
+                right = max(place(bar.end) - SEAM_SHARE * width, left + LEAST_SHARE * width)
+                bottom = top + 0.84 * lane[stage]
+                corners += [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]
+            if corners:
+                codes = [Outline.MOVETO, *[Outline.LINETO] * 3, Outline.CLOSEPOLY]
+                shape = Outline(
+                    np.array(corners) / [divisor, 1], codes * (len(corners) // len(codes))
+                )
+                axes.add_patch(PathPatch(shape, fc=colour, lw=0, label=how))
+        for start, end in cuts:
+            middle = (place(start) + CUT_SHARE * kept / 2) / divisor
+            axes.axvspan(place(start) / divisor, place(end) / divisor, color="#eeeeee", lw=0)
+            axes.text(
+                middle,
+                sum(inches.values()) / 2,
+                f"nothing ran for {duration(end - start)}",
+                rotation=90,
+                ha="center",
+                va="center",
+                size=8,
+                color=LINE_GREY,
+            )
+        for stage in list(tops)[1:]:
+            axes.axhline(tops[stage], color="#e6e6e6", lw=0.6)
+        axes.set_yticks(
+            [tops[s] + inches[s] / 2 for s in inches], [short(s, 24) for s in inches], size=9
+        )
+        axes.tick_params(axis="y", length=0)
+        axes.set_ylim(sum(inches.values()), 0)
+        axes.set_xlim(0, width * 1.005 / divisor)
+        axes.grid(axis="y", visible=False)
+        since = "time since the start" + (", pauses cut out" if cuts else "")
+        axes.set_xlabel(f"{since} ({unit})")
+        legend(drawing, axes)
+    return svg(drawing, "timeline")
+
+
+_UNITS = ((3600, "hours"), (60, "minutes"), (1, "seconds"))
+
+
+def _length(spans: Sequence[tuple[float, float]]) -> float:
+    return sum(end - start for start, end in spans)

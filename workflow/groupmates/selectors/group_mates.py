@@ -1,0 +1,75 @@
+"""Greedy group selection within clusters (method section 6), in the order of predicted influence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from groupmates.artefacts.store import Provenance, digests, read_folder_json, write_table
+from groupmates.maths.greedy import gains, greedy_order
+from groupmates.maths.quota import (
+    documents_of_ratio,
+    marginal_key,
+    proportional_key,
+    proportional_quota,
+)
+from groupmates.maths.relation import Relation
+from groupmates.progress import Progress
+from groupmates.selectors.order import read_members
+from groupmates.settings.per_stage import GroupMatesSettings
+
+
+def run(
+    settings: GroupMatesSettings,
+    *,
+    score: list[Path],
+    cluster: list[Path],
+    model: Path,
+    scored_by: list[Path] | None = None,
+    partition: int,
+    partitions: int,
+    output: Path,
+) -> None:
+    """Greedy group selection within the clusters c with c % partitions == partition.
+
+    `scored_by`: the pool scored by another influence model, `model`, than the final one.
+    """
+    ours = settings.group_mates
+    relation = Relation.from_json(read_folder_json(model, "fit", "relation.json"))
+    relation = relation.used_as(ours.relation, ours.sharpness)
+    members = read_members(score, cluster, partition, partitions, scored_by or None)
+    documents = len(members.cluster_N)
+    picked_N = np.zeros(documents, bool)
+    rank_N, key_N, theta_N = (np.zeros(documents, kind) for kind in (np.int32, float, float))
+    progress = Progress(f"greedy {partition + 1}/{partitions}", documents, "documents")
+    for here in members.by_cluster():
+        stop = size = here.stop - here.start
+        if ours.quota == "proportional" and settings.budget.ratio is not None:
+            wanted = documents_of_ratio(settings.budget.ratio, members.documents)
+            stop = proportional_quota(wanted, size, members.documents)
+        influence = gains(members.influence_N[here], ours.sign, members.maximum)
+        picks, theta = greedy_order(influence, members.emb_ND[here], relation, stop)
+        at = here.start + picks
+        picked_N[at] = True
+        rank_N[at] = np.arange(stop)
+        key_N[at] = (
+            proportional_key(stop, size) if ours.quota == "proportional" else marginal_key(theta)
+        )
+        theta_N[at] = theta
+        progress.advance(size)
+    progress.finish()
+    provenance = Provenance(
+        "select",
+        settings.model_dump(mode="json") | {"partition": partition, "partitions": partitions},
+        digests(score=score, cluster=cluster, model=model, scored_by=scored_by or []),
+    )
+    order = {
+        "shard": members.shard_N,
+        "row": members.row_N,
+        "rank": rank_N,
+        "key": key_N,
+        "group_influence": theta_N,
+    }
+    kept = members.in_pool(picked_N)
+    write_table(output, "order", provenance, {name: v[kept] for name, v in order.items()})

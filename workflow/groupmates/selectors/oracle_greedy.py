@@ -1,0 +1,202 @@
+"""oracle_greedy: brute force over true losses, the greedy selection of a small pool by them.
+
+At each pick every remaining document, or some of them drawn at random, is tried: one training step from
+the picks so far, measured as in probing. The one of lowest reference loss is trained on for good.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from groupmates.artefacts.store import (
+    Provenance,
+    concatenate,
+    digests,
+    read_table,
+    rows_of,
+    table_writer,
+    write_json,
+)
+from groupmates.artefacts.unfinished import Kept
+from groupmates.errors import UserError
+from groupmates.maths.brute_force import drawn, evaluations, greedy, keys, most_picks
+from groupmates.maths.quota import documents_of_ratio
+from groupmates.maths.randomness import generator
+from groupmates.models.probing import Probing
+from groupmates.models.reference import Reference, reference_part
+from groupmates.models.tokenizer import document_tokens, load_tokenizer
+from groupmates.pool.chosen_rows import chosen_texts
+from groupmates.pool.listing import located
+from groupmates.progress import Progress, note
+from groupmates.selectors.order import without_groups
+from groupmates.settings.config import Budget
+from groupmates.settings.per_stage import OracleCheckSettings, OracleGreedySettings
+
+
+def run_check(
+    settings: OracleCheckSettings,
+    *,
+    method: str,
+    max_evaluations: int,
+    files: Path,
+    score: list[Path],
+    output: Path,
+) -> None:
+    """Refuse more measurements than are allowed, as soon as the documents are counted.
+
+    `score` is needed for a budget in tokens alone: the shortest documents are then assumed.
+    """
+    budget, candidates = settings.budget, settings.candidates
+    documents = sum(read_table(files, "files", ["documents"])["documents"].to_pylist())
+    n_tokens_N = concatenate(score, "score", ["n_tokens"])["n_tokens"].to_numpy() if score else None
+    picks = picks_at_most(budget, documents, n_tokens_N)
+    needed = evaluations(picks, documents, candidates)
+    if needed > max_evaluations:
+        fewer = max_evaluations // picks
+        each = "" if candidates is None else f", {candidates:,} candidates at a time"
+        raise UserError(
+            expected=f"at most {max_evaluations:,} evaluations of the reference loss",
+            found=f"{needed:,}, for {picks:,} picks among {documents:,} documents{each}",
+            where=f"select.methods: {method}",
+            todo="lower select.budget, take a smaller pool, "
+            + (f"set select.oracle_greedy.candidates to {fewer:,} or fewer, " if fewer else "")
+            + "or raise select.oracle_greedy.max_evaluations: `snakemake plan` tells the time it takes",
+        )
+    provenance = Provenance(
+        "select", settings.model_dump(mode="json"), digests(files=files, score=score)
+    )
+    body = {"documents": documents, "picks": picks, "evaluations": needed}
+    write_json(output, "brute_force", provenance, body)
+
+
+def run(
+    settings: OracleGreedySettings,
+    *,
+    base: Path,
+    tokenizer: Path,
+    reference: Path,
+    pool: list[str],
+    root: str,
+    score: list[Path],
+    output: Path,
+    threads: int = 1,
+) -> None:
+    """Pick until the budget is met; then the other documents, by the loss last measured.
+
+    Texts are read from the files of the `pool` below `root`. Memory: the windows of all documents, and
+    the probed model three times. A killed job trains on its picks again, and measures none twice.
+    """
+    torch.set_num_threads(threads)
+    table = concatenate(score, "score", ["doc_id", "source_file", "source_row", "n_tokens"])
+    documents, n_tokens_N = len(table), table["n_tokens"].to_numpy()
+    budget, candidates = settings.budget, settings.candidates
+    provenance = Provenance(
+        "select",
+        settings.model_dump(mode="json"),
+        digests(base=base, tokenizer=tokenizer, reference=reference, score=score),
+    )
+    wanted = picks_at_most(budget, documents, n_tokens_N)
+
+    def enough(picks: list[int]) -> bool:
+        if budget.tokens is not None:
+            return bool(n_tokens_N[picks].sum() >= budget.tokens)
+        return len(picks) >= wanted
+
+    with Kept(output, "order", provenance) as kept:
+        probed = Probed(
+            base,
+            reference_part(reference, "selection", settings.selection_examples)[0],
+            windows(settings, table, pool, root, tokenizer),
+            table["doc_id"].to_pylist(),
+        )
+        known = np.load(kept.file(kept.files[0])).tolist() if kept.state else []
+        losses: list[float] = []
+        progress = Progress(
+            f"order {output.parent.name}",
+            evaluations(wanted, documents, candidates),
+            "evaluations",
+            len(known),
+        )
+
+        def measure(pick: int, document: int) -> float:
+            if len(losses) < len(known):
+                losses.append(known[len(losses)])
+                return losses[-1]
+            losses.append(probed.loss(pick, document))
+            progress.advance()
+            if kept.due():
+                name = f"losses-{len(losses)}.npy"
+                write = partial(np.save, arr=np.array(losses))
+                kept.save({"evaluations": len(losses)}, {name: write}, only=True)
+            return losses[-1]
+
+        def draw(pick: int, left: np.ndarray) -> np.ndarray:
+            return drawn(left, candidates, generator(settings.seed, "oracle candidates", pick))
+
+        picks, last_N = greedy(documents, enough, draw, measure, probed.choose)
+        progress.total = progress.done  # of a budget in tokens it was the most that there could be
+        progress.finish()
+        note(
+            f"order {output.parent.name}",
+            f"{len(picks):,} picks, reference loss {probed.start_loss:.4f} before the first, "
+            f"{last_N[picks[-1]]:.4f} nats after the last",
+        )
+        key_N, first = keys(picks, last_N), 0
+        with table_writer(output, "order", provenance) as writer:
+            for shard, rows in enumerate(map(rows_of, score)):
+                writer.write(without_groups(shard, key_N[first : first + rows]))
+                first += rows
+        kept.clear()
+
+
+def picks_at_most(budget: Budget, documents: int, n_tokens_N: np.ndarray | None) -> int:
+    """Picks that meet the budget; of one in tokens, where the shortest documents are picked."""
+    if budget.tokens is not None:
+        assert n_tokens_N is not None
+        return most_picks(n_tokens_N, budget.tokens)
+    assert budget.ratio is not None
+    return documents_of_ratio(budget.ratio, documents)
+
+
+def windows(
+    settings: OracleGreedySettings, table: pa.Table, pool: list[str], root: str, tokenizer: Path
+) -> list[np.ndarray]:
+    """What is trained on of every document of the scores, in their order, as of the probe pool."""
+    tokens = load_tokenizer(tokenizer)
+    file_N, row_N = table["source_file"].to_numpy(), table["source_row"].to_numpy()
+    found: list[np.ndarray] = []
+    for file in located(pool, root):
+        texts = chosen_texts(file, row_N[file_N == file.name], settings.text_columns.text)
+        found += document_tokens(tokens, list(texts), settings.sequence_length + 1)
+    assert len(found) == len(table), "pool files and score files do not belong together"
+    return found
+
+
+class Probed:
+    """The probed model, trained on the picks so far, and what one more step would do."""
+
+    def __init__(
+        self, base: Path, reference: Reference, windows: list[np.ndarray], doc_ids: list[str]
+    ) -> None:
+        self._probing, self._windows, self._doc_ids = Probing(base, reference), windows, doc_ids
+        self._picked, self.start_loss = self._probing.snapshot(), self._probing.start_loss
+
+    def loss(self, pick: int, document: int) -> float:
+        """Reference loss after one more step."""
+        self._step(pick, document)
+        return self._probing.loss(self._doc_ids[document], f"pick {pick + 1}")
+
+    def choose(self, pick: int, document: int) -> None:
+        self._step(pick, document)
+        self._picked = self._probing.snapshot()
+
+    def _step(self, pick: int, document: int) -> None:
+        self._picked.restore()
+        # The step that was measured is the one that is taken.
+        self._probing.seed_dropout("oracle", f"{pick} {self._doc_ids[document]}")
+        self._probing.train(self._windows[document])

@@ -1,0 +1,194 @@
+"""Orders: what a method writes, and what methods read of scores and clusters.
+
+A method puts documents in an order of preference: an "order" artefact holds, for every document that
+it might give, the key by which the pool is sorted. A document is known by (shard, row): number of its
+score file, position in it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from groupmates.artefacts.catalogue import ARTEFACTS
+from groupmates.artefacts.store import (
+    KEY,
+    digests,
+    embedded_as,
+    embedding_size,
+    embeddings,
+    read_clusters,
+    read_table,
+    row_groups,
+)
+from groupmates.errors import UserError
+from groupmates.progress import Progress
+
+
+def without_groups(
+    shard: int | np.ndarray, key_N: np.ndarray, row_N: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """Columns of an order of a method that looks at no group; of a whole shard without `row_N`."""
+    documents = len(key_N)
+    return {
+        "shard": np.broadcast_to(shard, documents),
+        "row": np.arange(documents) if row_N is None else row_N,
+        "rank": np.zeros(documents, np.int32),
+        "key": key_N,
+        "group_influence": np.full(documents, np.nan),
+    }
+
+
+@dataclass(frozen=True)
+class Members:
+    """The documents of the clusters c with c % partitions == partition, cluster by cluster.
+
+    shard_N, row_N: place of each; cluster_N ascending, in pool order within a cluster; `documents`
+    counts those of the whole pool.
+    """
+
+    documents: int
+    shard_N: np.ndarray
+    row_N: np.ndarray
+    cluster_N: np.ndarray
+    influence_N: np.ndarray
+    emb_ND: np.ndarray
+    maximum: float  # of the individual influences of the whole pool
+
+    def in_pool(self, chosen_N: np.ndarray) -> np.ndarray:
+        """Indices of the chosen ones (bool [N]), in pool order."""
+        order = np.lexsort((self.row_N, self.shard_N))
+        return order[chosen_N[order]]
+
+    def by_cluster(self) -> Iterator[slice]:
+        """The places of one cluster's documents after the other."""
+        bounds = np.flatnonzero(np.diff(self.cluster_N, prepend=-1, append=-1))
+        for start, end in pairwise(bounds):
+            yield slice(int(start), int(end))
+
+
+def read_members(
+    score: list[Path],
+    cluster: list[Path],
+    partition: int,
+    partitions: int,
+    scored_by: list[Path] | None = None,
+    semantic: list[Path] | None = None,
+) -> Members:
+    """The members of a partition; influences and embeddings from `scored_by`, where it is given.
+
+    Embeddings from `semantic` instead, where that is given. Memory: the embeddings of these
+    clusters, one row group and the influences of a shard. Every partition reads every
+    shard, so use no more partitions than memory asks for.
+    """
+    clusters = [read_clusters(s, c) for s, c in zip(score, cluster, strict=True)]
+    rows = [np.flatnonzero(c % partitions == partition) for c in clusters]
+    cluster_N = np.concatenate([c[r] for c, r in zip(clusters, rows, strict=True)])
+    shard_N = np.repeat(np.arange(len(rows)), [len(r) for r in rows])
+    by_cluster = np.argsort(cluster_N, kind="stable")  # pool order within a cluster
+    for others in (scored_by, semantic):
+        if others is not None:
+            check_same_documents(score, others)
+    influence_N, maximum = _read_influences(scored_by or score, rows)
+    return Members(
+        documents=sum(map(len, clusters)),
+        shard_N=shard_N[by_cluster],
+        row_N=np.concatenate(rows)[by_cluster],
+        cluster_N=cluster_N[by_cluster],
+        influence_N=influence_N[by_cluster],
+        emb_ND=_read_embeddings(semantic or scored_by or score, rows, by_cluster),
+        maximum=maximum,
+    )
+
+
+def check_same_documents(score: list[Path], others: list[Path]) -> None:
+    """That the files of another model are of the same documents, row by row."""
+    for one, other in zip(score, others, strict=True):
+        ids, found = (read_table(p, embedded_as(p), ["doc_id"])["doc_id"] for p in (one, other))
+        if not ids.equals(found):
+            raise UserError(
+                expected=f"the {len(ids):,} documents of {one}, row by row",
+                found=f"{len(found):,} rows of other documents or in another order",
+                where=str(other),
+                todo="delete the file and run snakemake again",
+            )
+
+
+def _read_influences(score: list[Path], rows: list[np.ndarray]) -> tuple[np.ndarray, float]:
+    """Influences of these rows in pool order, float32 [N]; the pool's maximum."""
+    found, maximum = [], -np.inf
+    for path, wanted in zip(score, rows, strict=True):
+        influence = read_table(path, "score", ["individual_influence"])[0].to_numpy()
+        wrong = np.flatnonzero(~np.isfinite(influence))
+        if len(wrong):
+            raise UserError(
+                expected="finite individual influences",
+                found=f"{len(wrong):,} that are not, the first of them in row {wrong[0]:,}",
+                where=str(path),
+                todo="look at fit/final/metrics.json; delete this file, run snakemake again",
+            )
+        maximum = max(maximum, float(influence.max(initial=-np.inf)))
+        found.append(influence[wanted])
+    return np.concatenate(found), maximum
+
+
+def _read_embeddings(
+    files: list[Path], rows: list[np.ndarray], by_cluster: np.ndarray
+) -> np.ndarray:
+    """Embeddings of these rows, float32 [N, D], in `by_cluster` order, row group by row group."""
+    place_N = np.empty_like(by_cluster)
+    place_N[by_cluster] = np.arange(len(by_cluster))
+    kind = embedded_as(files[0])
+    emb_ND = np.empty((len(place_N), embedding_size(files[0])), np.float32)
+    filled = 0
+    progress = Progress("embeddings", sum(map(len, rows)), "rows")
+    for path, wanted in zip(files, rows, strict=True):
+        first = 0
+        for table in row_groups(path, kind, ["embedding"]):
+            low, high = np.searchsorted(wanted, [first, first + len(table)])
+            to = place_N[filled + low : filled + high]
+            emb_ND[to] = embeddings(table)[wanted[low:high] - first]
+            first += len(table)
+        filled += len(wanted)
+        progress.advance(len(wanted))
+    progress.finish()
+    return emb_ND
+
+
+def read_orders(
+    orders: list[Path], score: list[Path], offsets: np.ndarray
+) -> dict[str, np.ndarray]:
+    """The partitions of a method's order as one, in pool order; `place` is the position there."""
+    made_from = digests(score=score)
+    tables = [read_table(path, "order") for path in orders]
+    for path, table in zip(orders, tables, strict=True):
+        inputs = json.loads(table.schema.metadata[KEY])["inputs"]
+        if {k: v for k, v in inputs.items() if k.startswith("score[")} != made_from:
+            raise UserError(
+                expected="an order of the documents of these score files, in this sequence",
+                found="one that was made from other files or in another sequence",
+                where=str(path),
+                todo="delete the order and run snakemake again",
+            )
+    table = pa.concat_tables(tables)
+    order = {name: table[name].to_numpy() for name in ARTEFACTS["order"].columns or ()}
+    place_N = offsets[order.pop("shard")] + order.pop("row")
+    in_pool = np.argsort(place_N, kind="stable")
+    order = {name: values[in_pool] for name, values in order.items()} | {"place": place_N[in_pool]}
+    twice = np.flatnonzero(np.diff(order["place"]) == 0)
+    if len(twice):
+        place = order["place"][twice[0]]
+        shard = int(np.searchsorted(offsets, place, side="right")) - 1
+        raise UserError(
+            expected="every document at most once in a method's order",
+            found=f"row {place - offsets[shard]:,} of {score[shard]} twice",
+            where=", ".join(map(str, orders)),
+            todo="delete these orders and run snakemake again: they are of different partitionings",
+        )
+    return order

@@ -1,0 +1,132 @@
+"""Selection by quality: a classifier of user-given positives against the pool, top by score."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from groupmates.artefacts.store import (
+    Provenance,
+    digests,
+    read_artefact_json,
+    read_table,
+    replacing,
+    write_json,
+    write_table,
+)
+from groupmates.errors import UserError
+from groupmates.models.quality import HELD_OUT, QualityClassifier
+from groupmates.models.tokenizer import load_tokenizer, token_lists
+from groupmates.pool.documents import read_documents, read_reference, rejects_of
+from groupmates.pool.listing import located
+from groupmates.progress import Progress, note
+from groupmates.selectors.order import without_groups
+from groupmates.settings.per_stage import QualityOrderSettings, QualitySettings
+
+TOGETHER = 1000  # documents that are scored at once
+
+
+def run_fit(
+    settings: QualitySettings,
+    *,
+    positives: list[Path] | None = None,
+    reference: Path,
+    tokenizer: Path,
+    probe_pool: Path,
+    training_pool: Path,
+    output: Path,
+) -> None:
+    """Fit on the positives, or the selection half of the reference, against the sampled documents.
+
+    `output` are the weights; beside them a .json with numbers and the held-out figure.
+    """
+    quality = settings.quality
+    if quality.positives == "reference":
+        good, where = decoded(reference, tokenizer, settings.selection_examples), str(reference)
+    else:
+        files = positives or []
+        good = ["".join(parts) for path in files for parts in read_reference(path)]
+        where = ", ".join(map(str, files))
+    bad = [
+        text
+        for path, name in ((probe_pool, "probe_pool"), (training_pool, "training_pool"))
+        for text in read_table(path, name, ["text"])["text"].to_pylist()
+    ]
+    for texts, source in ((good, where), (bad, f"{probe_pool}, {training_pool}")):
+        if len(texts) < HELD_OUT:
+            raise UserError(
+                expected=f"at least {HELD_OUT} texts of either kind",
+                found=f"{len(texts)}",
+                where=source,
+                todo="give more examples in select.quality.positives, or sample more documents",
+            )
+    classifier, area = QualityClassifier.fit(quality, good, bad)
+    note("quality", f"{len(good):,} positives, {len(bad):,} of the pool; held-out AUC {area:.3f}")
+    provenance = Provenance(
+        "quality",
+        settings.model_dump(mode="json"),
+        digests(
+            positives=positives or [],
+            reference=reference,
+            probe_pool=probe_pool,
+            training_pool=training_pool,
+        ),
+    )
+    with replacing(output) as temporary:
+        classifier.save(temporary, {})
+    body = {"positives": len(good), "negatives": len(bad), "held_out_auc": area}
+    write_json(output.with_suffix(".json"), "classifier", provenance, body)
+
+
+def decoded(reference: Path, tokenizer: Path, examples: int) -> list[str]:
+    """Texts of the reference examples that steer the selection; never of those held out."""
+    table = read_table(reference, "reference", ["split", "input_ids"])
+    steering = table.filter(np.array(table["split"].to_pylist()) == "selection").slice(0, examples)
+    tokens = load_tokenizer(tokenizer)
+    return [str(tokens.decode(ids, skip_special_tokens=True)) for ids in token_lists(steering)]
+
+
+def run_order(
+    settings: QualityOrderSettings,
+    *,
+    pool: list[str],
+    root: str,
+    score: list[Path],
+    classifier: Path,
+    partition: int,
+    output: Path,
+) -> None:
+    """Order the documents of the `partition`-th score shard, whose files are `pool`."""
+    read_artefact_json(classifier.with_suffix(".json"), "classifier")
+    model = QualityClassifier.load(settings.quality, classifier)
+    ids = read_table(score[partition], "score", ["doc_id"])["doc_id"].to_pylist()
+    progress = Progress(f"order quality {partition + 1}/{len(score)}", len(ids), "documents")
+    found: list[np.ndarray] = []
+    done = 0
+    for file in located(pool, root):
+        documents = read_documents(file, settings.columns, rejects_of(settings.bad_records))
+        while block := list(islice(documents, TOGETHER)):
+            if [d.doc_id for d in block] != ids[done : done + len(block)]:
+                raise UserError(
+                    expected=f"the documents of {score[partition]}, in this order",
+                    found=f"others, after {done:,} documents",
+                    where=file.path,
+                    todo="do not change pool files during a run; run snakemake again",
+                )
+            found.append(model.score([d.text for d in block]))
+            done += len(block)
+            progress.advance(len(block))
+    progress.finish()
+    if done < len(ids):
+        raise UserError(
+            expected=f"the {len(ids):,} documents of {score[partition]}",
+            found=f"{done:,}",
+            where=", ".join(pool),
+            todo="do not change pool files during a run; run snakemake again",
+        )
+    provenance = Provenance(
+        "select", settings.model_dump(mode="json"), digests(score=score, classifier=classifier)
+    )
+    write_table(output, "order", provenance, without_groups(partition, -np.concatenate(found)))

@@ -1,0 +1,87 @@
+"""Take documents in a method's order until the budget is met: what all methods have in common."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from groupmates.artefacts.catalogue import DOCUMENT
+from groupmates.artefacts.store import (
+    Provenance,
+    digests,
+    read_clusters,
+    read_table,
+    rows_of,
+    write_table,
+)
+from groupmates.maths.quota import documents_of_ratio, take
+from groupmates.progress import Progress, note
+from groupmates.selectors.order import read_orders
+from groupmates.settings.per_stage import TakeSettings
+
+
+def run(
+    settings: TakeSettings,
+    *,
+    method: str,
+    orders: list[Path],
+    score: list[Path],
+    cluster: list[Path],
+    output: list[Path],
+) -> None:
+    """Take a method's documents until the budget is met; one table of them per score shard.
+
+    Removes what a selection from another pool left beside the tables.
+    """
+    progress = Progress(f"take {method}", sum(map(rows_of, score)), "documents")
+    inputs = digests(orders=orders, score=score, cluster=cluster)
+    n_tokens = [read_table(path, "score", ["n_tokens"])["n_tokens"].to_numpy() for path in score]
+    offsets = np.cumsum([0, *map(len, n_tokens)])
+    documents = int(offsets[-1])
+    order = read_orders(orders, score, offsets)
+    place_N = order["place"]  # position in the pool
+    n_tokens_N = np.concatenate(n_tokens)[place_N]
+
+    budget = settings.budget
+    wanted = None if budget.ratio is None else documents_of_ratio(budget.ratio, documents)
+    taken = take(order["key"], order["rank"], n_tokens_N, documents=wanted, tokens=budget.tokens)
+    clusters = [read_clusters(s, c) for s, c in zip(score, cluster, strict=True)]
+    rank = np.empty(len(place_N), np.int32)
+    rank[taken] = rank_within(np.concatenate(clusters)[place_N[taken]])
+
+    provenance = Provenance("select", settings.model_dump(mode="json") | {"method": method}, inputs)
+    chosen = np.sort(taken)  # pool order
+    ends = np.searchsorted(place_N[chosen], offsets)
+    known = [*DOCUMENT, "n_tokens", "individual_influence"]
+    for shard, path in enumerate(score):
+        here = chosen[ends[shard] : ends[shard + 1]]
+        row = place_N[here] - offsets[shard]
+        table = read_table(path, "score", known).take(pa.array(row))
+        columns: dict[str, Any] = {name: table[name] for name in known} | {
+            "cluster": clusters[shard][row],
+            "rank": rank[here],
+            "group_influence": order["group_influence"][here],
+        }
+        write_table(output[shard], "select", provenance, columns)
+        progress.advance(len(n_tokens[shard]))
+    progress.finish()
+    for path in set(output[0].parent.glob("shard-*.parquet")) - set(output):
+        path.unlink()
+    tokens, pool_tokens = int(n_tokens_N[taken].sum()), sum(int(t.sum()) for t in n_tokens)
+    note(
+        f"select {method}",
+        f"{len(taken):,} of {documents:,} documents ({len(taken) / documents:.2%}), "
+        f"{tokens:,} of {pool_tokens:,} tokens ({tokens / pool_tokens:.2%})",
+    )
+
+
+def rank_within(cluster_N: np.ndarray) -> np.ndarray:
+    """How many documents before each one are of its cluster."""
+    by_cluster = np.argsort(cluster_N, kind="stable")
+    grouped = cluster_N[by_cluster]
+    rank_N = np.empty(len(cluster_N), np.int32)
+    rank_N[by_cluster] = np.arange(len(grouped)) - np.searchsorted(grouped, grouped)
+    return rank_N

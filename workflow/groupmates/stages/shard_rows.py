@@ -1,0 +1,117 @@
+"""A row for every document of a shard, made row group by row group and kept where a job is killed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from groupmates.artefacts.catalogue import ARTEFACTS
+from groupmates.artefacts.store import Provenance, read_table, row_groups, table_writer
+from groupmates.artefacts.unfinished import Kept
+from groupmates.errors import UserError
+from groupmates.pool.damage import bytes_of
+from groupmates.pool.documents import Document, read_documents, rejects_of
+from groupmates.pool.listing import PoolFile, located
+from groupmates.progress import Progress
+from groupmates.settings.config import BadRecords, PoolColumns
+
+ROW_GROUP = 4096  # documents that are tokenised, sorted by length and encoded together
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The pool files of a shard; `checked` is what was found of each, by its name."""
+
+    files: list[PoolFile]
+    checked: dict[str, dict[str, Any]]
+
+    @classmethod
+    def of(cls, pool: list[str], root: str, check: Path) -> Shard:
+        """Of the files `pool` below `root`, which are listed in `check`."""
+        listing = read_table(check, "check", ["source_file", "bytes", "sha256", "documents"])
+        known = dict(zip(listing["source_file"].to_pylist(), listing.to_pylist(), strict=True))
+        return cls(located(pool, root), known)
+
+    @property
+    def documents(self) -> int:
+        return sum(self.checked[f.name]["documents"] for f in self.files)
+
+    @property
+    def digests(self) -> dict[str, str]:
+        return {f.name: self.checked[f.name]["sha256"] for f in self.files}
+
+
+def write_rows(
+    output: Path,
+    provenance: Provenance,
+    shard: Shard,
+    columns: PoolColumns,
+    bad_records: BadRecords,
+    embedding_size: int,
+    rows_of: Callable[[PoolFile, list[Document]], dict[str, Any]],
+    artefact: str = "score",
+) -> None:
+    """Write what `rows_of` makes of the documents, row group after row group, in pool order.
+
+    What a killed job has made is kept in pieces of finished row groups.
+    """
+    with Kept(output, artefact, provenance) as kept:
+        done = kept.state.get("documents", 0)
+        progress = Progress(f"{provenance.stage} {output.stem}", shard.documents, "documents", done)
+        unsaved: list[dict[str, Any]] = []  # row groups
+
+        def write(path: Path, groups: Iterable[Any]) -> None:
+            with table_writer(path, artefact, provenance, embedding_size) as writer:
+                for group in groups:
+                    writer.write(group)
+
+        for file in shard.files:
+            check_unchanged(file, shard.checked[file.name]["bytes"])
+        for file, documents in _blocks(done, shard.files, columns, bad_records):
+            unsaved.append(rows_of(file, documents))
+            progress.advance(len(documents))
+            if kept.due():
+                piece = f"piece-{len(kept.files):06d}.parquet"
+                kept.save({"documents": progress.done}, {piece: partial(write, groups=unsaved)})
+                unsaved = []
+        progress.finish()
+        write(output, chain(_saved_groups(kept, artefact), unsaved))
+        kept.clear()
+
+
+def _saved_groups(kept: Kept, artefact: str) -> Iterator[pa.Table]:
+    """The row groups of all pieces, in their order."""
+    for piece in kept.files:
+        yield from row_groups(kept.file(piece), artefact, list(ARTEFACTS[artefact].columns or ()))
+
+
+def _blocks(
+    done: int, files: list[PoolFile], columns: PoolColumns, bad_records: BadRecords
+) -> Iterator[tuple[PoolFile, list[Document]]]:
+    """The documents of row group after row group, past the first `done`: whole groups."""
+    for file in files:
+        documents = read_documents(file, columns, rejects_of(bad_records))
+        while block := list(islice(documents, ROW_GROUP)):
+            if done:
+                done -= len(block)
+                assert done >= 0, "what was kept ends within a row group"
+                continue
+            yield file, block
+
+
+def check_unchanged(file: PoolFile, size: int) -> None:
+    """A pool file must be the one that was checked and sampled."""
+    found = bytes_of(file.path)
+    if found != size:
+        raise UserError(
+            expected=f"{size:,} bytes, as when the pool was sampled",
+            found=f"{found:,} bytes",
+            where=file.path,
+            todo="do not change pool files during a run; run snakemake again to sample anew",
+        )
