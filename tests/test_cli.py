@@ -12,6 +12,7 @@ import pytest
 
 import small
 from groupmates import __main__ as cli
+from groupmates import run_stage
 from groupmates.errors import UserError
 from groupmates.settings import config, per_stage
 
@@ -43,7 +44,7 @@ def example(
 
 def parsed(*arguments: str) -> dict:
     text = json.dumps(PLAIN.model_dump() | {"version": 1})
-    return cli.stage_arguments(example, ["--settings", text, "--output", "o", *arguments])
+    return run_stage.stage_arguments(example, ["--settings", text, "--output", "o", *arguments])
 
 
 def test_arguments_have_the_types_of_the_annotations():
@@ -83,21 +84,21 @@ def test_an_optional_list_may_be_given_without_a_value():
 
 def test_a_missing_argument_is_told_with_its_name(capsys):
     with pytest.raises(SystemExit) as stopped:
-        cli.stage_arguments(example, ["--settings", "{}", "--output", "o"])
+        run_stage.stage_arguments(example, ["--settings", "{}", "--output", "o"])
     assert stopped.value.code == 2
     assert "--shards" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("stage", cli.STAGES)
+@pytest.mark.parametrize("stage", run_stage.STAGES)
 def test_every_stage_has_arguments_that_the_command_line_understands(stage):
-    function = cli.stage_function(stage)
+    function = run_stage.stage_function(stage)
     hints = typing.get_type_hints(function)
     first, *others = inspect.signature(function).parameters.values()
     assert first.name == "settings"
     assert issubclass(hints["settings"], per_stage.StageSettings)
     for parameter in others:
         assert parameter.kind is parameter.KEYWORD_ONLY
-        kind = cli._required(hints[parameter.name])
+        kind = run_stage._required(hints[parameter.name])
         assert kind in (Path, int, str, list[Path], list[str])
     assert any(name in hints for name in ("output", "curve", "probe_pool", "shards"))
     assert function.__doc__
@@ -107,7 +108,7 @@ def test_an_unknown_stage_is_answered_with_the_known_ones(capsys):
     assert cli.main(["slect"]) == 2
     assert cli.main([]) == 2
     told = capsys.readouterr().err
-    assert all(stage in told for stage in cli.STAGES)
+    assert all(stage in told for stage in run_stage.STAGES)
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +155,7 @@ def test_messages_go_to_the_terminal_and_to_the_log(tmp_path, monkeypatch, capsy
     def stage(settings: per_stage.CorpusSettings, *, output: Path) -> None:
         print("half way", file=sys.stderr)
 
-    monkeypatch.setattr(cli, "stage_function", lambda stage_name: stage)
+    monkeypatch.setattr(run_stage, "stage_function", lambda stage_name: stage)
     monkeypatch.setattr(sys, "stderr", sys.stderr)  # put back after the test
     log = tmp_path / "deep/down.log"
     text = json.dumps(PLAIN.model_dump())
@@ -170,7 +171,7 @@ def test_a_mistake_of_ours_keeps_its_traceback_in_the_log_too(monkeypatch, tmp_p
     def stage(settings: per_stage.CorpusSettings) -> None:
         raise KeyError("a bug")
 
-    monkeypatch.setattr(cli, "stage_function", lambda stage_name: stage)
+    monkeypatch.setattr(run_stage, "stage_function", lambda stage_name: stage)
     log = tmp_path / "a.log"
     arguments = ["corpus", "--settings", json.dumps(PLAIN.model_dump()), "--log", str(log)]
     assert cli.main(arguments) == 1
@@ -205,6 +206,6 @@ def test_a_record_begins_before_what_a_stage_imports(tmp_path, monkeypatch):
         seen.extend(json.loads((tmp_path / "x.json").read_text())["attempts"])
         raise UserError(expected="a", found="b", where="c", todo="d")
 
-    monkeypatch.setattr(cli, "stage_function", imports)
+    monkeypatch.setattr(run_stage, "stage_function", imports)
     assert cli.main(["corpus", "--log", str(tmp_path / "x.log")]) == 2
     assert [a["state"] for a in seen] == ["running"]

@@ -10,8 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from groupmates import __main__ as cli
-from groupmates import progress
+from groupmates import progress, run_stage
 from groupmates.records import jobs
 
 PACKAGE = Path(jobs.__file__).parents[2]
@@ -70,7 +69,7 @@ def test_a_second_process_at_one_job_waits_for_the_first(tmp_path):
     code = f"""
 from pathlib import Path
 from types import SimpleNamespace
-from groupmates import jobs
+from groupmates.records import jobs
 with jobs.alone(Path({str(log)!r})):
     Path({str(told)!r}).write_text("in")
 """
@@ -112,7 +111,7 @@ def test_a_full_disk_is_told_with_what_to_do(tmp_path, capsys):
         raise OSError(28, "No space left on device", "results/x.parquet")
 
     record = jobs.Record(tmp_path / "x.json", "score")
-    assert cli.run("score", full, {}, record) == 2
+    assert run_stage.run("score", full, {}, record) == 2
     shown = capsys.readouterr().err
     assert "a file system that is full" in shown
     assert "results/x.parquet" in shown
@@ -127,7 +126,7 @@ def test_a_folder_that_one_may_not_write_to_is_told_with_its_name(tmp_path, caps
         raise error
 
     record = jobs.Record(tmp_path / "x.json", "fit")
-    assert cli.run("fit", refused, {}, record) == 2
+    assert run_stage.run("fit", refused, {}, record) == 2
     shown = capsys.readouterr().err
     for part in ("does not let you write", "results/x/fit", "get the right to write there"):
         assert part in shown
@@ -138,7 +137,7 @@ def test_other_errors_keep_their_traceback(tmp_path, capsys):
         raise OSError(5, "Input/output error")
 
     record = jobs.Record(tmp_path / "x.json", "score")
-    assert cli.run("score", broken, {}, record) == 1
+    assert run_stage.run("score", broken, {}, record) == 1
     assert "Traceback" in capsys.readouterr().err
     (attempt,) = json.loads((tmp_path / "x.json").read_text())["attempts"]
     assert attempt["state"] == "failed"

@@ -66,7 +66,7 @@ from pathlib import Path
 from torch import distributed as dist
 import small, trainings
 from groupmates import __main__ as cli
-from groupmates.models import lm
+from groupmates.models import language_model as lm
 
 rank, count, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
 torch.set_num_threads(1)

@@ -6,7 +6,7 @@ from contextlib import contextmanager, redirect_stderr
 import pytest
 
 from groupmates import progress
-from groupmates.__main__ import Tee
+from groupmates.run_stage import Tee
 
 
 @pytest.fixture

@@ -134,8 +134,8 @@ def test_sigterm_saves_and_ends_the_process(output):
     code = f"""
 import os, signal
 from pathlib import Path
-from groupmates.resume import Kept
-from groupmates.store import Provenance
+from groupmates.artefacts.unfinished import Kept
+from groupmates.artefacts.store import Provenance
 made_by = Provenance("probe", {{"seed": 1}}, {{"pool": "abc"}})
 with Kept(Path({str(output)!r}), "probe", made_by) as kept:
     os.kill(os.getpid(), signal.SIGTERM)

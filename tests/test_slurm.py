@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from groupmates import requests
 from groupmates.errors import UserError
 from groupmates.slurm import preflight
 
@@ -58,9 +57,9 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def test_a_request_grows_with_the_attempt_up_to_the_limit_of_the_site():
-    memory = requests.growing(16_000, 40_000)
+    memory = preflight.growing(16_000, 40_000)
     assert [memory(None, attempt) for attempt in (1, 2, 3, 4)] == [16_000, 32_000, 40_000, 40_000]
-    assert requests.growing(30, None)(None, 4) == 120
+    assert preflight.growing(30, None)(None, 4) == 120
 
 
 def test_the_profiles_differ_in_the_machine_and_not_in_what_is_stale():
@@ -259,9 +258,9 @@ def test_a_slurmctld_with_a_short_memory_is_warned_of(seconds, warned, commands)
 CLAIM = """
 import sys, time
 from pathlib import Path
-from groupmates import slurm
-slurm.SECONDS_BETWEEN_BEATS = 0.2
-print(slurm.claim(Path(sys.argv[1]), sys.argv[2], print), flush=True)
+from groupmates.slurm import preflight
+preflight.SECONDS_BETWEEN_BEATS = 0.2
+print(preflight.claim(Path(sys.argv[1]), sys.argv[2], print), flush=True)
 sys.stdin.read()
 """
 

@@ -436,13 +436,11 @@ def test_of_many_failed_jobs_a_few_are_told_and_the_logs_of_all(run):
     assert all(f"logs/{name}.log" in text for name in names)
 
 
-def test_the_main_process_ends_with_the_failed_jobs_and_the_end_of_their_logs(
-    run, monkeypatch, capsys
-):
+def test_the_main_process_ends_with_the_failed_jobs_and_the_end_of_their_logs(run, monkeypatch):
     a_campaign(run)
     monkeypatch.chdir(run.path.parent.parent)
-    campaign.fail(SimpleNamespace(dag=SimpleNamespace(finished_jobs=[])), "small")
-    shown = capsys.readouterr().err
+    campaign.end(SimpleNamespace(dag=SimpleNamespace(finished_jobs=[])), "small", "failed")
+    shown = view.failed_jobs(Path("results/small"))
     assert "score_00002 failed on node7; the end of results/small/logs/score_00002.log:" in shown
     assert "  error in score\n" in shown
     assert campaign.read(run.logs)["state"] == "failed"

@@ -79,9 +79,7 @@ TRAINING = ("base", "fit", "evaluate")  # may do so in several processes
 
 def stage_function(stage: str) -> Callable[..., None]:
     module, function = STAGES[stage]
-    loaded: Callable[..., None] = getattr(
-        importlib.import_module(f"groupmates.stages.{module}"), function
-    )
+    loaded: Callable[..., None] = getattr(importlib.import_module(f"groupmates.{module}"), function)
     return loaded
 
 
