@@ -16,8 +16,9 @@ from groupmates.artefacts.store import (
     write_json,
 )
 from groupmates.selectors import group_mates as stage
-from groupmates.settings.config import Budget, GroupMates
+from groupmates.settings.config import Budget
 from groupmates.settings.per_stage import GroupMatesSettings
+from groupmates.settings.selectors import GroupMates
 
 ROW_GROUP = 7
 

@@ -26,8 +26,9 @@ from groupmates.models.gradients import AttentionGradients
 from groupmates.models.reference import reference_part
 from groupmates.models.tokenizer import document_tokens, load_tokenizer
 from groupmates.selectors import quad, take
-from groupmates.settings.config import Budget, Quad
+from groupmates.settings.config import Budget
 from groupmates.settings.per_stage import QuadOrderSettings, QuadSettings, TakeSettings
+from groupmates.settings.selectors import Quad
 from small import documents, write_lines
 
 MADE = Provenance("test", {})

@@ -26,7 +26,7 @@ from groupmates.models.tokenizer import train_tokenizer
 from groupmates.selectors import mates as order_mates
 from groupmates.selectors import quality, take
 from groupmates.selectors import semdedup as order_semdedup
-from groupmates.settings.config import Budget, Mates, PoolColumns, Quality, SemDedup
+from groupmates.settings.config import Budget, PoolColumns
 from groupmates.settings.per_stage import (
     MatesSettings,
     OneStepPlanSettings,
@@ -35,6 +35,7 @@ from groupmates.settings.per_stage import (
     SemDedupSettings,
     TakeSettings,
 )
+from groupmates.settings.selectors import Mates, Quality, SemDedup
 from groupmates.stages import draw_rollouts
 from scored import Pool, order_group_mates, pool, unit, write_model, write_pool, write_score
 from small import write_lines

@@ -15,8 +15,9 @@ from groupmates.cost.sizes import Sizes
 from groupmates.maths.bandit import most_probed
 from groupmates.maths.brute_force import evaluations
 from groupmates.maths.quota import documents_of_ratio
-from groupmates.settings.config import Config, GroupMates, OracleGreedy, Quad, Section, SemDedup
+from groupmates.settings.config import Config
 from groupmates.settings.per_stage import group_jobs, one_step_fit, one_steps
+from groupmates.settings.selectors import GroupMates, OracleGreedy, Quad, Section, SemDedup
 
 # Kernels: what an amount is counted in, and how a table shows it.
 KERNELS = {

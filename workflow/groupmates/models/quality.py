@@ -16,7 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from groupmates.errors import UserError
-from groupmates.settings.config import Quality
+from groupmates.settings.selectors import Quality
 
 HELD_OUT = 10  # every so many texts are kept for the figure
 WORDS = r"(?u)\S+"

@@ -39,8 +39,8 @@ from groupmates.models.tokenizer import document_tokens, load_tokenizer
 from groupmates.pool.chosen_rows import chosen_texts
 from groupmates.pool.listing import located
 from groupmates.progress import Progress, note
-from groupmates.settings.config import Quad
 from groupmates.settings.per_stage import QuadOrderSettings, QuadSettings
+from groupmates.settings.selectors import Quad
 
 
 def run_probe(

@@ -1,4 +1,4 @@
-"""`config.yaml`, typed. Config enters here once; `stage_settings.py` picks what a stage depends on.
+"""`config.yaml`, typed. Config enters here once; `per_stage.py` picks what a stage depends on.
 
 Defaults stand in `config.yaml` alone: snakemake merges `--configfile` and `--config` over it, so
 every field below is required.
@@ -9,24 +9,29 @@ from __future__ import annotations
 import difflib
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from groupmates.errors import UserError
+from groupmates.settings.selectors import (
+    SELECTORS,
+    Clusters,
+    GroupMates,
+    Mates,
+    NotNegative,
+    OracleGreedy,
+    Positive,
+    Quad,
+    Quality,
+    Rate,
+    Section,
+    SemDedup,
+    Share,
+)
 
-Positive = Annotated[int, Field(gt=0)]
-NotNegative = Annotated[int, Field(ge=0)]
-Share = Annotated[float, Field(gt=0, le=1)]
-Rate = Annotated[float, Field(ge=0)]
 Paths = Literal["builtin"] | Annotated[list[str], Field(min_length=1)]
 Format = Literal["same", "parquet", "open_lm", "megatron"]
 MethodName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False
-    )
 
 
 class PoolColumns(Section):
@@ -214,63 +219,6 @@ class Budget(Section):
     def one_of_two(self) -> Self:
         _exactly_one(self, "ratio", "tokens")
         return self
-
-
-Clusters = Literal["influence", "semantic"]
-
-
-class GroupMates(Section):
-    clusters: Clusters
-    quota: Literal["proportional", "marginal"]
-    sign: Literal["paper", "ceiling"]
-    relation: Literal["fitted", "unit", "none"]
-    sharpness: Annotated[float, Field(gt=0)] | None
-    rounds: Literal["all", "random"]
-
-
-class Mates(Section):
-    temperature: Rate
-
-
-class Quality(Section):
-    positives: Literal["reference"] | Annotated[list[str], Field(min_length=1)] | None
-    ngrams: Annotated[int, Field(ge=1, le=5)]
-    hash_bits: Annotated[int, Field(ge=8, le=24)]
-    penalty: Annotated[float, Field(gt=0)]
-
-
-class SemDedup(Section):
-    clusters: Clusters
-    threshold: Annotated[float, Field(gt=0, le=1)]
-
-
-class OracleGreedy(Section):
-    candidates: Positive | None
-    max_evaluations: Positive
-
-
-class Quad(Section):
-    iterations: Positive
-    arms_per_iteration: Positive
-    documents_per_arm: Positive
-    threshold: float | None
-    exploration: Rate
-    neighbour_distance: Annotated[float, Field(gt=0)]
-    hessian: Literal["none", "gauss_newton"]
-    damping: Annotated[float, Field(gt=0)]
-    cg_iterations: Positive
-    cg_tolerance: Annotated[float, Field(gt=0, lt=1)]
-
-
-SELECTORS: dict[str, type[Section] | None] = {
-    "group_mates": GroupMates,
-    "mates": Mates,
-    "quality": Quality,
-    "semdedup": SemDedup,
-    "oracle_greedy": OracleGreedy,
-    "quad": Quad,
-    "random": None,
-}
 
 
 class Select(Section):
