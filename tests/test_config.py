@@ -13,13 +13,12 @@ import yaml
 
 from groupmates.artefacts.catalogue import ARTEFACTS
 from groupmates.errors import UserError
-from groupmates.settings import config, per_stage
+from groupmates.settings import config, per_stage, reference
 from groupmates.settings.per_stage import as_param
 
 ROOT = Path(__file__).parent.parent
 DEFAULTS = yaml.safe_load((ROOT / "config.yaml").read_text())
 FURTHER = sorted((ROOT / "workflow/configs").glob("*.yaml"))
-SCHEMA = ROOT / "workflow/schemas/config.schema.json"
 KINDS = per_stage.StageSettings.__subclasses__()
 
 # Keys that shape the graph: they name files, jobs and wildcards, which snakemake watches itself.
@@ -139,7 +138,8 @@ def test_wrong_paths_are_told_by_their_key_and_not_by_types_of_python(wrong):
         ),
         (
             {"probe__bootstrap__max_appearances": 1, "probe__bootstrap__rollouts": 201},
-            "appearances",
+            "probe.bootstrap.rollouts x rollout_length (2010) must be at most "
+            "max_appearances x sample.probe_documents (2000)",
         ),
         (
             {"fit__heldout_rollouts": 140},
@@ -155,14 +155,14 @@ def test_wrong_paths_are_told_by_their_key_and_not_by_types_of_python(wrong):
             {"probe__groups__sizes": [2, 2001]},
             "probe.groups.sizes (2001) must be at most sample.probe_documents (2000)",
         ),
-        ({"probe__groups__sizes": [5, 2]}, "probe.groups: sizes must ascend, each once"),
-        ({"probe__groups__sizes": [2, 2]}, "probe.groups: sizes must ascend, each once"),
+        ({"probe__groups__sizes": [5, 2]}, "probe.groups: sizes must ascend without repeats"),
+        ({"probe__groups__sizes": [2, 2]}, "probe.groups: sizes must ascend without repeats"),
         ({"probe__groups__sizes": []}, "probe.groups.sizes: List should have at least 1 item"),
         ({"probe__groups__sizes": [0, 2]}, "Input should be greater than 0"),
         ({"probe__groups__sets": 2}, "probe.groups: sets must be 0 or at least 3, not 2"),
         (
             {"reference__evaluation_paths": ["a.jsonl"]},
-            "reference.evaluation_paths needs reference.paths that are files",
+            "reference.evaluation_paths needs files in reference.paths",
         ),
         (
             {"base__architecture__heads": 5},
@@ -170,24 +170,24 @@ def test_wrong_paths_are_told_by_their_key_and_not_by_types_of_python(wrong):
         ),
         (
             {"cluster__clusters": 10},
-            "cluster: exactly one of clusters and target_size must be set, the other null",
+            "cluster: clusters and target_size are both set; set one to null",
         ),
         (
             {"cluster__target_size": None},
-            "cluster: exactly one of clusters and target_size must be set, the other null",
+            "cluster: clusters and target_size are both null; set one of them",
         ),
         (
             {"select__budget__tokens": 1000},
-            "select.budget: exactly one of ratio and tokens must be set, the other null",
+            "select.budget: ratio and tokens are both set; set one to null",
         ),
         (
             {"select__budget__ratio": None},
-            "select.budget: exactly one of ratio and tokens must be set, the other null",
+            "select.budget: ratio and tokens are both null; set one of them",
         ),
-        ({"select__methods": ["random", "random"]}, "select: every method at most once"),
+        ({"select__methods": ["random", "random"]}, "select: methods names a method twice"),
         (
             {"select__methods": ["random", "oracle"]},
-            "'oracle' is neither a selector nor one of variants",
+            "'oracle' is no selector and not in variants",
         ),
         ({"select__methods": ["quality"]}, "quality needs quality.positives"),
         ({"select__variants": {"mates": {"method": "mates"}}}, "a selector has this name"),
@@ -420,16 +420,17 @@ def test_a_new_version_of_an_artefact_runs_its_stage_again(monkeypatch):
 
 def test_the_pretraining_is_given_in_one_unit():
     both = {"gpu_hours": 104.0, "tokens": 10**9}
-    assert "at most one of gpu_hours and tokens" in refusal(changed(plan__pretraining=both))
+    assert "gpu_hours and tokens are both set; set one to null" in refusal(
+        changed(plan__pretraining=both)
+    )
 
 
 def test_shards_have_a_number_of_files_or_a_size():
-    message = "pool: exactly one of files_per_shard and shard_mb must be set"
-    both = changed(pool__shard_mb=100.0)
-    assert message in refusal(both)
-    assert message in refusal(changed(pool__files_per_shard=None))
+    both = "files_per_shard and shard_mb are both"
+    assert f"pool: {both} set" in refusal(changed(pool__shard_mb=100.0))
+    assert f"pool: {both} null" in refusal(changed(pool__files_per_shard=None))
     by_size = changed(pool__shard_mb=100.0, pool__files_per_shard=None)
-    assert "shard_mb needs paths that are files" in refusal(by_size)
+    assert "shard_mb needs files in paths" in refusal(by_size)
     by_size["pool"]["paths"] = ["pool/*.jsonl"]
     assert config.load(by_size).pool.shard_mb == 100
 
@@ -439,17 +440,46 @@ def test_bad_records_stop_or_are_skipped_up_to_a_share(key, value):
     assert f"pool.{key}" in refusal(changed(**{f"pool__{key}": value}))
 
 
-# The JSON schema
+# The key reference and the JSON schema
 
 
-def test_the_schema_for_editors_is_that_of_the_typed_configuration():
-    # Made anew with: PYTHONPATH=workflow python -c 'import json; from groupmates.config import *;
-    # print(json.dumps(json_schema(), indent=2))' > workflow/schemas/config.schema.json
-    assert json.loads(SCHEMA.read_text()) == config.json_schema()
+@pytest.mark.parametrize(
+    ("path", "written"), [(reference.PAGE, reference.page), (reference.SCHEMA, reference.schema)]
+)
+def test_the_reference_and_the_schema_are_up_to_date(path, written):
+    text = path.read_text()
+    now = json.loads(text) if path.suffix == ".json" else text
+    assert now == written(), "write it anew: python -m groupmates.settings.reference"
+
+
+def test_every_key_and_section_is_described_in_sentences():
+    schema = reference.schema()
+    for kind, place in schema["$defs"].items():
+        assert place["description"].endswith("."), kind
+        for key, entry in place["properties"].items():
+            assert entry.get("description", "." if "$ref" in entry else "").endswith("."), key
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("PoolColumns.id", "text or `null`"),
+        ("Pool.paths", "`builtin` or list of texts"),
+        ("Pool.max_bad_share", "number from 0 to 1"),
+        ("Groups.sizes", "list of whole numbers above 0"),
+        ("Optimizer.beta1", "number from 0 to below 1"),
+        ("Materialise.format", "`same`, `parquet`, `open_lm` or `megatron`"),
+        ("Plan.encoder", "`{hidden_size, layers, vocabulary_size}` or `null`"),
+    ],
+)
+def test_the_reference_says_in_words_what_a_key_may_be(key, words):
+    kinds = reference.schema()["$defs"]
+    kind, field = key.split(".")
+    assert reference.values(kinds[kind]["properties"][field], kinds) == words
 
 
 def test_the_schema_is_one_of_2020_12_that_accepts_the_defaults_and_refuses_other_keys():
-    schema = json.loads(SCHEMA.read_text())
+    schema = json.loads(reference.SCHEMA.read_text())
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     jsonschema.Draft202012Validator.check_schema(schema)
     validator = jsonschema.Draft202012Validator(schema)
