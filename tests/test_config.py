@@ -10,6 +10,7 @@ from typing import Literal, get_args, get_origin
 import jsonschema
 import pytest
 import yaml
+from snakemake.cli import parse_config
 
 from groupmates.artefacts.catalogue import ARTEFACTS
 from groupmates.errors import UserError
@@ -438,6 +439,26 @@ def test_shards_have_a_number_of_files_or_a_size():
 @pytest.mark.parametrize(("key", "value"), [("bad_records", "ignore"), ("max_bad_share", 1.5)])
 def test_bad_records_stop_or_are_skipped_up_to_a_share(key, value):
     assert f"pool.{key}" in refusal(changed(**{f"pool__{key}": value}))
+
+
+# null on a command line
+
+
+@pytest.mark.parametrize("over", [{"base": {"checkpoint": "null"}}, {"base": {"checkpoint": None}}])
+def test_null_is_no_folder_of_that_name_wherever_it_comes_from(over):
+    assert config.load(merged(changed(base__checkpoint="models/own"), over)).base.checkpoint is None
+
+
+def test_snakemake_passes_null_on_as_text_at_any_depth():
+    pool = "pool={shard_mb: 5, files_per_shard: null, paths: [a.jsonl], columns: {id: null}}"
+    select = "select={variants: {own: {method: group_mates, sharpness: null}}}"
+    given = parse_config([pool, select, "run=null"])
+    assert given["run"] == given["pool"]["columns"]["id"] == "null"
+    raw = merged(changed(pool__columns__id="id"), {**given, "run": "own"})
+    loaded = config.load(raw)
+    assert (loaded.pool.columns.id, loaded.pool.shard_mb) == (None, 5)
+    assert loaded.select.method("own")[1].sharpness is None
+    assert refusal(raw | {"run": "null"}) == "run: Input should be a valid string, not null"
 
 
 # The key reference and the JSON schema

@@ -703,7 +703,7 @@ class Config(Section):
 def load(raw: dict[str, Any]) -> Config:
     """The merged configuration of snakemake, validated; every problem at once in one `UserError`."""
     try:
-        return Config.model_validate(raw)
+        return Config.model_validate(_with_nulls(raw))
     except ValidationError as error:
         problems = [_problem(e) for e in error.errors()]
         raise UserError(
@@ -712,6 +712,13 @@ def load(raw: dict[str, Any]) -> Config:
             where="config.yaml, --configfile or --config",
             todo="correct the settings named above",
         ) from None
+
+
+def _with_nulls(value: Any) -> Any:
+    """The text null as None, at any depth: snakemake passes `--config key=null` on as text."""
+    if isinstance(value, dict):
+        return {key: _with_nulls(entry) for key, entry in value.items()}
+    return None if value == "null" else value
 
 
 def _problem(error: Any) -> str:
