@@ -18,24 +18,6 @@ def records(run: Path) -> Attempts:
     return {name: attempts[-1] for name, attempts in jobs.named_records(run / "logs").items()}
 
 
-def calm(attempts: Attempts) -> Attempts:
-    """The run as it had been on a machine of its own: without what jobs waited for a core."""
-    spared = {
-        name: a["ended"] - a["started"] - jobs.undisturbed_seconds(a)
-        for name, a in attempts.items()
-    }
-    found = {}
-    for name, attempt in attempts.items():
-        taken = attempt["ended"] - attempt["started"]
-        before = [n for n, a in attempts.items() if a["ended"] <= attempt["started"]]
-        started = attempt["started"] - sum(spared[n] for n in before)
-        share = (taken - spared[name]) / taken if taken else 1.0
-        phases = [p | {"seconds": p["seconds"] * share} for p in attempt["phases"]]
-        ended = started + taken * share
-        found[name] = attempt | {"started": started, "ended": ended, "phases": phases}
-    return found
-
-
 def span(attempts: Attempts) -> tuple[float, float]:
     """Begin and end of the jobs of a finished run."""
     return min(a["started"] for a in attempts.values()), max(a["ended"] for a in attempts.values())
@@ -46,7 +28,7 @@ def at(run: Path, attempts: Attempts, now: float) -> Status:
     plan = campaign.read(run / "logs")
     assert plan is not None, f"{run} has no {campaign.NAME}"
     of_stage: dict[str, list[Job]] = {}
-    for name in plan["jobs"]:
+    for name, entry in plan["jobs"].items():
         attempt = attempts[name]
         if attempt["ended"] <= now:
             job = Job(name, "done", [attempt])
@@ -54,7 +36,7 @@ def at(run: Path, attempts: Attempts, now: float) -> Status:
             job = Job(name, "running", [_unfinished(attempt, now)])
         else:
             job = Job(name, "waiting", [])
-        of_stage.setdefault(jobs.stage_of(name), []).append(job)
+        of_stage.setdefault(entry["stage"], []).append(job)
     stages = [Stage(name, found, plan["stages"][name]) for name, found in of_stage.items()]
     running = plan | {"state": "running", "ended": None}
     return Status(run, "running", json.loads(json.dumps(running)), stages, Queue(), now)

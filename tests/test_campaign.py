@@ -27,11 +27,17 @@ class Dag:
         self._needed = {self.of[n] for n in needed}
 
     def _job(self, name: str):
+        first, _, file = name.partition("/")
+        rule, *values = first.split("_")
+        wildcards = dict(zip(("model", "part"), values, strict=False)) | (
+            {"file": file} if file else {}
+        )
         return Job(
             log=[f"results/small/logs/{name}.log"],
             output=[f"results/small/{name}"],
-            wildcards=name.split("_")[1:],
-            rule=SimpleNamespace(name=name.split("_")[0]),
+            wildcards=list(wildcards.values()),
+            wildcards_dict=wildcards,
+            rule=SimpleNamespace(name=rule),
             threads=1,
         )
 

@@ -57,6 +57,7 @@ def test_arguments_have_the_types_of_the_annotations():
         "part": 7,
         "output": Path("o"),
         "log": Path("x.log"),
+        "job": None,
         "save_seconds": 60.0,
         "launch": None,
     }

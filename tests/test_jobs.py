@@ -29,6 +29,7 @@ def test_a_record_tells_how_far_a_job_is_and_how_it_ended(tmp_path):
     (running,) = jobs.read_record(record.path)
     assert (running["state"], running["ended"]) == ("running", None)
     assert (running["stage"], running["job"], running["pid"]) == ("probe", "probe_0", os.getpid())
+    assert (running["rule"], running["wildcards"]) == ("probe", {})
     (phase,) = running["phases"]
     assert (phase["done"], phase["resumed"], phase["total"]) == (6, 4, 10)
     record.end("failed", "no luck")
@@ -144,10 +145,45 @@ def test_other_errors_keep_their_traceback(tmp_path, capsys):
     assert "Input/output" in attempt["error"]
 
 
-def test_jobs_that_differ_in_number_or_file_alone_are_of_one_stage():
-    names = ["probe_random_00003", "evaluate_group_mates_0", "fit_final", "materialise_random/a/3"]
-    stages = ["probe_random", "evaluate_group_mates", "fit_final", "materialise_random"]
-    assert [jobs.stage_of(name) for name in names] == stages
+@pytest.mark.parametrize(
+    ("rule", "wildcards", "stage"),
+    [
+        ("probe", {"round": "random", "part": "00003"}, "probe_random"),
+        ("evaluate", {"method": "group_mates", "seed": "0"}, "evaluate_group_mates"),
+        ("take", {"method": "best_1"}, "take_best_1"),
+        ("take", {"method": "best_2"}, "take_best_2"),
+        ("materialise", {"method": "random", "file": "a/3"}, "materialise_random"),
+        ("order_mates", {"method": "mates", "partition": "00000"}, "order_mates"),
+        ("base", {}, "base"),
+    ],
+)
+def test_jobs_that_differ_in_number_or_file_alone_are_of_one_stage(rule, wildcards, stage):
+    assert jobs.stage_name(rule, wildcards) == stage
+
+
+def test_a_record_tells_which_rule_and_wildcards_its_job_is_of(tmp_path):
+    words = ["score_by", "model=initial", "file=a=b c"]
+    jobs.Record(tmp_path / "x.json", "score", words).end("done")
+    (attempt,) = jobs.read_record(tmp_path / "x.json")
+    assert (attempt["stage"], attempt["rule"]) == ("score", "score_by")
+    assert attempt["wildcards"] == {"model": "initial", "file": "a=b c"}
+    assert jobs.stage_of(attempt) == "score_by_initial"
+    del attempt["rule"], attempt["wildcards"]
+    assert jobs.stage_of(attempt) == "score", "an earlier version's record"
+
+
+def spell(state, seconds, resumed=0):
+    phases = [{"resumed": resumed}]
+    return {"state": state, "started": 0, "ended": seconds, "heard": 9, "phases": phases}
+
+
+def test_a_finished_job_took_what_its_outputs_come_from():
+    assert jobs.seconds([spell("killed", 60), spell("done", 30, resumed=5)]) == 90
+    assert jobs.seconds([spell("killed", 60), spell("done", 70)]) == 70
+    before = [spell("done", 500), spell("failed", 7)]
+    assert jobs.seconds([*before, spell("killed", 60), spell("done", 30, resumed=5)]) == 97
+    assert jobs.seconds([spell("done", 70), spell("failed", 7)]) is None
+    assert jobs.seconds([]) is None
 
 
 def test_a_record_of_a_log_in_a_folder_is_named_by_its_path(tmp_path):

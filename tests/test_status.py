@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import socket
 import stat
 import subprocess
@@ -62,7 +63,7 @@ class Run:
         self.logs.mkdir(parents=True)
 
     def plan(self, *names, done=(), needs=None, **more):
-        stages = dict.fromkeys(map(jobs.stage_of, [*done, *names]))
+        stages = {name: re.sub(r"_[0-9]+$", "", name) for name in [*done, *names]}
         body = {
             "version": campaign.VERSION,
             "state": "running",
@@ -73,8 +74,11 @@ class Run:
             "pid": os.getpid(),
             "executor": "local",
             "slurm_name": None,
-            "stages": {s: (needs or {}).get(s, []) for s in stages},
-            "jobs": {n: {"needed": n not in done, "comment": f"c {n}"} for n in [*done, *names]},
+            "stages": {s: (needs or {}).get(s, []) for s in stages.values()},
+            "jobs": {
+                n: {"stage": s, "needed": n not in done, "comment": f"c {n}"}
+                for n, s in stages.items()
+            },
         }
         (self.logs / campaign.NAME).write_text(json.dumps(body | more))
 
@@ -266,11 +270,10 @@ def test_no_time_left_is_told_where_nothing_is_known(phases):
     assert state.seconds_left(timed(("waiting", [])), NOW) is None
 
 
-def test_a_resumed_job_took_its_attempts_together_one_begun_anew_its_last():
+def test_a_job_that_is_done_took_the_attempts_that_made_it():
     went_on = attempt("done", 200, 30, phases=[work(9, 9, 30, resumed=5)])
-    killed = attempt("killed", 0, 60)
-    assert state.job_seconds(Job("a", "done", [killed, went_on])) == 90
-    assert state.job_seconds(Job("a", "done", [killed, attempt("done", 200, 70)])) == 70
+    assert state.job_seconds(Job("a", "done", [attempt("killed", 0, 60), went_on])) == 90
+    assert state.job_seconds(Job("a", "running", [went_on])) is None
 
 
 # SLURM's queue.

@@ -89,7 +89,10 @@ def test_the_plan_and_the_records_of_a_finished_run_tell_of_every_job(finished: 
     assert plan["state"] == "done"
     assert plan["jobs"].keys() == records.keys()
     flow = list(plan["stages"])
-    assert flow == list(dict.fromkeys(map(jobs.stage_of, plan["jobs"])))
+    assert flow == list(dict.fromkeys(job["stage"] for job in plan["jobs"].values()))
+    for name, attempts in records.items():
+        assert jobs.stage_of(attempts[-1]) == plan["jobs"][name]["stage"]
+    assert records["probe_random_00001"][-1]["wildcards"] == {"round": "random", "part": "00001"}
     assert all(
         flow.index(before) < flow.index(stage)
         for stage, needs in plan["stages"].items()
@@ -101,7 +104,7 @@ def test_the_plan_and_the_records_of_a_finished_run_tell_of_every_job(finished: 
         assert phases[name], name
     assert all(p["done"] == p["total"] > 0 for of_job in phases.values() for p in of_job)
     parts = {reading.PART_OF.get(a["stage"], a["stage"]) for [a, *_] in records.values()}
-    times = reading.stage_times(finished / "results/tiny/benchmarks")
+    times = reading.stage_times(reading.records(logs))
     assert parts - {"report"} == {time.stage for time in times}
 
 

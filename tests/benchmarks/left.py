@@ -19,15 +19,9 @@ from groupmates.status.left import Estimator  # noqa: E402
 
 
 def main(run: Path) -> None:
-    as_it_was = replay.records(run)
-    table("as it was", run, as_it_was)
-    # Jobs of a sequence alone: of parallel ones each waits for itself.
-    table("without waiting for cores that other processes had", run, replay.calm(as_it_was))
-
-
-def table(title: str, run: Path, attempts: replay.Attempts) -> None:
+    attempts = replay.records(run)
     begin, end = replay.span(attempts)
-    print(f"\n{run}, {title}: {end - begin:,.0f} s")
+    print(f"{run}: {end - begin:,.0f} s")
     print(f"{'at':>5}{'estimate':>12}{'truth':>10}{'factor':>9}")
     for percent in (10, 25, 40, 50, 60, 75, 90):
         now = begin + percent / 100 * (end - begin)

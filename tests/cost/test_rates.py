@@ -19,7 +19,6 @@ def attempt(stage: str, seconds: float, phases: list[tuple[str, int, int, float]
         "state": "done",
         "started": 1000.0,
         "ended": 1000.0 + seconds,
-        "waited_seconds": 0.0,
         "cpu_seconds": 1.0,
         "cores": 2,
         "device": "a processor",
@@ -67,14 +66,6 @@ def test_jobs_of_a_stage_share_one_rate_weighed_by_their_work(tmp_path):
         attempt("probe", 10.0, [("steps", 30, 0, 10.0)]),
     ]
     assert rates.of_run(write_run(tmp_path, jobs, WORK)).phases["probe", "steps"] == 200.0
-
-
-def test_a_job_that_waited_half_its_time_for_a_core_is_twice_as_fast(tmp_path):
-    job = attempt("probe", 20.0, [("steps", 10, 0, 16.0)], waited_seconds=10.0)
-    source = rates.of_run(write_run(tmp_path, [job], WORK))
-    assert source.phases["probe", "steps"] == pytest.approx(1000 / 8)
-    assert source.starts["probe"] == pytest.approx(2.0)
-    assert source.waited_share == pytest.approx(0.5)
 
 
 def test_failed_and_running_jobs_give_no_rate(tmp_path):

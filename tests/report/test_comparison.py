@@ -14,55 +14,78 @@ from groupmates.artefacts.catalogue import ARTEFACTS
 from groupmates.artefacts.store import read_table, write_table
 from groupmates.pool.listing import PoolFile
 from groupmates.report import comparison
+from groupmates.report.data.reading import Records
 from groupmates.report.data.repeats import repeats
 from groupmates.settings.config import PoolColumns
 
 PLAIN = PoolColumns(text="text", id="id", source=None)
 ALIKE = "the quick brown fox jumps over the lazy dog and then it rests a while"
 
-# Every benchmark of a run with all kinds of methods, each with a power of two as its seconds.
+# Every job of a run with all kinds of methods, as its command line tells what it is.
 JOBS = [
-    *("check/00000", "check/00001", "check/pool", "check/oracle_greedy", "sample"),
-    *("sample/reference", "base", "probe/plan_random", "probe/random_00000"),
-    *("probe/plan_bootstrap", "probe/bootstrap_00000", "probe/plan_one_step"),
-    *("probe/one_step_00000", "fit/initial", "fit/accept_initial", "fit/final"),
-    *("fit/accept_final", "fit/one_step", "fit/quality", "score/00000", "score/initial_00000"),
-    *("score/one_step_00000", "cluster/centroids", "cluster/00000", "select/random"),
-    *("select/group_mates_00000", "select/ours_00000", "select/mates_00000"),
-    *("select/mates_2_00000", "select/quality_00000", "select/quality_00001"),
-    *("select/semdedup_00000", "select/oracle_greedy_00000", "select/take_random"),
-    *("select/take_group_mates", "select/take_ours", "select/take_mates"),
-    *("select/take_quality", "select/take_semdedup", "select/take_oracle_greedy"),
-    *("evaluate/random_0", "evaluate/random_1", "evaluate/random_2_0", "evaluate/summarise"),
-    *("score/semantic", "score/semantic_00000", "cluster/semantic", "cluster/semantic_00000"),
-    *("probe/quad_quad", "probe/quad_quad_2", "select/quad_00000", "select/take_quad"),
+    *("check shard=00000", "check shard=00001", "check_pool", "sample", "reference", "base"),
+    *("check_oracle_greedy method=oracle_greedy", "plan_random", "plan_bootstrap"),
+    *("plan_one_step", "probe round=random part=00000", "probe round=bootstrap part=00000"),
+    *("probe round=one_step part=00000", "fit model=initial", "fit model=final"),
+    *("fit model=one_step", "accept model=initial", "accept model=final"),
+    *("fit_quality method=quality", "score shard=00000", "score_by model=initial shard=00000"),
+    *("score_by model=one_step shard=00000", "centroids", "cluster shard=00000"),
+    *("fit_semantic", "embed shard=00000", "centroids_semantic"),
+    *("cluster_semantic shard=00000", "probe_quad method=quad", "probe_quad method=quad_2"),
+    *("order_random", "order_group_mates method=group_mates partition=00000"),
+    *("order_group_mates method=ours partition=00000", "order_mates method=mates partition=00000"),
+    *("order_mates method=mates_2 partition=00000", "order_quad method=quad partition=00000"),
+    *("order_quality method=quality partition=00000",),
+    *("order_quality method=quality partition=00001",),
+    *("order_semdedup method=semdedup partition=00000",),
+    *("order_oracle_greedy method=oracle_greedy partition=00000", "take method=random"),
+    *("take method=group_mates", "take method=ours", "take method=mates", "take method=quality"),
+    *("take method=semdedup", "take method=oracle_greedy", "take method=quad"),
+    *("evaluate method=random seed=0", "evaluate method=random seed=1"),
+    *("evaluate method=random_2 seed=0", "summarise", "assemble method=quad"),
 ]
-CHECKS = {"check/00000", "check/00001", "check/pool"}
-POOL = CHECKS | {"sample", "sample/reference"}
-RANDOM_ROUND = {"probe/plan_random", "probe/random_00000", "fit/initial", "fit/accept_initial"}
-CLUSTERS = {"cluster/centroids", "cluster/00000"}
+CHECKS = {"check shard=00000", "check shard=00001", "check_pool"}
+POOL = CHECKS | {"sample", "reference"}
+RANDOM_ROUND = {
+    *("plan_random", "probe round=random part=00000", "fit model=initial", "accept model=initial"),
+}
+CLUSTERS = {"centroids", "cluster shard=00000"}
 SEMANTIC = {
-    *("score/semantic", "score/semantic_00000", "cluster/semantic", "cluster/semantic_00000"),
+    *("fit_semantic", "embed shard=00000", "centroids_semantic", "cluster_semantic shard=00000"),
 }
 BOTH_ROUNDS = RANDOM_ROUND | {
-    *("probe/plan_bootstrap", "probe/bootstrap_00000", "fit/final", "fit/accept_final"),
-    "score/00000",
+    *("plan_bootstrap", "probe round=bootstrap part=00000", "fit model=final"),
+    *("accept model=final", "score shard=00000"),
 }
-ONE_STEP = {"probe/plan_one_step", "probe/one_step_00000", "fit/one_step", "score/one_step_00000"}
+ONE_STEP = {
+    *("plan_one_step", "probe round=one_step part=00000", "fit model=one_step"),
+    "score_by model=one_step shard=00000",
+}
+BY_INITIAL = RANDOM_ROUND | {"score_by model=initial shard=00000"}
 
 
-@pytest.fixture
-def benchmarks(tmp_path) -> Path:
-    for number, job in enumerate(JOBS):
-        path = tmp_path / f"{job}.tsv"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"s\th:m:s\n{2**number}\t0:00:01\n")
-    return tmp_path
+def took(seconds: int) -> list[dict[str, Any]]:
+    """A job killed in the middle and begun anew: the attempt that it ended with took so long."""
+    attempt = {"started": 0, "heard": 1, "ended": 1, "state": "killed", "phases": []}
+    return [attempt, attempt | {"ended": seconds, "state": "done"}]
 
 
-def jobs_in(seconds: float) -> set[str]:
+def records(seconds: dict[str, int]) -> Records:
+    found = {}
+    for job, number in seconds.items():
+        rule, *pairs = job.split()
+        named = {"rule": rule, "wildcards": dict(pair.split("=") for pair in pairs)}
+        found[job] = [attempt | named for attempt in took(number)]
+    return found
+
+
+# Each with a power of two as its seconds.
+RUN = records({job: 2**number for number, job in enumerate(JOBS)})
+
+
+def jobs_in(seconds: int) -> set[str]:
     """The jobs whose powers of two add up to the seconds."""
-    return {job for number, job in enumerate(JOBS) if int(seconds) >> number & 1}
+    return {job for number, job in enumerate(JOBS) if seconds >> number & 1}
 
 
 @pytest.mark.parametrize(
@@ -71,55 +94,46 @@ def jobs_in(seconds: float) -> set[str]:
         ("random", "random", False, "influence", CHECKS),
         ("group_mates", "group_mates", False, "influence", POOL | BOTH_ROUNDS | CLUSTERS),
         ("group_mates", "group_mates", False, "semantic", POOL | BOTH_ROUNDS | SEMANTIC),
-        (
-            *("ours", "group_mates", True, "influence"),
-            POOL | RANDOM_ROUND | CLUSTERS | {"score/initial_00000"},
-        ),
-        (
-            *("ours", "group_mates", True, "semantic"),
-            POOL | RANDOM_ROUND | SEMANTIC | {"score/initial_00000"},
-        ),
+        ("ours", "group_mates", True, "influence", POOL | BY_INITIAL | CLUSTERS),
+        ("ours", "group_mates", True, "semantic", POOL | BY_INITIAL | SEMANTIC),
         ("mates", "mates", False, "influence", POOL | ONE_STEP),
-        (
-            *("quality", "quality", False, "influence"),
-            POOL | {"fit/quality", "select/quality_00001"},
-        ),
+        ("quality", "quality", False, "influence", POOL | {"fit_quality method=quality"}),
         ("semdedup", "semdedup", False, "influence", POOL | BOTH_ROUNDS | CLUSTERS),
         ("semdedup", "semdedup", False, "semantic", POOL | SEMANTIC),
         (
             *("oracle_greedy", "oracle_greedy", False, "influence"),
-            POOL | {"check/oracle_greedy"},
+            POOL | {"check_oracle_greedy method=oracle_greedy"},
         ),
-        ("quad", "quad", False, "influence", POOL | BOTH_ROUNDS | CLUSTERS | {"probe/quad_quad"}),
+        (
+            *("quad", "quad", False, "influence"),
+            POOL | BOTH_ROUNDS | CLUSTERS | {"probe_quad method=quad"},
+        ),
     ],
 )
 def test_a_method_is_charged_every_job_that_it_needs_and_no_other(
-    benchmarks, method, selector, by_initial, clusters, shared
+    method, selector, by_initial, clusters, shared
 ):
-    order = "select/random" if method == "random" else f"select/{method}_00000"
-    assert len(JOBS) < 53  # their sum is exact
-    seconds = comparison.selection_seconds(benchmarks, method, selector, by_initial, clusters)
-    assert jobs_in(seconds) == shared | {order, f"select/take_{method}"}
+    order = f"order_{selector} method={method} partition=0000"
+    orders = {job for job in JOBS if job.startswith(order)} or {f"order_{method}"}
+    seconds = comparison.selection_seconds(RUN, method, selector, by_initial, clusters)
+    assert jobs_in(seconds) == shared | orders | {f"take method={method}"}
 
 
-def test_randoms_training_is_the_base_model_and_the_mean_over_seeds(benchmarks):
+def test_randoms_training_is_the_base_model_and_the_mean_over_seeds():
     at = {job: 2**number for number, job in enumerate(JOBS)}
-    found = comparison.training_seconds(benchmarks, "random", seeds=2)
-    assert found == at["base"] + (at["evaluate/random_0"] + at["evaluate/random_1"]) / 2
-    assert comparison.training_seconds(benchmarks, "quality", seeds=2) is None
+    found = comparison.training_seconds(RUN, "random", seeds=2)
+    both = at["evaluate method=random seed=0"] + at["evaluate method=random seed=1"]
+    assert found == at["base"] + both / 2
+    assert comparison.training_seconds(RUN, "quality", seeds=2) is None
 
 
 def test_selection_is_told_as_a_multiple_of_randoms_training(tmp_path):
-    arguments = synthetic_run(tmp_path, methods=("group_mates", "random"), benchmarks=False)
-    for job, seconds in {
-        **{"check/00000": 1, "base": 10, "select/group_mates_00000": 29},
-        **{f"evaluate/random_{seed}": 2 for seed in range(3)},
-    }.items():
-        path = arguments["benchmarks"] / f"{job}.tsv"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"s\n{seconds}\n")
+    arguments = synthetic_run(tmp_path, methods=("group_mates", "random"))
+    jobs = {"check shard=00000": 1, "base": 10}
+    jobs |= {"order_group_mates method=group_mates partition=00000": 29}
+    jobs |= {f"evaluate method=random seed={seed}": 2 for seed in range(3)}
     summary = json.loads(arguments["summary"].read_text())
-    best, random = comparison.table(summary, settings(), arguments["benchmarks"])
+    best, random = comparison.table(summary, settings(), records(jobs))
     assert (best["selection_seconds"], best["selection_per_random_training"]) == (30, 2.5)
     assert random["selection_per_random_training"] == pytest.approx(1 / 12)
     assert [formatting.times(r["selection_per_random_training"]) for r in (best, random)] == [

@@ -42,7 +42,6 @@ def synthetic_run(
     seeds: int = 3,
     shards: int = 2,
     bootstrap: bool = True,
-    benchmarks: bool = True,
     groups: bool = True,
     records: bool = True,
     difference_nats: float = -0.123,
@@ -68,20 +67,22 @@ def synthetic_run(
         arguments["groups"] = [_groups(folder / "groups/correlation.json")]
     arguments |= _pool(random, folder, documents, sources, clusters, shards, methods)
     arguments |= _evaluation(random, folder, documents, seeds, difference_nats, methods)
-    arguments["benchmarks"] = folder / "benchmarks"
-    arguments["benchmarks"].mkdir()
-    if benchmarks:
-        _benchmarks(random, folder / "benchmarks")
     arguments["logs"] = folder / "logs"
     arguments["logs"].mkdir()
     if records:
-        record(arguments["logs"] / "score_00000.json", stage="score")
-        record(arguments["logs"] / "report.json", stage="report", state="running")
+        record(arguments["logs"] / "score_00000.json", "score")
+        record(arguments["logs"] / "report.json", "report", state="running")
     return arguments
 
 
-def record(path: Path, **more: Any) -> None:
-    attempt = {"state": "done", "started": 50.0, "heard": 90.0, "ended": 90.0, "phases": []}
+def record(path: Path, rule: str, **more: Any) -> None:
+    """Of a job with one attempt; `more` are further fields of it."""
+    attempt = {
+        **{"stage": rule.replace("_", "-"), "rule": rule, "wildcards": {}, "state": "done"},
+        **{"started": 50.0, "heard": 90.0, "ended": 90.0, "phases": []},
+        **{"cpu_seconds": 30.0, "peak_rss_bytes": 2e9},
+    }
+    path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps({"attempts": [attempt | more]}))
 
 
@@ -306,22 +307,6 @@ def _evaluation(
     return {"curves": curves, "summary": summary}
 
 
-def _benchmarks(random: np.random.Generator, folder: Path) -> None:
-    header = "s\th:m:s\tmax_rss\tmean_load\tcpu_time\n"
-    jobs = ["sample", "base", "fit/initial", "fit/final", "materialise", "cluster/00000"]
-    jobs += [f"probe/{r}/0000{i}" for r in ("random", "bootstrap") for i in range(2)]
-    jobs += [f"score/0000{i}" for i in range(4)] + [f"select/{m}" for m in METHODS]
-    jobs += [f"evaluate/{m}/{s}" for m in METHODS for s in range(3)]
-    for job in jobs:
-        path = folder / f"{job}.tsv"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        seconds = random.uniform(5, 300)
-        path.write_text(
-            header + f"{seconds:.2f}\t0:00:09\t{seconds * 4:.1f}\t98.0\t{seconds:.2f}\n"
-        )
-    (folder / "base.tsv").write_text(header + "0.41\t0:00:00\t-\tNA\t-\n")
-
-
 class Page(HTMLParser):
     """Checks that tags close in order and collects ids, addresses and figures."""
 
@@ -482,13 +467,10 @@ def test_names_are_shown_as_they_are():
     assert "$x$ &amp; &lt;b&gt;" in drawn
 
 
-def test_without_benchmarks_the_page_says_so(tmp_path):
-    assert "No benchmark files" in report(synthetic_run(tmp_path, benchmarks=False)).text
-
-
 def test_without_records_the_page_says_so(tmp_path):
     page = report(synthetic_run(tmp_path, records=False))
-    assert page.figures == 15
+    assert page.figures == 14
+    assert "No records of finished jobs were found" in page.text
     assert "No records of jobs were found" in page.text
 
 
@@ -500,11 +482,11 @@ def test_the_time_line_is_of_every_job_but_the_report_itself(tmp_path):
 def test_what_gpus_did_has_columns_only_where_one_was_used(tmp_path):
     arguments = synthetic_run(tmp_path)
     assert "GPU" not in report(arguments).text.split("<script")[0]
-    used = {"stage": "score", "gpu_peak_bytes": 41e9, "gpu_utilisation": None}
-    record(arguments["logs"] / "score_00000.json", **used)
+    used = {"gpu_peak_bytes": 41e9, "gpu_utilisation": None}
+    record(arguments["logs"] / "score_00000.json", "score", **used)
     text = report(arguments).text.replace(formatting.SPACE, " ")
     assert "GPU memory" in text and "GPU busy" not in text
-    record(arguments["logs"] / "score_00000.json", **used | {"gpu_utilisation": 0.66})
+    record(arguments["logs"] / "score_00000.json", "score", **used | {"gpu_utilisation": 0.66})
     text = report(arguments).text.replace(formatting.SPACE, " ")
     cells = re.search(r'<th scope="row">score</th>(.*?)</tr>', text, re.DOTALL)
     assert cells is not None
@@ -519,15 +501,23 @@ def rows_of_costs(text: str) -> list[str]:
     return re.findall(r"<tr.*?</tr>", table, re.DOTALL)
 
 
-def test_benchmarks_are_summed_per_stage_and_unknown_values_skipped(tmp_path):
-    (tmp_path / "probe/random").mkdir(parents=True)
-    for part, row in enumerate(("2.5\t100.0\t2.0", "4.0\tNA\t-", "-\t50\t")):
-        text = f"s\tmax_rss\tcpu_time\n{row}\n"
-        (tmp_path / f"probe/random/{part:05}.tsv").write_text(text)
-    (tmp_path / "base.tsv").write_text("s\n1.0\n")
-    base, probe = reading.stage_times(tmp_path)
-    assert base == reading.StageTime("base", 1, 1.0, 1.0, None, None)
-    assert probe == reading.StageTime("probe", 3, 6.5, 4.0, 2.0, 100.0)
+def test_finished_jobs_are_summed_per_stage_with_the_attempts_that_made_them(tmp_path):
+    def attempt(stage, seconds, state="done", resumed=0, **more):
+        spent = {"started": 0.0, "heard": seconds, "ended": seconds, "cpu_seconds": 2.0}
+        what = {"stage": stage, "state": state, "phases": [{"resumed": resumed}]}
+        return {**what, **spent, "peak_rss_bytes": 1e8} | more
+
+    base, probe = reading.stage_times(
+        {
+            "base": [attempt("base", 9.0, "failed"), attempt("base", 1.0)],
+            "probe_0": [attempt("probe", 2.5, peak_rss_bytes=3e8)],
+            "probe_1": [attempt("probe", 3.0, "killed"), attempt("probe", 1.0, resumed=4)],
+            "plan": [attempt("plan-random", 0.5)],
+            "score": [attempt("score", 5.0, "failed")],
+        }
+    )
+    assert base == reading.StageTime("base", 1, 1.0, 1.0, 2.0, 100.0)
+    assert probe == reading.StageTime("probe", 3, 7.0, 4.0, 8.0, 300.0)
 
 
 def test_without_a_plan_the_page_says_how_to_make_one(tmp_path):
@@ -542,31 +532,13 @@ def test_a_plan_is_shown_beside_what_the_jobs_took(tmp_path):
     source = {"name": "results/small-calibration", "basis": "measured", "date": "2026-11-24"}
     planned = {"stages": {"probe": stage}, "sources": [source]}
     arguments["plan"].write_text(json.dumps(planned))
-    attempt = {
-        "stage": "probe",
-        "job": "probe_0",
-        "state": "done",
-        "started": 100.0,
-        "heard": 130.0,
-        "ended": 130.0,
-        "waited_seconds": 6.0,
-        "cpu_seconds": 24.0,
-        "cores": 2,
-        "device": "a processor",
-        "peak_rss_bytes": 3e9,
-        "gpu_peak_bytes": None,
-        "gpu_utilisation": None,
-        "host": "here",
-        "phases": [],
-        "error": None,
-    }
-    (tmp_path / "logs").mkdir(exist_ok=True)
-    (tmp_path / "logs/probe_0.json").write_text(json.dumps({"attempts": [attempt]}))
+    used = {"peak_rss_bytes": 3e9, "gpu_peak_bytes": None}
+    record(tmp_path / "logs/probe_0.json", "probe", started=60.0, **used)
     text = report(arguments).text
     row = re.search(r"Plan against run by stage.*?<tbody>\s*(.*?)</tr>", text, re.DOTALL)[1]
     cells = re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row)
-    # One of two jobs: half of the plan. 24 of 30 seconds without waiting are 1.2 of 20.
-    expected = ["probe", "1", "20.0 s", "30.0 s", "6.0 s", "1.20", "2.0 GB", "3.0 GB", "–", "–"]
+    # One of two jobs: half of the plan.
+    expected = ["probe", "1", "20.0 s", "30.0 s", "1.50", "2.0 GB", "3.0 GB", "–", "–"]
     assert [c.replace("\u00a0", " ") for c in cells] == expected
     assert "results/small-calibration (measured, 2026-11-24)" in text
 

@@ -22,7 +22,12 @@ def attempt(started, ended, state="done", resumed=0, **more):
 
 
 def bars(**jobs):
-    return timeline.bars_of({name: list(attempts) for name, attempts in jobs.items()})
+    return timeline.bars_of(
+        {
+            name: [a | {"rule": name.split("_")[0]} for a in attempts]
+            for name, attempts in jobs.items()
+        }
+    )
 
 
 def test_every_attempt_is_a_bar_from_the_first_start_on():
@@ -128,9 +133,9 @@ def test_the_colours_tell_how_attempts_ended_and_only_those_there_are_are_explai
 
 
 def test_the_report_leaves_its_own_job_out(tmp_path):
-    text = '{"attempts": [{"stage": "%s", "state": "done"}]}'
-    (tmp_path / "report.json").write_text(text % "report")
-    (tmp_path / "base.json").write_text(text % "base")
+    text = '{"attempts": [{"stage": "%s", "rule": "%s", "state": "done"}]}'
+    (tmp_path / "report.json").write_text(text % ("report", "report"))
+    (tmp_path / "base.json").write_text(text % ("base", "base"))
     assert list(reading.records(tmp_path)) == ["base"]
 
 

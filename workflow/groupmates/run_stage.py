@@ -90,6 +90,7 @@ def stage_arguments(function: Callable[..., None], arguments: list[str]) -> dict
         prog="python -m groupmates STAGE", description=inspect.getdoc(function)
     )
     parser.add_argument("--log", type=Path, help="file that messages go to as well; its record")
+    parser.add_argument("--job", nargs="*", help="for the record: RULE NAME=VALUE…, its wildcards")
     parser.add_argument(
         "--save-seconds",
         type=float,
@@ -162,7 +163,7 @@ def main(argv: list[str]) -> int:
                 note("job", "the other process has finished it: nothing is left to do")
                 return 0
             try:
-                return prepare_and_run(argv, jobs.Record(record, argv[0]))
+                return prepare_and_run(argv, jobs.Record(record, argv[0], early.job))
             except SystemExit as ending:
                 if ending.code == unfinished.STOPPED:
                     queue_again()
@@ -174,9 +175,10 @@ def main(argv: list[str]) -> int:
 
 
 def early_arguments(arguments: list[str]) -> argparse.Namespace:
-    """The values of --log and --launch, before anything is known about the stage."""
+    """The values of --log, --job and --launch, before anything is known about the stage."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--log", type=Path)
+    parser.add_argument("--job", nargs="*")
     parser.add_argument("--launch")
     return parser.parse_known_args(arguments)[0]
 
@@ -193,6 +195,7 @@ def prepare_and_run(argv: list[str], record: jobs.Record | None = None) -> int:
             return told(argv[0], error)
         raise
     log: Path | None = arguments.pop("log")
+    arguments.pop("job")
     unfinished.seconds_between_saves = arguments.pop("save_seconds")
     launch: Launch | None = arguments.pop("launch")
     if launch is not None:

@@ -11,8 +11,6 @@ rule base:
         directory(artefact("base")),
     log:
         logged("base"),
-    benchmark:
-        timed("base")
     localrule: several("base")
     conda:
         "../../envs/cpu.yaml"
@@ -27,7 +25,7 @@ rule base:
         settings=settings("BaseSettings", "base"),
         launch=launch,
     shell:
-        "workflow/run base {params.launch} --log {log:q} --threads {threads}"
+        "workflow/run base {params.launch} --log {log:q} --job {rule} --threads {threads}"
         " --settings {params.settings:q}"
         " --tokenizer {input.tokenizer:q} --training-pool {input.training_pool:q}"
         " --output {output:q}"

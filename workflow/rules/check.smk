@@ -10,8 +10,6 @@ rule check:
         artefact("check"),
     log:
         logged("check_{shard}"),
-    benchmark:
-        timed("check/{shard}")
     priority: 10
     conda:
         "../../envs/cpu.yaml"
@@ -20,11 +18,13 @@ rule check:
         mem_mb=memory(4000),
         runtime=minutes(120),
     params:
+        job=job,
         settings=settings("CheckSettings", "check"),
         pool=shard_files,
         root=given(POOL_ROOT),
     shell:
-        "workflow/run check --log {log:q} --settings {params.settings:q}"
+        "workflow/run check --log {log:q} --job {rule} {params.job:q}"
+        " --settings {params.settings:q}"
         " --pool {params.pool:q} --root {params.root:q} --output {output:q}"
 
 
@@ -36,8 +36,6 @@ rule check_pool:
         rejects=artefact("rejects"),
     log:
         logged("check_pool"),
-    benchmark:
-        timed("check/pool")
     priority: 10
     conda:
         "../../envs/cpu.yaml"
@@ -50,6 +48,6 @@ rule check_pool:
         check=listed("check"),
         root=given(POOL_ROOT),
     shell:
-        "workflow/run check-pool --log {log:q} --settings {params.settings:q}"
+        "workflow/run check-pool --log {log:q} --job {rule} --settings {params.settings:q}"
         " --check {params.check:q} --root {params.root:q}"
         " --output {output.files:q} --rejects {output.rejects:q}"

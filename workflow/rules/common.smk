@@ -85,8 +85,9 @@ def logged(stage):
     return f"results/{CONFIG.run}/logs/{stage}.log"
 
 
-def timed(stage):
-    return f"results/{CONFIG.run}/benchmarks/{stage}.tsv"
+def job(wildcards, resources):
+    """What a job is, for its record. Not recorded by snakemake: it asks for resources."""
+    return [f"{name}={value}" for name, value in wildcards.items()]
 
 
 def memory(mb):

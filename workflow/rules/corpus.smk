@@ -8,8 +8,6 @@ rule corpus:
         reference=artefact("corpus_reference"),
     log:
         logged("corpus"),
-    benchmark:
-        timed("corpus")
     conda:
         "../../envs/cpu.yaml"
     threads: 1
@@ -19,5 +17,5 @@ rule corpus:
     params:
         settings=settings("CorpusSettings", "corpus"),
     shell:
-        "workflow/run corpus --log {log:q} --settings {params.settings:q}"
+        "workflow/run corpus --log {log:q} --job {rule} --settings {params.settings:q}"
         " --shards {output.shards:q} --reference {output.reference:q}"

@@ -14,8 +14,6 @@ rule evaluate:
         examples=artefact("example_losses"),
     log:
         logged("evaluate_{method}_{seed}"),
-    benchmark:
-        timed("evaluate/{method}_{seed}")
     localrule: several("evaluate")
     conda:
         "../../envs/cpu.yaml"
@@ -27,13 +25,15 @@ rule evaluate:
         nodes=1,
         processes_per_node=1,
     params:
+        job=job,
         settings=settings("EvaluateSettings", "curve"),
         select=listed("select"),
         pool=given(listing.compact([file.path for file in POOL])),
         root=given(POOL_ROOT),
         launch=launch,
     shell:
-        "workflow/run evaluate {params.launch} --log {log:q} --threads {threads}"
+        "workflow/run evaluate {params.launch} --log {log:q} --job {rule} {params.job:q}"
+        " --threads {threads}"
         " --settings {params.settings:q}"
         " --base {input.base:q} --tokenizer {input.tokenizer:q} --reference {input.reference:q}"
         " --select {params.select:q} --pool {params.pool:q} --root {params.root:q}"
@@ -65,8 +65,6 @@ rule summarise:
         artefact("summary"),
     log:
         logged("summarise"),
-    benchmark:
-        timed("evaluate/summarise")
     conda:
         "../../envs/cpu.yaml"
     threads: 1
@@ -78,6 +76,6 @@ rule summarise:
         select=listed("select"),
         score=listed("score"),
     shell:
-        "workflow/run summarise --log {log:q} --settings {params.settings:q}"
+        "workflow/run summarise --log {log:q} --job {rule} --settings {params.settings:q}"
         " --curves {input.curves:q} --examples {input.examples:q} --select {params.select:q}"
         " --score {params.score:q} --output {output:q}"

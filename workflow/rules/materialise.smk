@@ -18,8 +18,6 @@ if FORMAT in ("same", "parquet"):
             artefact("dataset") + SUFFIX,
         log:
             logged("materialise_{method}/{file}"),
-        benchmark:
-            timed("materialise/{method}/{file}")
         conda:
             "../../envs/cpu.yaml"
         threads: 1
@@ -27,11 +25,13 @@ if FORMAT in ("same", "parquet"):
             mem_mb=memory(4000),
             runtime=minutes(120),
         params:
+            job=job,
             settings=settings("MaterialiseSettings", "dataset"),
             pool=lambda wildcards: FILES[wildcards.file].path,
             root=given(POOL_ROOT),
         shell:
-            "workflow/run materialise --log {log:q} --settings {params.settings:q}"
+            "workflow/run materialise --log {log:q} --job {rule} {params.job:q}"
+            " --settings {params.settings:q}"
             " --pool {params.pool:q} --root {params.root:q} --selection {input.selection:q}"
             " --output {output:q}"
 
@@ -56,8 +56,6 @@ else:
             temp(PART) if FORMAT == "megatron" else PART,
         log:
             logged("tokenise_{method}_{part}"),
-        benchmark:
-            timed("materialise/{method}/part-{part}")
         conda:
             "../../envs/cpu.yaml"
         threads: 1
@@ -65,13 +63,15 @@ else:
             mem_mb=memory(8000),
             runtime=minutes(240),
         params:
+            job=job,
             settings=settings("TokeniseSettings", "dataset_part"),
             pool=lambda wildcards: listing.compact(part_files(wildcards)),
             root=given(POOL_ROOT),
             selection=listed("selection"),
             tokenizer=CONFIG.materialise.tokenizer or artefact("tokenizer"),
         shell:
-            "workflow/run tokenise --log {log:q} --settings {params.settings:q}"
+            "workflow/run tokenise --log {log:q} --job {rule} {params.job:q}"
+            " --settings {params.settings:q}"
             " --pool {params.pool:q} --root {params.root:q}"
             " --selection {params.selection:q} --tokenizer {params.tokenizer:q}"
             " --part {wildcards.part} --output {output:q}"
@@ -95,8 +95,6 @@ rule assemble:
         card=artefact("dataset_card"),
     log:
         logged("assemble_{method}"),
-    benchmark:
-        timed("materialise/{method}")
     conda:
         "../../envs/cpu.yaml"
     threads: 1
@@ -104,11 +102,13 @@ rule assemble:
         mem_mb=memory(4000),
         runtime=minutes(120),
     params:
+        job=job,
         settings=settings("AssembleSettings", "dataset_card"),
         written=listed("written"),
         select=listed("select"),
     shell:
-        "workflow/run assemble --log {log:q} --settings {params.settings:q}"
+        "workflow/run assemble --log {log:q} --job {rule} {params.job:q}"
+        " --settings {params.settings:q}"
         " --written {params.written:q} --select {params.select:q} --output {output.card:q}"
 
 

@@ -10,8 +10,6 @@ rule plan_one_step:
         artefact("rollouts", round="one_step"),
     log:
         logged("plan_one_step"),
-    benchmark:
-        timed("probe/plan_one_step")
     conda:
         "../../envs/cpu.yaml"
     threads: 1
@@ -21,7 +19,7 @@ rule plan_one_step:
     params:
         settings=settings("OneStepPlanSettings", "rollouts"),
     shell:
-        "workflow/run plan-one-step --log {log:q} --settings {params.settings:q}"
+        "workflow/run plan-one-step --log {log:q} --job {rule} --settings {params.settings:q}"
         " --probe-pool {input.probe_pool:q} --output {output:q}"
 
 
@@ -35,8 +33,6 @@ use rule score as score_by with:
         artefact("score_by"),
     log:
         logged("score_{model}_{shard}"),
-    benchmark:
-        timed("score/{model}_{shard}")
 
 
 rule order_mates:
@@ -47,8 +43,6 @@ rule order_mates:
         artefact("order"),
     log:
         logged("order_{method}_{partition}"),
-    benchmark:
-        timed("select/{method}_{partition}")
     wildcard_constraints:
         method=methods_of("mates"),
     conda:
@@ -58,9 +52,11 @@ rule order_mates:
         mem_mb=memory(8000),
         runtime=minutes(60),
     params:
+        job=job,
         settings=settings_of_method("MatesSettings", "order"),
         score=listed("score"),
         scored_by=listed("scored_by"),
     shell:
-        "workflow/run order-mates --log {log:q} --settings {params.settings:q}"
+        "workflow/run order-mates --log {log:q} --job {rule} {params.job:q}"
+        " --settings {params.settings:q}"
         " --score {params.score:q} --scored-by {params.scored_by:q} --output {output:q}"

@@ -15,8 +15,6 @@ rule check_oracle_greedy:
         artefact("brute_force"),
     log:
         logged("check_{method}"),
-    benchmark:
-        timed("check/{method}")
     wildcard_constraints:
         method=methods_of("oracle_greedy"),
     priority: 10
@@ -27,12 +25,14 @@ rule check_oracle_greedy:
         mem_mb=memory(1000),
         runtime=minutes(10),
     params:
+        job=job,
         settings=settings_of_method("OracleCheckSettings", "brute_force"),
         score=listed("score"),
         # Not recorded, as it asks for resources: what is allowed makes nothing stale.
         most=lambda wildcards, resources: selector(wildcards.method).max_evaluations,
     shell:
-        "workflow/run check-oracle-greedy --log {log:q} --settings {params.settings:q}"
+        "workflow/run check-oracle-greedy --log {log:q} --job {rule} {params.job:q}"
+        " --settings {params.settings:q}"
         " --method {wildcards.method} --files {input.files:q} --score {params.score:q}"
         " --max-evaluations {params.most} --output {output:q}"
 
@@ -49,8 +49,6 @@ rule order_oracle_greedy:
         artefact("order"),
     log:
         logged("order_{method}_{partition}"),
-    benchmark:
-        timed("select/{method}_{partition}")
     wildcard_constraints:
         method=methods_of("oracle_greedy"),
     priority: 10  # its steps follow each other: it is the longest job of a run
@@ -62,12 +60,14 @@ rule order_oracle_greedy:
         runtime=minutes(240),
         gpu=1,
     params:
+        job=job,
         settings=settings_of_method("OracleGreedySettings", "order"),
         pool=given(listing.compact([file.path for file in POOL])),
         root=given(POOL_ROOT),
         score=listed("score"),
     shell:
-        "workflow/run order-oracle-greedy --log {log:q} --threads {threads}"
+        "workflow/run order-oracle-greedy --log {log:q} --job {rule} {params.job:q}"
+        " --threads {threads}"
         " --settings {params.settings:q}"
         " --base {input.base:q} --tokenizer {input.tokenizer:q} --reference {input.reference:q}"
         " --pool {params.pool:q} --root {params.root:q} --score {params.score:q} --output {output:q}"

@@ -9,8 +9,6 @@ rule plan_random:
         artefact("rollouts", round="random"),
     log:
         logged("plan_random"),
-    benchmark:
-        timed("probe/plan_random")
     conda:
         "../../envs/cpu.yaml"
     threads: 1
@@ -20,7 +18,7 @@ rule plan_random:
     params:
         settings=settings("RandomPlanSettings", "rollouts"),
     shell:
-        "workflow/run plan-random --log {log:q} --settings {params.settings:q}"
+        "workflow/run plan-random --log {log:q} --job {rule} --settings {params.settings:q}"
         " --probe-pool {input.probe_pool:q} --output {output:q}"
 
 
@@ -33,8 +31,6 @@ rule plan_bootstrap:
         artefact("rollouts", round="bootstrap"),
     log:
         logged("plan_bootstrap"),
-    benchmark:
-        timed("probe/plan_bootstrap")
     conda:
         "../../envs/cpu.yaml"
     threads: 2
@@ -45,7 +41,8 @@ rule plan_bootstrap:
     params:
         settings=settings("BootstrapPlanSettings", "rollouts"),
     shell:
-        "workflow/run plan-bootstrap --log {log:q} --threads {threads} --settings {params.settings:q}"
+        "workflow/run plan-bootstrap --log {log:q} --job {rule}"
+        " --threads {threads} --settings {params.settings:q}"
         " --probe-pool {input.probe_pool:q} --model {input.model:q} --output {output:q}"
 
 
@@ -59,8 +56,6 @@ rule probe:
         artefact("probe"),
     log:
         logged("probe_{round}_{part}"),
-    benchmark:
-        timed("probe/{round}_{part}")
     conda:
         "../../envs/cpu.yaml"
     threads: 1
@@ -69,10 +64,12 @@ rule probe:
         runtime=minutes(240),
         gpu=1,
     params:
+        job=job,
         settings=settings("ProbeSettings", "probe"),
         parts=len(PARTS),
     shell:
-        "workflow/run probe --log {log:q} --threads {threads} --settings {params.settings:q}"
+        "workflow/run probe --log {log:q} --job {rule} {params.job:q}"
+        " --threads {threads} --settings {params.settings:q}"
         " --base {input.base:q} --probe-pool {input.probe_pool:q} --reference {input.reference:q}"
         " --rollouts {input.rollouts:q} --part {wildcards.part} --parts {params.parts}"
         " --output {output:q}"

@@ -16,8 +16,6 @@ rule probe_quad:
         clusters=artefact("quad_clusters"),
     log:
         logged("probe_quad_{method}"),
-    benchmark:
-        timed("probe/quad_{method}")
     wildcard_constraints:
         method=methods_of("quad"),
     conda:
@@ -28,13 +26,14 @@ rule probe_quad:
         runtime=minutes(240),
         gpu=1,
     params:
+        job=job,
         settings=settings_of_method("QuadSettings", "quad"),
         pool=given(listing.compact([file.path for file in POOL])),
         root=given(POOL_ROOT),
         score=listed("score"),
         cluster=listed("cluster"),
     shell:
-        "workflow/run probe-quad --log {log:q} --threads {threads}"
+        "workflow/run probe-quad --log {log:q} --job {rule} {params.job:q} --threads {threads}"
         " --settings {params.settings:q}"
         " --base {input.base:q} --tokenizer {input.tokenizer:q} --reference {input.reference:q}"
         " --pool {params.pool:q} --root {params.root:q} --score {params.score:q}"
@@ -51,8 +50,6 @@ rule order_quad:
         artefact("order"),
     log:
         logged("order_{method}_{partition}"),
-    benchmark:
-        timed("select/{method}_{partition}")
     wildcard_constraints:
         method=methods_of("quad"),
     conda:
@@ -62,10 +59,12 @@ rule order_quad:
         mem_mb=memory(8000),
         runtime=minutes(60),
     params:
+        job=job,
         settings=settings_of_method("QuadOrderSettings", "order"),
         score=listed("score"),
         cluster=listed("cluster"),
     shell:
-        "workflow/run order-quad --log {log:q} --settings {params.settings:q}"
+        "workflow/run order-quad --log {log:q} --job {rule} {params.job:q}"
+        " --settings {params.settings:q}"
         " --clusters {input.clusters:q} --score {params.score:q} --cluster {params.cluster:q}"
         " --output {output:q}"

@@ -14,8 +14,6 @@ rule fit_quality:
         record=artefact("classifier").replace(".safetensors", ".json"),
     log:
         logged("fit_quality_{method}"),
-    benchmark:
-        timed("fit/{method}")
     wildcard_constraints:
         method=methods_of("quality"),
     conda:
@@ -25,9 +23,11 @@ rule fit_quality:
         mem_mb=memory(16000),
         runtime=minutes(120),
     params:
+        job=job,
         settings=settings_of_method("QualitySettings", "classifier"),
     shell:
-        "workflow/run fit-quality --log {log:q} --settings {params.settings:q}"
+        "workflow/run fit-quality --log {log:q} --job {rule} {params.job:q}"
+        " --settings {params.settings:q}"
         " --positives {input.positives:q} --reference {input.reference:q}"
         " --tokenizer {input.tokenizer:q} --probe-pool {input.probe_pool:q}"
         " --training-pool {input.training_pool:q} --output {output.classifier:q}"
@@ -42,8 +42,6 @@ rule order_quality:
         artefact("order"),
     log:
         logged("order_{method}_{partition}"),
-    benchmark:
-        timed("select/{method}_{partition}")
     wildcard_constraints:
         method=methods_of("quality"),
     conda:
@@ -53,6 +51,7 @@ rule order_quality:
         mem_mb=memory(8000),
         runtime=minutes(240),
     params:
+        job=job,
         settings=settings_of_method("QualityOrderSettings", "order"),
         pool=lambda wildcards: listing.compact(
             [file.path for file in SHARDS[score_shard(wildcards)]]
@@ -60,6 +59,7 @@ rule order_quality:
         root=given(POOL_ROOT),
         score=listed("score"),
     shell:
-        "workflow/run order-quality --log {log:q} --settings {params.settings:q}"
+        "workflow/run order-quality --log {log:q} --job {rule} {params.job:q}"
+        " --settings {params.settings:q}"
         " --pool {params.pool:q} --root {params.root:q} --score {params.score:q}"
         " --classifier {input.classifier:q} --partition {wildcards.partition} --output {output:q}"

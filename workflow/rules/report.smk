@@ -73,20 +73,19 @@ rule report:
         semantic=listed("semantic"),
         semantic_cluster=listed("semantic_cluster"),
         select=listed("select"),
-        benchmarks=f"results/{CONFIG.run}/benchmarks",
         logs=f"results/{CONFIG.run}/logs",
         # No inputs: the report does without.
         pool=given(listing.compact([file.path for file in POOL])),
         root=given(POOL_ROOT),
         plan=artefact("plan"),
     shell:
-        "workflow/run report --log {log:q} --settings {params.settings:q}"
+        "workflow/run report --log {log:q} --job {rule} --settings {params.settings:q}"
         " --random {input.random:q} --bootstrap {input.bootstrap:q} --initial {input.initial:q}"
         " --final {input.final:q} --groups {input.groups:q} --score {params.score:q} --cluster {params.cluster:q}"
         " --centroids {input.centroids:q} --semantic {params.semantic:q}"
         " --semantic-cluster {params.semantic_cluster:q}"
         " --semantic-centroids {input.semantic_centroids:q}"
         " --select {params.select:q} --curves {input.curves:q}"
-        " --summary {input.summary:q} --benchmarks {params.benchmarks:q} --logs {params.logs:q}"
+        " --summary {input.summary:q} --logs {params.logs:q}"
         " --pool {params.pool:q} --root {params.root:q} --plan {params.plan:q}"
         " --output {output.page:q} --figures {output.figures:q} --tables {output.tables:q}"

@@ -12,8 +12,6 @@ rule score:
         artefact("score"),
     log:
         logged("score_{shard}"),
-    benchmark:
-        timed("score/{shard}")
     conda:
         "../../envs/cpu.yaml"
     threads: 1
@@ -22,10 +20,12 @@ rule score:
         runtime=minutes(240),
         gpu=1,
     params:
+        job=job,
         settings=settings("ScoreSettings", "score"),
         pool=shard_files,
         root=given(POOL_ROOT),
     shell:
-        "workflow/run score --log {log:q} --threads {threads} --settings {params.settings:q}"
+        "workflow/run score --log {log:q} --job {rule} {params.job:q}"
+        " --threads {threads} --settings {params.settings:q}"
         " --pool {params.pool:q} --root {params.root:q} --check {input.check:q}"
         " --model {input.model:q} --output {output:q}"

@@ -11,8 +11,6 @@ rule order_group_mates:
         artefact("order"),
     log:
         logged("order_{method}_{partition}"),
-    benchmark:
-        timed("select/{method}_{partition}")
     wildcard_constraints:
         method=methods_of("group_mates"),
     conda:
@@ -22,13 +20,15 @@ rule order_group_mates:
         mem_mb=memory(32000),
         runtime=minutes(240),
     params:
+        job=job,
         settings=settings_of_method("GroupMatesSettings", "order"),
         score=listed("score"),
         cluster=listed("cluster"),
         scored_by=listed("scored_by"),
         partitions=CONFIG.select.partitions,
     shell:
-        "workflow/run order-group-mates --log {log:q} --settings {params.settings:q}"
+        "workflow/run order-group-mates --log {log:q} --job {rule} {params.job:q}"
+        " --settings {params.settings:q}"
         " --score {params.score:q} --cluster {params.cluster:q} --model {input.model:q}"
         " --scored-by {params.scored_by:q}"
         " --partition {wildcards.partition} --partitions {params.partitions} --output {output:q}"
@@ -44,8 +44,6 @@ rule order_semdedup:
         artefact("order"),
     log:
         logged("order_{method}_{partition}"),
-    benchmark:
-        timed("select/{method}_{partition}")
     wildcard_constraints:
         method=methods_of("semdedup"),
     conda:
@@ -55,13 +53,15 @@ rule order_semdedup:
         mem_mb=memory(32000),
         runtime=minutes(240),
     params:
+        job=job,
         settings=settings_of_method("SemDedupSettings", "order"),
         score=listed("score"),
         cluster=listed("cluster"),
         semantic=listed("semantic"),
         partitions=CONFIG.select.partitions,
     shell:
-        "workflow/run order-semdedup --log {log:q} --settings {params.settings:q}"
+        "workflow/run order-semdedup --log {log:q} --job {rule} {params.job:q}"
+        " --settings {params.settings:q}"
         " --score {params.score:q} --cluster {params.cluster:q} --centroids {input.centroids:q}"
         " --semantic {params.semantic:q}"
         " --partition {wildcards.partition} --partitions {params.partitions} --output {output:q}"
@@ -74,8 +74,6 @@ rule order_random:
         artefact("order", method="random", partition="00000"),
     log:
         logged("order_random"),
-    benchmark:
-        timed("select/random")
     conda:
         "../../envs/cpu.yaml"
     threads: 1
@@ -86,7 +84,7 @@ rule order_random:
         settings=settings("RandomSettings", "order"),
         score=listed("score"),
     shell:
-        "workflow/run order-random --log {log:q} --settings {params.settings:q}"
+        "workflow/run order-random --log {log:q} --job {rule} --settings {params.settings:q}"
         " --score {params.score:q} --output {output:q}"
 
 
@@ -99,8 +97,6 @@ rule take:
         [artefact("select", shard=shard) for shard in SHARDS],
     log:
         logged("take_{method}"),
-    benchmark:
-        timed("select/take_{method}")
     conda:
         "../../envs/cpu.yaml"
     threads: 1
@@ -108,11 +104,13 @@ rule take:
         mem_mb=memory(16000),
         runtime=minutes(60),
     params:
+        job=job,
         settings=settings("TakeSettings", "select"),
         score=listed("score"),
         cluster=listed("cluster"),
         output=lambda wildcards, output: listing.compact(list(output)),
     shell:
-        "workflow/run take --log {log:q} --settings {params.settings:q} --method {wildcards.method}"
+        "workflow/run take --log {log:q} --job {rule} {params.job:q}"
+        " --settings {params.settings:q} --method {wildcards.method}"
         " --orders {input.orders:q} --score {params.score:q} --cluster {params.cluster:q}"
         " --output {params.output:q}"

@@ -11,8 +11,6 @@ rule fit_semantic:
         record=artefact("semantic_encoder").replace(".safetensors", ".json"),
     log:
         logged("fit_semantic"),
-    benchmark:
-        timed("score/semantic")
     conda:
         "../../envs/cpu.yaml"
     threads: 1
@@ -23,7 +21,8 @@ rule fit_semantic:
     params:
         settings=settings("SemanticFitSettings", "semantic_encoder"),
     shell:
-        "workflow/run fit-semantic --log {log:q} --threads {threads} --settings {params.settings:q}"
+        "workflow/run fit-semantic --log {log:q} --job {rule}"
+        " --threads {threads} --settings {params.settings:q}"
         " --base {input.base:q} --probe-pool {input.probe_pool:q} --output {output.encoder:q}"
 
 
@@ -38,8 +37,6 @@ rule embed:
         artefact("semantic"),
     log:
         logged("embed_{shard}"),
-    benchmark:
-        timed("score/semantic_{shard}")
     conda:
         "../../envs/cpu.yaml"
     threads: 1
@@ -48,11 +45,13 @@ rule embed:
         runtime=minutes(240),
         gpu=1,
     params:
+        job=job,
         settings=settings("EmbedSettings", "semantic"),
         pool=shard_files,
         root=given(POOL_ROOT),
     shell:
-        "workflow/run embed --log {log:q} --threads {threads} --settings {params.settings:q}"
+        "workflow/run embed --log {log:q} --job {rule} {params.job:q}"
+        " --threads {threads} --settings {params.settings:q}"
         " --pool {params.pool:q} --root {params.root:q} --check {input.check:q}"
         " --base {input.base:q} --tokenizer {input.tokenizer:q} --encoder {input.encoder:q}"
         " --output {output:q}"
@@ -67,8 +66,6 @@ use rule centroids as centroids_semantic with:
         record=artefact("semantic_centroids").replace(".npy", ".json"),
     log:
         logged("centroids_semantic"),
-    benchmark:
-        timed("cluster/semantic")
 
 
 use rule cluster as cluster_semantic with:
@@ -79,5 +76,3 @@ use rule cluster as cluster_semantic with:
         artefact("semantic_cluster"),
     log:
         logged("cluster_semantic_{shard}"),
-    benchmark:
-        timed("cluster/semantic_{shard}")

@@ -18,7 +18,6 @@ class Compared:
     jobs: int
     planned_seconds: float | None
     taken_seconds: float
-    waited_seconds: float
     planned_bytes: float
     peak_bytes: float
     planned_gpu_bytes: float | None
@@ -26,10 +25,8 @@ class Compared:
 
     @property
     def factor(self) -> float | None:
-        """Taken over planned, without waiting for a core on a machine that others use too."""
-        if not self.planned_seconds:
-            return None
-        return (self.taken_seconds - self.waited_seconds) / self.planned_seconds
+        """Taken over planned."""
+        return self.taken_seconds / self.planned_seconds if self.planned_seconds else None
 
 
 def read_plan(path: Path) -> dict[str, Any] | None:
@@ -54,7 +51,6 @@ def compare(planned: dict[str, Any], logs: Path) -> list[Compared]:
         if not records:
             continue
         attempts = [a for job in records for a in job]
-        taken = sum(a["ended"] - a["started"] for a in attempts)
         on_card = [a["gpu_peak_bytes"] for a in attempts if a["gpu_peak_bytes"]]
         found.append(
             Compared(
@@ -64,8 +60,7 @@ def compare(planned: dict[str, Any], logs: Path) -> list[Compared]:
                 planned_seconds=None
                 if known["seconds"] is None
                 else known["seconds"] * len(records) / known["jobs"],
-                taken_seconds=taken,
-                waited_seconds=taken - sum(map(jobs.undisturbed_seconds, attempts)),
+                taken_seconds=sum(map(jobs.duration, attempts)),
                 planned_bytes=known["host_bytes"],
                 peak_bytes=max(a["peak_rss_bytes"] for a in attempts),
                 planned_gpu_bytes=known["gpu_bytes"],

@@ -39,10 +39,9 @@ class Source:
     gpu_bytes: dict[str, float] = field(default_factory=dict)
     on_gpu: dict[str, bool] = field(default_factory=dict)
     scheduling: float | None = None  # seconds from the end of a job to the start of the next
-    waited_share: float = 0.0  # of the jobs' time, for a core: rates are corrected for it
 
     def describe(self) -> dict[str, Any]:
-        keys = ("name", "date", "machine", "gpu", "basis", "waited_share")
+        keys = ("name", "date", "machine", "gpu", "basis")
         return {key: getattr(self, key) for key in keys}
 
     def seconds(self, stage: str, phase: Phase, threads: int = 1) -> float | None:
@@ -146,9 +145,6 @@ def of_run(folder: Path) -> Source | None:
         "measured",
         scheduling=gap(done),
     )
-    taken = sum(a["ended"] - a["started"] for a in done)
-    calm = sum(map(jobs.undisturbed_seconds, done))
-    source.waited_share = 1 - calm / taken if taken else 0.0
     for stage, found in by_stage.items():
         add_stage(source, stage, found, planned[stage])
     return source
@@ -160,16 +156,14 @@ def add_stage(
     """The rates of one stage, from its finished attempts and the sizes that were planned for it."""
     counted: dict[str, list[float]] = {}
     beside = []
-    took = [jobs.undisturbed_seconds(a) for a in attempts]
+    took = [jobs.duration(a) for a in attempts]
     for attempt, seconds in zip(attempts, took, strict=True):
-        # Where it waited is not known: as much in one phase as in another.
-        calm = seconds / max(attempt["ended"] - attempt["started"], 1e-9)
         phases = [p for p in attempt["phases"] if p["unit"] in planned["work"]]
         for phase in phases:
             total = counted.setdefault(phase["unit"], [0.0, 0.0])
             total[0] += phase["done"] - phase["resumed"]
-            total[1] += phase["seconds"] * calm
-        beside.append(max(0.0, seconds - sum(p["seconds"] for p in phases) * calm))
+            total[1] += phase["seconds"]
+        beside.append(max(0.0, seconds - sum(p["seconds"] for p in phases)))
     for unit, (units, seconds) in counted.items():
         known = planned["work"][unit]
         if units > 0 and seconds > 0 and known["units"] > 0:

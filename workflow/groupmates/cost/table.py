@@ -120,11 +120,6 @@ def origins(plan: dict[str, Any]) -> list[str]:
             f"  [{number[source['name']]}] {source['basis'].upper()} {source['name']}, "
             f"{source['date']}, {source['machine']}"
         )
-        if source["waited_share"] > 0.1:
-            found.append(
-                f"      its jobs waited {source['waited_share']:.0%} of their time for a core that "
-                "others used: left out of the rates"
-            )
     for name, stage in plan["stages"].items():
         for what, rate in stage["rates"].items():
             value = (

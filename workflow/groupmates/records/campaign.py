@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from groupmates.progress import note
-from groupmates.records.jobs import stage_of
+from groupmates.records.jobs import stage_name
 
 NAME = "campaign.json"
-VERSION = 1
+VERSION = 2  # jobs know their stage
 
 
 def makes_something(workflow: Any) -> bool:
@@ -37,19 +37,16 @@ def begin(workflow: Any, run: str, config: dict[str, Any], slots: int | None) ->
     needs: dict[str, set[str]] = {}
     for level in workflow.dag.toposorted():
         for job in sorted(filter(_counts, level), key=lambda job: job.log[0]):
-            name = _name(job, folder)
-            jobs[name] = {
+            stage = _stage(job)
+            jobs[_name(job, folder)] = {
+                "stage": stage,
                 "needed": workflow.dag.needrun(job),
                 "comment": _comment(job),
                 "command": job.rule.name.replace("_", "-"),
                 "threads": job.threads,
             }
-            before = {
-                stage_of(_name(other, folder))
-                for other in workflow.dag.dependencies[job]
-                if _counts(other)
-            }
-            needs.setdefault(stage_of(name), set()).update(before - {stage_of(name)})
+            before = {_stage(other) for other in workflow.dag.dependencies[job] if _counts(other)}
+            needs.setdefault(stage, set()).update(before - {stage})
     _write(
         folder / NAME,
         {
@@ -104,6 +101,10 @@ def _counts(job: Any) -> bool:
 
 def _name(job: Any, folder: Path) -> str:
     return Path(job.log[0]).relative_to(folder).with_suffix("").as_posix()
+
+
+def _stage(job: Any) -> str:
+    return stage_name(job.rule.name, job.wildcards_dict)
 
 
 def _comment(job: Any) -> str:

@@ -1,9 +1,9 @@
 """A record of every job beside its log, `logs/NAME.json` beside `logs/NAME.log`, and one job at a time.
 
-The record says who runs or ran the job, how far it is, what it took and how it ended; attempt after
-attempt, so that what a killed one had done is told apart from what the next one did. It holds times
-and hosts, so it is no artefact: `make status`, the time line of the report and the rates of a plan
-are read from it.
+The record says what the job is, who runs or ran it, how far it is, what it took and how it ended;
+attempt after attempt, so that what a killed one had done is told apart from what the next one did. It
+holds times and hosts, so it is no artefact. `make status`, the costs in the report and the rates of a
+plan are read from it.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import fcntl
 import json
 import os
 import platform
-import re
 import resource
 import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -28,21 +28,31 @@ from groupmates import progress
 SECONDS_BETWEEN_BEATS = 5.0
 SILENT_SECONDS = 60.0  # a running job that was not heard of for so long is dead, or its node is
 MOST_ATTEMPTS = 20  # that a record keeps
+# These wildcards number the jobs of a stage; the others tell its rounds, models and methods apart.
+NUMBERS = ("shard", "part", "partition", "seed", "file")
+
+Attempt = dict[str, Any]
 
 
 class Record:
-    """The attempts at one job; the last one is under way. `beat` runs in a thread of its own."""
+    """The attempts at one job; the last one is under way. `beat` runs in a thread of its own.
 
-    def __init__(self, path: Path, stage: str) -> None:
+    `job` is the rule and its wildcards as the command line has them: RULE NAME=VALUE…
+    """
+
+    def __init__(self, path: Path, stage: str, job: list[str] | None = None) -> None:
         self.path = path
         self.attempts = read_record(path)
         for earlier in self.attempts:
             if earlier["state"] == "running":  # nobody was left to say how it ended
                 earlier |= {"state": "killed", "ended": earlier["heard"]}
         now = time.time()
+        rule, *pairs = job or [stage.replace("-", "_")]
         self.attempts.append(
             {
                 "stage": stage,
+                "rule": rule,
+                "wildcards": dict(pair.partition("=")[::2] for pair in pairs),
                 "job": path.stem,
                 "state": "running",
                 "started": now,
@@ -55,7 +65,6 @@ class Record:
                 "error": None,
             }
         )
-        self._waited_before = waited() or 0.0
         self._gpu = GpuMeter()
         self._lock = threading.Lock()
         self._over = threading.Event()
@@ -78,7 +87,6 @@ class Record:
                 "heard": time.time(),
                 "threads": _threads(),
                 "device": self._gpu.name or processor(),
-                "waited_seconds": None if (w := waited()) is None else w - self._waited_before,
                 "cpu_seconds": sum(u.ru_utime + u.ru_stime for u in usage),
                 "peak_rss_bytes": 1024 * max(u.ru_maxrss for u in usage),
                 "gpu_peak_bytes": self._gpu.peak_bytes(),
@@ -144,25 +152,6 @@ def _threads() -> int | None:
     return torch.get_num_threads() if hasattr(torch, "get_num_threads") else None
 
 
-def waited() -> float | None:
-    """Seconds in which this process was ready to run and had no core: others had it."""
-    try:
-        return int(Path("/proc/self/schedstat").read_text().split()[1]) / 1e9
-    except (OSError, ValueError, IndexError):  # a kernel that does not count it
-        return None
-
-
-def undisturbed_seconds(attempt: dict[str, Any]) -> float:
-    """What an attempt took, less what it waited for a core on a machine that others use too.
-
-    Its main thread's waiting is counted, which may fall into the waiting for another thread; but the
-    work that was done needs its time on all cores.
-    """
-    taken: float = attempt["ended"] - attempt["started"]
-    needed = attempt["cpu_seconds"] / attempt["cores"]
-    return min(taken, max(needed, taken - (attempt.get("waited_seconds") or 0.0)))
-
-
 def processor() -> str:
     """The processor's model name, such as 'AMD EPYC 9R14'."""
     try:
@@ -198,9 +187,46 @@ def named_records(folder: Path) -> dict[str, list[dict[str, Any]]]:
     }
 
 
-def stage_of(name: str) -> str:
-    """Jobs that differ in number or file alone are one stage: probe_random_00003, probe_random."""
-    return re.sub(r"(_\d+)+$", "", name.split("/")[0])
+def stage_name(rule: str, wildcards: Mapping[str, str]) -> str:
+    """What status and time line call the jobs of a rule: probe_random, take_best_1."""
+    told = [value for name, value in wildcards.items() if name not in NUMBERS]
+    return "_".join([rule, *(value for value in told if not rule.endswith(f"_{value}"))])
+
+
+def stage_of(attempt: Attempt) -> str:
+    """That name from a record; those of an earlier version know their stage's command alone."""
+    rule = attempt.get("rule", attempt["stage"].replace("-", "_"))
+    return stage_name(rule, attempt.get("wildcards", {}))
+
+
+def resumed(attempt: Attempt) -> bool:
+    """Whether an attempt went on from what one before had kept."""
+    return any(work["resumed"] for work in attempt.get("phases") or [])
+
+
+def counted(attempts: list[Attempt]) -> list[Attempt]:
+    """The attempts that a finished job's outputs come from; none where the last one is not done.
+
+    One that began anew counts alone. One that went on counts with those before it.
+    """
+    if not attempts or attempts[-1]["state"] != "done" or attempts[-1]["ended"] is None:
+        return []
+    if not resumed(attempts[-1]):
+        return attempts[-1:]
+    others = takewhile(lambda a: a["state"] != "done", reversed(attempts[:-1]))
+    return [*reversed(list(others)), attempts[-1]]
+
+
+def seconds(attempts: list[Attempt]) -> float | None:
+    """What a finished job took; None where it is not done."""
+    found = counted(attempts)
+    return sum(duration(a) for a in found) if found else None
+
+
+def duration(attempt: Attempt) -> float:
+    """Seconds of an attempt; one that nobody ended ends when it was last heard of."""
+    found: float = (attempt["ended"] or attempt["heard"]) - attempt["started"]
+    return found
 
 
 def is_silent(attempt: dict[str, Any], now: float) -> bool:

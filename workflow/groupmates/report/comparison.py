@@ -4,38 +4,54 @@ from __future__ import annotations
 
 import csv
 import io
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from groupmates import formatting
+from groupmates.records.jobs import Attempt, seconds
 from groupmates.report import words
-from groupmates.report.data.reading import benchmark_seconds
+from groupmates.report.data.reading import Records
 from groupmates.report.data.repeats import MOST, Repeats
 from groupmates.settings.per_stage import ReportSettings
 
-# What a method of each selector needs beside its own jobs: names of benchmarks. The base model is not
-# counted: whoever selects for a model has it.
-CHECKS = ["check/[0-9]*", "check/pool.tsv"]  # not check/{method}, of an oracle_greedy method
-POOL = [*CHECKS, "sample.tsv", "sample/reference.tsv"]
+
+class Jobs:
+    """All jobs of a rule, or those whose wildcards have these values."""
+
+    def __init__(self, rule: str, **wildcards: str) -> None:
+        self.rule, self.wildcards = rule, wildcards
+
+    def have(self, job: Attempt) -> bool:
+        return job["rule"] == self.rule and self.wildcards.items() <= job["wildcards"].items()
+
+
+# What a method of each selector needs beside its own jobs. The base model is not counted: whoever
+# selects for a model has it.
+CHECKS = [Jobs("check"), Jobs("check_pool")]
+POOL = [*CHECKS, Jobs("sample"), Jobs("reference")]
 INITIAL = [
-    *("probe/plan_random.tsv", "probe/random_*", "fit/initial.tsv", "fit/accept_initial.tsv"),
+    *(Jobs("plan_random"), Jobs("probe", round="random")),
+    *(Jobs("fit", model="initial"), Jobs("accept", model="initial")),
 ]
 FINAL = [
     *INITIAL,
-    *("probe/plan_bootstrap.tsv", "probe/bootstrap_*", "fit/final.tsv", "fit/accept_final.tsv"),
-    "score/[0-9]*",
+    *(Jobs("plan_bootstrap"), Jobs("probe", round="bootstrap")),
+    *(Jobs("fit", model="final"), Jobs("accept", model="final"), Jobs("score")),
 ]
-BY_INITIAL = [*INITIAL, "score/initial_*"]
+BY_INITIAL = [*INITIAL, Jobs("score_by", model="initial")]
 ONE_STEP = [
-    *("probe/plan_one_step.tsv", "probe/one_step_*", "fit/one_step.tsv", "score/one_step_*"),
+    *(Jobs("plan_one_step"), Jobs("probe", round="one_step")),
+    *(Jobs("fit", model="one_step"), Jobs("score_by", model="one_step")),
 ]
 BY_CLUSTER = ("group_mates", "semdedup", "quad")
 CLUSTERS = {
     # Made of the final model's scores; of the initial one's they would cost the same.
-    "influence": ["cluster/centroids.tsv", "cluster/[0-9]*"],
-    "semantic": ["score/semantic*", "cluster/semantic*"],
+    "influence": [Jobs("centroids"), Jobs("cluster")],
+    "semantic": [
+        *(Jobs("fit_semantic"), Jobs("embed")),
+        *(Jobs("centroids_semantic"), Jobs("cluster_semantic")),
+    ],
 }
 ORACLE = "oracle_greedy"
 SHARED = {
@@ -45,12 +61,20 @@ SHARED = {
     "semdedup": [*POOL, *FINAL],
     ORACLE: POOL,
     "quad": [*POOL, *FINAL],
-    "random": CHECKS,
+    "random": [*CHECKS, Jobs("order_random")],
 }
+# The jobs of a method that come after its selection.
+AFTER = ("materialise", "tokenise", "assemble", "evaluate")
+
+
+def seconds_of(records: Records, needed: list[Jobs]) -> float:
+    """What the finished jobs of these kinds took together, each of them once."""
+    jobs = [a for a in records.values() if any(kind.have(a[-1]) for kind in needed)]
+    return sum(seconds(attempts) or 0 for attempts in jobs)
 
 
 def selection_seconds(
-    benchmarks: Path, method: str, selector: str, by_initial: bool, clusters: str
+    records: Records, method: str, selector: str, by_initial: bool, clusters: str
 ) -> float:
     """Seconds of all jobs that this method would have needed by itself, its dataset not included.
 
@@ -61,30 +85,26 @@ def selection_seconds(
         # By meaning alone semdedup does without an influence model.
         unprobed = selector == "semdedup" and clusters == "semantic"
         shared = [*(POOL if unprobed else shared), *CLUSTERS[clusters]]
-    own = [f"select/{method}.tsv", f"select/take_{method}.tsv"]
-    own.append(f"select/{method}_{5 * '[0-9]'}.tsv")  # not those of a method called {method}_2
-    alone = {
-        "quality": [f"fit/{method}.tsv"],
-        ORACLE: [f"check/{method}.tsv"],
-        "quad": [f"probe/quad_{method}.tsv"],
-    }
-    own += alone.get(selector, [])
-    return benchmark_seconds(benchmarks, [*shared, *own])
+    rules = {attempts[-1]["rule"] for attempts in records.values()}
+    own = [Jobs(rule, method=method) for rule in rules.difference(AFTER)]
+    return seconds_of(records, [*shared, *own])
 
 
-def training_seconds(benchmarks: Path, method: str, seeds: int) -> float | None:
+def training_seconds(records: Records, method: str, seeds: int) -> float | None:
     """Seconds of the base model and of one training on the method's selection, mean over seeds."""
-    trainings = [f"evaluate/{method}_{seed}.tsv" for seed in range(seeds)]
-    trained = benchmark_seconds(benchmarks, trainings)
-    return benchmark_seconds(benchmarks, ["base.tsv"]) + trained / seeds if trained else None
+    trained = sum(
+        seconds_of(records, [Jobs("evaluate", method=method, seed=str(seed))])
+        for seed in range(seeds)
+    )
+    return seconds_of(records, [Jobs("base")]) + trained / seeds if trained else None
 
 
 def table(
-    summary: dict[str, Any], settings: ReportSettings, benchmarks: Path
+    summary: dict[str, Any], settings: ReportSettings, records: Records
 ) -> list[dict[str, Any]]:
     """A row per method, best first; losses in nats, lower is better."""
     ranked = words.ranked(summary)
-    training = training_seconds(benchmarks, summary["baseline"], summary["seeds"])
+    training = training_seconds(records, summary["baseline"], summary["seeds"])
     rows = []
     for method in ranked:
         found = summary["methods"][method]
@@ -93,8 +113,8 @@ def table(
         by_example = against.get("interval_by_example_nats") or [None, None]
         reached = found["tokens_to_reach_baseline"]
         selector = settings.selectors.get(method, method)
-        seconds = selection_seconds(
-            benchmarks,
+        spent = selection_seconds(
+            records,
             method,
             selector,
             method in settings.by_initial,
@@ -116,8 +136,8 @@ def table(
                 "documents": found["documents"],
                 "tokens": found["tokens"],
                 "epochs": found["epochs"],
-                "selection_seconds": seconds,
-                "selection_per_random_training": seconds / training if training else None,
+                "selection_seconds": spent,
+                "selection_per_random_training": spent / training if training else None,
             }
         )
     return rows

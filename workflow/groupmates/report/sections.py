@@ -153,9 +153,9 @@ def cost(
         "gpu": gpu,
         "gpu_utilisation_known": any(use.utilisation is not None for use in gpu.values()),
         "total_seconds": sum(t.seconds for t in times),
-        "total_cpu_seconds": sum(t.cpu_seconds or 0.0 for t in times),
+        "total_cpu_seconds": sum(t.cpu_seconds for t in times),
         "total_jobs": sum(t.jobs for t in times),
-        "peak_megabytes": max((t.peak_megabytes or 0.0 for t in times), default=0.0) or None,
+        "peak_megabytes": max((t.peak_megabytes for t in times), default=None),
         "timeline_finding": timeline.finding(bars) if bars else None,
     }, drawn
 

@@ -43,7 +43,6 @@ def run(
     select: list[Path],
     curves: list[Path],
     summary: Path,
-    benchmarks: Path,
     logs: Path,
     pool: list[str],
     root: str,
@@ -86,10 +85,10 @@ def run(
     honesty, drawn_honesty = sections.influence(labels, fits)
     of_groups, drawn_groups = sections.groups(groups[0] if groups else None)
     spent, drawn_times = sections.cost(
-        reading.stage_times(benchmarks), reading.gpu_use(records), records
+        reading.stage_times(records), reading.gpu_use(records), records
     )
     drawn = drawn_effect | drawn_honesty | drawn_groups | drawn_pool | drawn_shares | drawn_times
-    rows = comparison.table(found, settings, benchmarks)
+    rows = comparison.table(found, settings, records)
     in_order = [file for file in looked_at.files if file in readable]
     comparison.add_repeats(rows, repeats.repeats(selected, in_order, settings.text_columns))
     oracle = comparison.add_oracle(rows, found, list(selected), surveyed.tally.shared_MM)
@@ -141,7 +140,6 @@ def run(
             select=select,
             curves=curves,
             summary=summary,
-            benchmarks=[benchmarks] if benchmarks.is_dir() else [],
             plan=[plan] if plan and plan.exists() else [],
         )
         # As they were read: the records of a run that goes on change from second to second.

@@ -209,7 +209,7 @@ def _until_the_last(found: Status, seconds: dict[str, float]) -> float:
     }
     open_ = {name: len(jobs_of[name]) for name in waits_for}
     order = {name: number for number, name in enumerate(waits_for)}
-    ready: list[tuple[bool, int, int, Job]] = []  # what runs already is first
+    ready: list[tuple[bool, int, int, str, Job]] = []  # what runs already is first
     running: list[tuple[float, str, int]] = []
     clock, free = 0.0, slots
 
@@ -219,15 +219,15 @@ def _until_the_last(found: Status, seconds: dict[str, float]) -> float:
 
     def release(name: str) -> None:
         for number, job in enumerate(jobs_of[name]):
-            heapq.heappush(ready, (job.state != "running", order[name], number, job))
+            heapq.heappush(ready, (job.state != "running", order[name], number, name, job))
 
     for name in [name for name, before in waits_for.items() if not before]:
         release(name)
     while ready or running:
         while ready and width(ready[0][-1]) <= free:
-            job = heapq.heappop(ready)[-1]
+            *_, stage, job = heapq.heappop(ready)
             free -= width(job)
-            heapq.heappush(running, (clock + seconds[job.name], job.stage, width(job)))
+            heapq.heappush(running, (clock + seconds[job.name], stage, width(job)))
         clock, name, freed = heapq.heappop(running)
         free += freed
         open_[name] -= 1

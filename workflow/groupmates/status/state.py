@@ -17,7 +17,7 @@ from groupmates.errors import UserError
 from groupmates.records import campaign, jobs
 from groupmates.status.queue import STARTING, Queue
 
-Attempt = dict[str, Any]
+Attempt = jobs.Attempt
 STATES = ("done", "running", "lost", "failed", "queued", "stopped", "waiting")
 OVER = {"done": "done", "failed": "failed", "stopped": "stopped", "killed": "stopped"}
 TAIL_BYTES = 2**16
@@ -33,10 +33,6 @@ class Job:
     state: str
     attempts: list[Attempt]
     reason: str | None = None
-
-    @property
-    def stage(self) -> str:
-        return jobs.stage_of(self.name)
 
     @property
     def last(self) -> Attempt:
@@ -111,7 +107,8 @@ class Reader:
             if reason and (state in ("waiting", "stopped", "failed") or _requeued(state, reason)):
                 state = "queued"
             reason = reason if state == "queued" else None
-            found.setdefault(jobs.stage_of(name), []).append(Job(name, state, attempts, reason))
+            stage = entry["stage"] if entry else jobs.stage_of(attempts[-1])
+            found.setdefault(stage, []).append(Job(name, state, attempts, reason))
         needs = plan["stages"] if plan else {}
         stages = [Stage(name, of_stage, needs.get(name, [])) for name, of_stage in found.items()]
         return Status(self.run, main, plan, stages, queue, now)
@@ -199,11 +196,8 @@ def seconds_left(stage: Stage, now: float) -> float | None:
 
 
 def job_seconds(job: Job) -> float | None:
-    """Of a job that is done: its last attempt, with those before where it went on from them."""
-    if job.state != "done" or not job.attempts or job.last["ended"] is None:
-        return None
-    attempts = job.attempts if resumed(job.last) else job.attempts[-1:]
-    return sum((a["ended"] or a["heard"]) - a["started"] for a in attempts)
+    """What a job that is done took; None where that is not known."""
+    return jobs.seconds(job.attempts) if job.state == "done" else None
 
 
 def phase(attempt: Attempt) -> dict[str, Any] | None:
@@ -225,11 +219,6 @@ def phase_left(attempt: Attempt) -> float | None:
     if work is None or pace is None or work["total"] < work["done"]:
         return None
     return float(work["total"] - work["done"]) / pace
-
-
-def resumed(attempt: Attempt) -> bool:
-    """Whether an attempt went on from what one before had kept."""
-    return any(work["resumed"] for work in attempt.get("phases") or [])
 
 
 def log_of(run: Path, job: Job) -> Path:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +14,9 @@ import pyarrow.compute as pc
 from groupmates.artefacts.catalogue import ARTEFACTS
 from groupmates.artefacts.store import KEY, concatenate, open_table, read_table
 from groupmates.errors import UserError
-from groupmates.records.jobs import named_records
+from groupmates.records.jobs import Attempt, counted, duration, named_records
 
-Records = dict[str, list[dict[str, Any]]]  # name of a job -> its attempts
+Records = dict[str, list[Attempt]]  # name of a job -> its attempts
 Curve = tuple[np.ndarray, np.ndarray]  # training tokens, held-out loss in nats
 
 
@@ -41,14 +39,14 @@ class Heldout:
 
 @dataclass(frozen=True)
 class StageTime:
-    """Sums over a stage's jobs; None where no job's benchmark knows the value."""
+    """Sums over a stage's finished jobs."""
 
     stage: str
     jobs: int
     seconds: float
     longest_seconds: float
-    cpu_seconds: float | None
-    peak_megabytes: float | None
+    cpu_seconds: float
+    peak_megabytes: float
 
 
 def labels(parts: list[Path]) -> Labels:
@@ -130,7 +128,7 @@ class GpuUse:
     utilisation: float | None
 
 
-# The stages that a stage of the cost table is made of have the folder of their benchmarks in common.
+# Stages that the cost table counts as a part of another one.
 PART_OF = {
     "check-pool": "check",
     "reference": "sample",
@@ -161,15 +159,20 @@ PART_OF = {
 
 
 def records(logs: Path) -> Records:
-    """The attempts at every job of the pipeline: no plan, and not the report that is being written."""
-    found = named_records(logs)
-    of_itself = ("report", "plan")
-    return {n: a for n, a in found.items() if all(x["stage"] not in of_itself for x in a)}
+    """The attempts at every job of the pipeline: no plan, and not the report that is being written.
+
+    Attempts of a version whose records did not say which method a job is of are left out.
+    """
+    found = {
+        name: [a for a in attempts if "rule" in a and a["stage"] not in ("report", "plan")]
+        for name, attempts in named_records(logs).items()
+    }
+    return {name: attempts for name, attempts in found.items() if attempts}
 
 
 def gpu_use(found: Records) -> dict[str, GpuUse]:
     """Highest memory, and utilisation averaged over time, of the stages that used a GPU."""
-    of_stages: dict[str, list[dict[str, Any]]] = {}
+    of_stages: dict[str, list[Attempt]] = {}
     for attempts in found.values():
         for attempt in attempts:
             if attempt.get("gpu_peak_bytes") is not None:
@@ -178,9 +181,9 @@ def gpu_use(found: Records) -> dict[str, GpuUse]:
     return {stage: _gpu_use(attempts) for stage, attempts in of_stages.items()}
 
 
-def _gpu_use(attempts: list[dict[str, Any]]) -> GpuUse:
+def _gpu_use(attempts: list[Attempt]) -> GpuUse:
     measured = [
-        (a["gpu_utilisation"], (a["ended"] or a["heard"]) - a["started"])
+        (a["gpu_utilisation"], duration(a))
         for a in attempts
         if a.get("gpu_utilisation") is not None
     ]
@@ -191,25 +194,13 @@ def _gpu_use(attempts: list[dict[str, Any]]) -> GpuUse:
     )
 
 
-def benchmark_seconds(benchmarks: Path, patterns: list[str]) -> float:
-    """Seconds of the jobs whose benchmark file, below the folder, matches one of these."""
-    total = 0.0
-    for path in sorted(benchmarks.rglob("*.tsv")):
-        name = path.relative_to(benchmarks).as_posix()
-        if any(fnmatchcase(name, pattern) for pattern in patterns):
-            with path.open(newline="") as lines:
-                total += sum(float(row["s"]) for row in csv.DictReader(lines, delimiter="\t"))
-    return total
-
-
-def stage_times(benchmarks: Path) -> list[StageTime]:
-    """Snakemake's benchmark files, summed per stage (the first part of a file's path here)."""
-    jobs: dict[str, list[dict[str, Any]]] = {}
-    for path in sorted(benchmarks.rglob("*.tsv")):
-        with path.open(newline="") as lines:
-            rows = list(csv.DictReader(lines, delimiter="\t"))
-        stage = path.relative_to(benchmarks).with_suffix("").parts[0]
-        jobs.setdefault(stage, []).extend(rows)
+def stage_times(found: Records) -> list[StageTime]:
+    """What the finished jobs took, summed per stage of the cost table."""
+    jobs: dict[str, list[list[Attempt]]] = {}
+    for attempts in map(counted, found.values()):
+        if attempts:
+            stage: str = attempts[-1]["stage"]
+            jobs.setdefault(PART_OF.get(stage, stage), []).append(attempts)
     flow = list(dict.fromkeys(a.path.split("/")[0] for a in ARTEFACTS.values()))
     flow.insert(flow.index("select") + 1, "materialise")
 
@@ -219,24 +210,16 @@ def stage_times(benchmarks: Path) -> list[StageTime]:
     return [_stage_time(stage, jobs[stage]) for stage in sorted(jobs, key=place)]
 
 
-def _stage_time(stage: str, rows: list[dict[str, Any]]) -> StageTime:
-    def numbers(column: str) -> list[float]:
-        found = []
-        for row in rows:
-            try:
-                found.append(float(row.get(column) or "NA"))
-            except ValueError:  # "-" and "NA": the job was too short, or the platform cannot tell
-                continue
-        return [x for x in found if np.isfinite(x)]
-
-    seconds, cpu, memory = numbers("s"), numbers("cpu_time"), numbers("max_rss")
+def _stage_time(stage: str, jobs: list[list[Attempt]]) -> StageTime:
+    seconds = [sum(map(duration, attempts)) for attempts in jobs]
+    every = [attempt for attempts in jobs for attempt in attempts]
     return StageTime(
         stage=stage,
-        jobs=len(rows),
+        jobs=len(jobs),
         seconds=sum(seconds),
-        longest_seconds=max(seconds, default=0.0),
-        cpu_seconds=sum(cpu) if cpu else None,
-        peak_megabytes=max(memory, default=None),
+        longest_seconds=max(seconds),
+        cpu_seconds=sum(a["cpu_seconds"] for a in every),
+        peak_megabytes=max(a["peak_rss_bytes"] for a in every) / 1e6,
     )
 
 

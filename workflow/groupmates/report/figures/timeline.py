@@ -12,7 +12,7 @@ from matplotlib.patches import PathPatch
 from matplotlib.path import Path as Outline
 
 from groupmates.formatting import count, duration, short
-from groupmates.records.jobs import stage_of
+from groupmates.records import jobs
 from groupmates.report.figures.canvas import LINE_GREY, OKABE_ITO, legend, panel, svg
 
 HOW = {
@@ -35,6 +35,7 @@ Records = dict[str, list[dict[str, Any]]]
 class Bar:
     """One attempt; seconds since the first one began."""
 
+    stage: str
     job: str
     start: float
     end: float
@@ -47,31 +48,33 @@ def bars_of(records: Records) -> list[Bar]:
     for job, attempts in records.items():
         for attempt in attempts:
             end = attempt["ended"] or attempt["heard"]
-            found.append((attempt["started"], end, job, _how(attempt)))
+            found.append((attempt["started"], end, job, jobs.stage_of(attempt), _how(attempt)))
     first = min((start for start, *_ in found), default=0.0)
-    return [Bar(job, start - first, end - first, how) for start, end, job, how in sorted(found)]
+    return [
+        Bar(stage, job, start - first, end - first, how)
+        for start, end, job, stage, how in sorted(found)
+    ]
 
 
 def _how(attempt: dict[str, Any]) -> str:
     if attempt["state"] == "done":
-        resumed = any(phase["resumed"] for phase in attempt.get("phases") or [])
-        return "done, went on from kept progress" if resumed else "done"
+        return "done, went on from kept progress" if jobs.resumed(attempt) else "done"
     return "failed" if attempt["state"] == "failed" else "killed or stopped"
 
 
 def lanes(bars: Sequence[Bar]) -> dict[str, dict[str, int]]:
     """stage -> job -> lane: as few lanes as jobs overlap, a job's attempts all in one of them."""
-    spans: dict[str, tuple[float, float]] = {}
+    spans: dict[tuple[str, str], tuple[float, float]] = {}
     for bar in bars:
-        start, end = spans.get(bar.job, (bar.start, bar.end))
-        spans[bar.job] = min(start, bar.start), max(end, bar.end)
+        start, end = spans.get((bar.stage, bar.job), (bar.start, bar.end))
+        spans[bar.stage, bar.job] = min(start, bar.start), max(end, bar.end)
     found: dict[str, dict[str, int]] = {}
     free: dict[str, list[float]] = {}  # stage -> when each of its lanes becomes free
-    for job, (start, end) in sorted(spans.items(), key=lambda item: (item[1], item[0])):
-        ends = free.setdefault(stage_of(job), [])
+    for (stage, job), (start, end) in sorted(spans.items(), key=lambda item: (item[1], item[0])):
+        ends = free.setdefault(stage, [])
         lane = next((i for i, until in enumerate(ends) if until <= start), len(ends))
         ends[lane : lane + 1] = [end]
-        found.setdefault(stage_of(job), {})[job] = lane
+        found.setdefault(stage, {})[job] = lane
     return found
 
 
@@ -135,7 +138,7 @@ def figure(bars: Sequence[Bar]) -> str:
             for bar in bars:
                 if bar.how != how:
                     continue
-                stage = stage_of(bar.job)
+                stage = bar.stage
                 margin = (inches[stage] - lane[stage] * number[stage]) / 2
                 top = tops[stage] + margin + lane[stage] * (placed[stage][bar.job] + 0.08)
                 left = place(bar.start)
