@@ -33,6 +33,11 @@ include: "workflow/rules/report.smk"
 include: "workflow/rules/campaign.smk"
 
 
+for made in workflow.rules:
+    made.conda_env = ENVIRONMENT
+    made.set_params(job=job_of(made.name))
+
+
 # The selected datasets, the proof that they help, and the page that shows both.
 rule all:
     default_target: True

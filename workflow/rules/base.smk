@@ -12,8 +12,6 @@ rule base:
     log:
         logged("base"),
     localrule: several("base")
-    conda:
-        "../../envs/cpu.yaml"
     threads: 2
     resources:
         mem_mb=memory(16000),
@@ -25,7 +23,7 @@ rule base:
         settings=settings("BaseSettings", "base"),
         launch=launch,
     shell:
-        "workflow/run base {params.launch} --log {log:q} --job {rule} --threads {threads}"
+        "workflow/run base {params.launch} --log {log:q} --job {params.job:q} --threads {threads}"
         " --settings {params.settings:q}"
         " --tokenizer {input.tokenizer:q} --training-pool {input.training_pool:q}"
         " --output {output:q}"

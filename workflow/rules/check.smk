@@ -11,20 +11,16 @@ rule check:
     log:
         logged("check_{shard}"),
     priority: 10
-    conda:
-        "../../envs/cpu.yaml"
     threads: 1
     resources:
         mem_mb=memory(4000),
         runtime=minutes(120),
     params:
-        job=job,
         settings=settings("CheckSettings", "check"),
         pool=shard_files,
         root=given(POOL_ROOT),
     shell:
-        "workflow/run check --log {log:q} --job {rule} {params.job:q}"
-        " --settings {params.settings:q}"
+        "workflow/run check --log {log:q} --job {params.job:q} --settings {params.settings:q}"
         " --pool {params.pool:q} --root {params.root:q} --output {output:q}"
 
 
@@ -37,8 +33,6 @@ rule check_pool:
     log:
         logged("check_pool"),
     priority: 10
-    conda:
-        "../../envs/cpu.yaml"
     threads: 1
     resources:
         mem_mb=memory(4000),
@@ -48,6 +42,6 @@ rule check_pool:
         check=listed("check"),
         root=given(POOL_ROOT),
     shell:
-        "workflow/run check-pool --log {log:q} --job {rule} --settings {params.settings:q}"
+        "workflow/run check-pool --log {log:q} --job {params.job:q} --settings {params.settings:q}"
         " --check {params.check:q} --root {params.root:q}"
         " --output {output.files:q} --rejects {output.rejects:q}"

@@ -11,8 +11,6 @@ rule centroids:
         record=artefact("centroids").replace(".npy", ".json"),
     log:
         logged("centroids"),
-    conda:
-        "../../envs/cpu.yaml"
     threads: 2
     resources:
         mem_mb=memory(32000),
@@ -22,7 +20,7 @@ rule centroids:
         settings=settings("CentroidSettings", "centroids"),
         score=listed("score"),
     shell:
-        "workflow/run centroids --log {log:q} --job {rule} --settings {params.settings:q}"
+        "workflow/run centroids --log {log:q} --job {params.job:q} --settings {params.settings:q}"
         " --score {params.score:q} --output {output.centroids:q}"
 
 
@@ -34,17 +32,13 @@ rule cluster:
         artefact("cluster"),
     log:
         logged("cluster_{shard}"),
-    conda:
-        "../../envs/cpu.yaml"
     threads: 1
     resources:
         mem_mb=memory(8000),
         runtime=minutes(60),
         gpu=1,
     params:
-        job=job,
         settings=settings("ClusterSettings", "cluster"),
     shell:
-        "workflow/run cluster --log {log:q} --job {rule} {params.job:q}"
-        " --settings {params.settings:q}"
+        "workflow/run cluster --log {log:q} --job {params.job:q} --settings {params.settings:q}"
         " --score {input.score:q} --centroids {input.centroids:q} --output {output:q}"

@@ -15,8 +15,14 @@ from groupmates.pool import listing
 from groupmates.settings import config as config_module, per_stage
 from groupmates.slurm import clusters, preflight
 
+# All rules share an environment: the one that snakemake runs in or, with --sdm conda, this one. On
+# machines with a GPU, set GROUPMATES_BUILD to cuda for it.
+ENVIRONMENT = (
+    f"{workflow.basedir}/envs/{os.environ.get('GROUPMATES_BUILD', 'cpu')}.yaml"
+)
+MADE_BY_CONDA = "conda" in map(str, workflow.deployment_settings.deployment_method)
 # For workflow/run, here and in every job.
-os.environ["GROUPMATES_PYTHON"] = sys.executable
+os.environ["GROUPMATES_PYTHON"] = "python3" if MADE_BY_CONDA else sys.executable
 
 
 envvars:
@@ -85,9 +91,16 @@ def logged(stage):
     return f"results/{CONFIG.run}/logs/{stage}.log"
 
 
-def job(wildcards, resources):
-    """What a job is, for its record. Not recorded by snakemake: it asks for resources."""
-    return [f"{name}={value}" for name, value in wildcards.items()]
+def job_of(rule):
+    """The params.job of every rule: what a job is, for its record.
+
+    Snakemake does not look at it for changes, as it asks for resources.
+    """
+
+    def words(wildcards, resources):
+        return [rule, *(f"{name}={value}" for name, value in wildcards.items())]
+
+    return words
 
 
 def memory(mb):

@@ -8,8 +8,6 @@ rule corpus:
         reference=artefact("corpus_reference"),
     log:
         logged("corpus"),
-    conda:
-        "../../envs/cpu.yaml"
     threads: 1
     resources:
         mem_mb=memory(2000),
@@ -17,5 +15,5 @@ rule corpus:
     params:
         settings=settings("CorpusSettings", "corpus"),
     shell:
-        "workflow/run corpus --log {log:q} --job {rule} --settings {params.settings:q}"
+        "workflow/run corpus --log {log:q} --job {params.job:q} --settings {params.settings:q}"
         " --shards {output.shards:q} --reference {output.reference:q}"

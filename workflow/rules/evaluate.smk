@@ -15,8 +15,6 @@ rule evaluate:
     log:
         logged("evaluate_{method}_{seed}"),
     localrule: several("evaluate")
-    conda:
-        "../../envs/cpu.yaml"
     threads: 1
     resources:
         mem_mb=memory(16000),
@@ -25,14 +23,13 @@ rule evaluate:
         nodes=1,
         processes_per_node=1,
     params:
-        job=job,
         settings=settings("EvaluateSettings", "curve"),
         select=listed("select"),
         pool=given(listing.compact([file.path for file in POOL])),
         root=given(POOL_ROOT),
         launch=launch,
     shell:
-        "workflow/run evaluate {params.launch} --log {log:q} --job {rule} {params.job:q}"
+        "workflow/run evaluate {params.launch} --log {log:q} --job {params.job:q}"
         " --threads {threads}"
         " --settings {params.settings:q}"
         " --base {input.base:q} --tokenizer {input.tokenizer:q} --reference {input.reference:q}"
@@ -65,8 +62,6 @@ rule summarise:
         artefact("summary"),
     log:
         logged("summarise"),
-    conda:
-        "../../envs/cpu.yaml"
     threads: 1
     resources:
         mem_mb=memory(4000),
@@ -76,6 +71,6 @@ rule summarise:
         select=listed("select"),
         score=listed("score"),
     shell:
-        "workflow/run summarise --log {log:q} --job {rule} --settings {params.settings:q}"
+        "workflow/run summarise --log {log:q} --job {params.job:q} --settings {params.settings:q}"
         " --curves {input.curves:q} --examples {input.examples:q} --select {params.select:q}"
         " --score {params.score:q} --output {output:q}"

@@ -19,8 +19,6 @@ rule fit:
     log:
         logged("fit_{model}"),
     localrule: several("fit")
-    conda:
-        "../../envs/cpu.yaml"
     threads: 1
     resources:
         mem_mb=memory(16000),
@@ -29,7 +27,6 @@ rule fit:
         nodes=1,
         processes_per_node=1,
     params:
-        job=job,
         settings=lambda wildcards: per_stage.as_param(
             CONFIG,
             (
@@ -41,8 +38,7 @@ rule fit:
         ),
         launch=launch,
     shell:
-        "workflow/run fit {params.launch} --log {log:q} --job {rule} {params.job:q}"
-        " --threads {threads}"
+        "workflow/run fit {params.launch} --log {log:q} --job {params.job:q} --threads {threads}"
         " --settings {params.settings:q}"
         " --base {input.base:q} --tokenizer {input.tokenizer:q} --probe-pool {input.probe_pool:q}"
         " --random {input.random:q} --bootstrap {input.bootstrap:q} --output {output:q}"
@@ -55,16 +51,12 @@ rule accept:
         artefact("accept"),
     log:
         logged("accept_{model}"),
-    conda:
-        "../../envs/cpu.yaml"
     threads: 1
     resources:
         mem_mb=memory(1000),
         runtime=minutes(10),
     params:
-        job=job,
         settings=settings("AcceptSettings", "accept"),
     shell:
-        "workflow/run accept --log {log:q} --job {rule} {params.job:q}"
-        " --settings {params.settings:q}"
+        "workflow/run accept --log {log:q} --job {params.job:q} --settings {params.settings:q}"
         " --model {input:q} --output {output:q}"

@@ -17,8 +17,6 @@ rule plan_groups:
         artefact("group_sets"),
     log:
         logged("plan_groups"),
-    conda:
-        "../../envs/cpu.yaml"
     threads: 1
     resources:
         mem_mb=memory(16000),
@@ -27,8 +25,8 @@ rule plan_groups:
     params:
         settings=settings("GroupPlanSettings", "group_sets"),
     shell:
-        "workflow/run plan-groups --log {log:q} --job {rule}"
-        " --threads {threads} --settings {params.settings:q}"
+        "workflow/run plan-groups --log {log:q} --job {params.job:q} --threads {threads}"
+        " --settings {params.settings:q}"
         " --probe-pool {input.probe_pool:q} --random {input.random:q}"
         " --bootstrap {input.bootstrap:q} --model {input.model:q} --output {output:q}"
 
@@ -43,20 +41,17 @@ rule probe_groups:
         artefact("group_probe"),
     log:
         logged("probe_groups_{part}"),
-    conda:
-        "../../envs/cpu.yaml"
     threads: 1
     resources:
         mem_mb=memory(16000),
         runtime=minutes(240),
         gpu=1,
     params:
-        job=job,
         settings=settings("ProbeSettings", "group_probe"),
         parts=len(GROUP_PARTS),
     shell:
-        "workflow/run probe-groups --log {log:q} --job {rule} {params.job:q}"
-        " --threads {threads} --settings {params.settings:q}"
+        "workflow/run probe-groups --log {log:q} --job {params.job:q} --threads {threads}"
+        " --settings {params.settings:q}"
         " --base {input.base:q} --probe-pool {input.probe_pool:q} --reference {input.reference:q}"
         " --sets {input.sets:q} --part {wildcards.part} --parts {params.parts} --output {output:q}"
 
@@ -70,8 +65,6 @@ rule groups:
         artefact("groups"),
     log:
         logged("groups"),
-    conda:
-        "../../envs/cpu.yaml"
     threads: 1
     resources:
         mem_mb=memory(2000),
@@ -79,6 +72,6 @@ rule groups:
     params:
         settings=settings("GroupsSettings", "groups"),
     shell:
-        "workflow/run groups --log {log:q} --job {rule}"
-        " --settings {params.settings:q} --sets {input.sets:q}"
+        "workflow/run groups --log {log:q} --job {params.job:q} --settings {params.settings:q}"
+        " --sets {input.sets:q}"
         " --probed {input.probed:q} --model {input.model:q} --output {output:q}"

@@ -18,19 +18,16 @@ if FORMAT in ("same", "parquet"):
             artefact("dataset") + SUFFIX,
         log:
             logged("materialise_{method}/{file}"),
-        conda:
-            "../../envs/cpu.yaml"
         threads: 1
         resources:
             mem_mb=memory(4000),
             runtime=minutes(120),
         params:
-            job=job,
             settings=settings("MaterialiseSettings", "dataset"),
             pool=lambda wildcards: FILES[wildcards.file].path,
             root=given(POOL_ROOT),
         shell:
-            "workflow/run materialise --log {log:q} --job {rule} {params.job:q}"
+            "workflow/run materialise --log {log:q} --job {params.job:q}"
             " --settings {params.settings:q}"
             " --pool {params.pool:q} --root {params.root:q} --selection {input.selection:q}"
             " --output {output:q}"
@@ -56,21 +53,18 @@ else:
             temp(PART) if FORMAT == "megatron" else PART,
         log:
             logged("tokenise_{method}_{part}"),
-        conda:
-            "../../envs/cpu.yaml"
         threads: 1
         resources:
             mem_mb=memory(8000),
             runtime=minutes(240),
         params:
-            job=job,
             settings=settings("TokeniseSettings", "dataset_part"),
             pool=lambda wildcards: listing.compact(part_files(wildcards)),
             root=given(POOL_ROOT),
             selection=listed("selection"),
             tokenizer=CONFIG.materialise.tokenizer or artefact("tokenizer"),
         shell:
-            "workflow/run tokenise --log {log:q} --job {rule} {params.job:q}"
+            "workflow/run tokenise --log {log:q} --job {params.job:q}"
             " --settings {params.settings:q}"
             " --pool {params.pool:q} --root {params.root:q}"
             " --selection {params.selection:q} --tokenizer {params.tokenizer:q}"
@@ -95,20 +89,16 @@ rule assemble:
         card=artefact("dataset_card"),
     log:
         logged("assemble_{method}"),
-    conda:
-        "../../envs/cpu.yaml"
     threads: 1
     resources:
         mem_mb=memory(4000),
         runtime=minutes(120),
     params:
-        job=job,
         settings=settings("AssembleSettings", "dataset_card"),
         written=listed("written"),
         select=listed("select"),
     shell:
-        "workflow/run assemble --log {log:q} --job {rule} {params.job:q}"
-        " --settings {params.settings:q}"
+        "workflow/run assemble --log {log:q} --job {params.job:q} --settings {params.settings:q}"
         " --written {params.written:q} --select {params.select:q} --output {output.card:q}"
 
 

@@ -10,8 +10,6 @@ rule plan_one_step:
         artefact("rollouts", round="one_step"),
     log:
         logged("plan_one_step"),
-    conda:
-        "../../envs/cpu.yaml"
     threads: 1
     resources:
         mem_mb=memory(4000),
@@ -19,7 +17,7 @@ rule plan_one_step:
     params:
         settings=settings("OneStepPlanSettings", "rollouts"),
     shell:
-        "workflow/run plan-one-step --log {log:q} --job {rule} --settings {params.settings:q}"
+        "workflow/run plan-one-step --log {log:q} --job {params.job:q} --settings {params.settings:q}"
         " --probe-pool {input.probe_pool:q} --output {output:q}"
 
 
@@ -45,18 +43,14 @@ rule order_mates:
         logged("order_{method}_{partition}"),
     wildcard_constraints:
         method=methods_of("mates"),
-    conda:
-        "../../envs/cpu.yaml"
     threads: 1
     resources:
         mem_mb=memory(8000),
         runtime=minutes(60),
     params:
-        job=job,
         settings=settings_of_method("MatesSettings", "order"),
         score=listed("score"),
         scored_by=listed("scored_by"),
     shell:
-        "workflow/run order-mates --log {log:q} --job {rule} {params.job:q}"
-        " --settings {params.settings:q}"
+        "workflow/run order-mates --log {log:q} --job {params.job:q} --settings {params.settings:q}"
         " --score {params.score:q} --scored-by {params.scored_by:q} --output {output:q}"

@@ -18,20 +18,17 @@ rule check_oracle_greedy:
     wildcard_constraints:
         method=methods_of("oracle_greedy"),
     priority: 10
-    conda:
-        "../../envs/cpu.yaml"
     threads: 1
     resources:
         mem_mb=memory(1000),
         runtime=minutes(10),
     params:
-        job=job,
         settings=settings_of_method("OracleCheckSettings", "brute_force"),
         score=listed("score"),
         # Not recorded, as it asks for resources: what is allowed makes nothing stale.
         most=lambda wildcards, resources: selector(wildcards.method).max_evaluations,
     shell:
-        "workflow/run check-oracle-greedy --log {log:q} --job {rule} {params.job:q}"
+        "workflow/run check-oracle-greedy --log {log:q} --job {params.job:q}"
         " --settings {params.settings:q}"
         " --method {wildcards.method} --files {input.files:q} --score {params.score:q}"
         " --max-evaluations {params.most} --output {output:q}"
@@ -52,22 +49,18 @@ rule order_oracle_greedy:
     wildcard_constraints:
         method=methods_of("oracle_greedy"),
     priority: 10  # its steps follow each other: it is the longest job of a run
-    conda:
-        "../../envs/cpu.yaml"
     threads: 1
     resources:
         mem_mb=memory(16000),
         runtime=minutes(240),
         gpu=1,
     params:
-        job=job,
         settings=settings_of_method("OracleGreedySettings", "order"),
         pool=given(listing.compact([file.path for file in POOL])),
         root=given(POOL_ROOT),
         score=listed("score"),
     shell:
-        "workflow/run order-oracle-greedy --log {log:q} --job {rule} {params.job:q}"
-        " --threads {threads}"
+        "workflow/run order-oracle-greedy --log {log:q} --job {params.job:q} --threads {threads}"
         " --settings {params.settings:q}"
         " --base {input.base:q} --tokenizer {input.tokenizer:q} --reference {input.reference:q}"
         " --pool {params.pool:q} --root {params.root:q} --score {params.score:q} --output {output:q}"

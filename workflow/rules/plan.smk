@@ -10,8 +10,6 @@ localrules:
 rule plan:
     log:
         logged("plan"),
-    conda:
-        "../../envs/cpu.yaml"
     threads: 1
     resources:
         mem_mb=2000,

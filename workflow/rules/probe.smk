@@ -9,8 +9,6 @@ rule plan_random:
         artefact("rollouts", round="random"),
     log:
         logged("plan_random"),
-    conda:
-        "../../envs/cpu.yaml"
     threads: 1
     resources:
         mem_mb=memory(4000),
@@ -18,7 +16,7 @@ rule plan_random:
     params:
         settings=settings("RandomPlanSettings", "rollouts"),
     shell:
-        "workflow/run plan-random --log {log:q} --job {rule} --settings {params.settings:q}"
+        "workflow/run plan-random --log {log:q} --job {params.job:q} --settings {params.settings:q}"
         " --probe-pool {input.probe_pool:q} --output {output:q}"
 
 
@@ -31,8 +29,6 @@ rule plan_bootstrap:
         artefact("rollouts", round="bootstrap"),
     log:
         logged("plan_bootstrap"),
-    conda:
-        "../../envs/cpu.yaml"
     threads: 2
     resources:
         mem_mb=memory(16000),
@@ -41,8 +37,8 @@ rule plan_bootstrap:
     params:
         settings=settings("BootstrapPlanSettings", "rollouts"),
     shell:
-        "workflow/run plan-bootstrap --log {log:q} --job {rule}"
-        " --threads {threads} --settings {params.settings:q}"
+        "workflow/run plan-bootstrap --log {log:q} --job {params.job:q} --threads {threads}"
+        " --settings {params.settings:q}"
         " --probe-pool {input.probe_pool:q} --model {input.model:q} --output {output:q}"
 
 
@@ -56,20 +52,17 @@ rule probe:
         artefact("probe"),
     log:
         logged("probe_{round}_{part}"),
-    conda:
-        "../../envs/cpu.yaml"
     threads: 1
     resources:
         mem_mb=memory(16000),
         runtime=minutes(240),
         gpu=1,
     params:
-        job=job,
         settings=settings("ProbeSettings", "probe"),
         parts=len(PARTS),
     shell:
-        "workflow/run probe --log {log:q} --job {rule} {params.job:q}"
-        " --threads {threads} --settings {params.settings:q}"
+        "workflow/run probe --log {log:q} --job {params.job:q} --threads {threads}"
+        " --settings {params.settings:q}"
         " --base {input.base:q} --probe-pool {input.probe_pool:q} --reference {input.reference:q}"
         " --rollouts {input.rollouts:q} --part {wildcards.part} --parts {params.parts}"
         " --output {output:q}"

@@ -18,22 +18,19 @@ rule probe_quad:
         logged("probe_quad_{method}"),
     wildcard_constraints:
         method=methods_of("quad"),
-    conda:
-        "../../envs/cpu.yaml"
     threads: 1
     resources:
         mem_mb=memory(16000),
         runtime=minutes(240),
         gpu=1,
     params:
-        job=job,
         settings=settings_of_method("QuadSettings", "quad"),
         pool=given(listing.compact([file.path for file in POOL])),
         root=given(POOL_ROOT),
         score=listed("score"),
         cluster=listed("cluster"),
     shell:
-        "workflow/run probe-quad --log {log:q} --job {rule} {params.job:q} --threads {threads}"
+        "workflow/run probe-quad --log {log:q} --job {params.job:q} --threads {threads}"
         " --settings {params.settings:q}"
         " --base {input.base:q} --tokenizer {input.tokenizer:q} --reference {input.reference:q}"
         " --pool {params.pool:q} --root {params.root:q} --score {params.score:q}"
@@ -52,19 +49,15 @@ rule order_quad:
         logged("order_{method}_{partition}"),
     wildcard_constraints:
         method=methods_of("quad"),
-    conda:
-        "../../envs/cpu.yaml"
     threads: 1
     resources:
         mem_mb=memory(8000),
         runtime=minutes(60),
     params:
-        job=job,
         settings=settings_of_method("QuadOrderSettings", "order"),
         score=listed("score"),
         cluster=listed("cluster"),
     shell:
-        "workflow/run order-quad --log {log:q} --job {rule} {params.job:q}"
-        " --settings {params.settings:q}"
+        "workflow/run order-quad --log {log:q} --job {params.job:q} --settings {params.settings:q}"
         " --clusters {input.clusters:q} --score {params.score:q} --cluster {params.cluster:q}"
         " --output {output:q}"

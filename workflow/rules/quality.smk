@@ -16,18 +16,14 @@ rule fit_quality:
         logged("fit_quality_{method}"),
     wildcard_constraints:
         method=methods_of("quality"),
-    conda:
-        "../../envs/cpu.yaml"
     threads: 1
     resources:
         mem_mb=memory(16000),
         runtime=minutes(120),
     params:
-        job=job,
         settings=settings_of_method("QualitySettings", "classifier"),
     shell:
-        "workflow/run fit-quality --log {log:q} --job {rule} {params.job:q}"
-        " --settings {params.settings:q}"
+        "workflow/run fit-quality --log {log:q} --job {params.job:q} --settings {params.settings:q}"
         " --positives {input.positives:q} --reference {input.reference:q}"
         " --tokenizer {input.tokenizer:q} --probe-pool {input.probe_pool:q}"
         " --training-pool {input.training_pool:q} --output {output.classifier:q}"
@@ -44,14 +40,11 @@ rule order_quality:
         logged("order_{method}_{partition}"),
     wildcard_constraints:
         method=methods_of("quality"),
-    conda:
-        "../../envs/cpu.yaml"
     threads: 1
     resources:
         mem_mb=memory(8000),
         runtime=minutes(240),
     params:
-        job=job,
         settings=settings_of_method("QualityOrderSettings", "order"),
         pool=lambda wildcards: listing.compact(
             [file.path for file in SHARDS[score_shard(wildcards)]]
@@ -59,7 +52,7 @@ rule order_quality:
         root=given(POOL_ROOT),
         score=listed("score"),
     shell:
-        "workflow/run order-quality --log {log:q} --job {rule} {params.job:q}"
+        "workflow/run order-quality --log {log:q} --job {params.job:q}"
         " --settings {params.settings:q}"
         " --pool {params.pool:q} --root {params.root:q} --score {params.score:q}"
         " --classifier {input.classifier:q} --partition {wildcards.partition} --output {output:q}"

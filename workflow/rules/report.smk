@@ -60,8 +60,6 @@ rule report:
         tables=[artefact("comparison", format=kind) for kind in ("csv", "md")],
     log:
         logged("report"),
-    conda:
-        "../../envs/cpu.yaml"
     threads: 1
     resources:
         mem_mb=memory(8000),
@@ -79,7 +77,7 @@ rule report:
         root=given(POOL_ROOT),
         plan=artefact("plan"),
     shell:
-        "workflow/run report --log {log:q} --job {rule} --settings {params.settings:q}"
+        "workflow/run report --log {log:q} --job {params.job:q} --settings {params.settings:q}"
         " --random {input.random:q} --bootstrap {input.bootstrap:q} --initial {input.initial:q}"
         " --final {input.final:q} --groups {input.groups:q} --score {params.score:q} --cluster {params.cluster:q}"
         " --centroids {input.centroids:q} --semantic {params.semantic:q}"

@@ -12,8 +12,6 @@ rule sample:
         training_pool=artefact("training_pool"),
     log:
         logged("sample"),
-    conda:
-        "../../envs/cpu.yaml"
     threads: 1
     resources:
         mem_mb=memory(8000),
@@ -23,7 +21,7 @@ rule sample:
         pool=given(listing.compact([file.path for file in SAMPLED])),
         root=given(POOL_ROOT),
     shell:
-        "workflow/run sample --log {log:q} --job {rule} --settings {params.settings:q}"
+        "workflow/run sample --log {log:q} --job {params.job:q} --settings {params.settings:q}"
         " --pool {params.pool:q} --root {params.root:q}"
         " --tokenizer {output.tokenizer:q}"
         " --probe-pool {output.probe_pool:q} --training-pool {output.training_pool:q}"
@@ -39,8 +37,6 @@ rule reference:
     log:
         logged("reference"),
     priority: 10  # a bad example shows before the base model is made
-    conda:
-        "../../envs/cpu.yaml"
     threads: 1
     resources:
         mem_mb=memory(4000),
@@ -50,6 +46,6 @@ rule reference:
         reference=given(REFERENCE),
         evaluation=given(REFERENCE_EVALUATION),
     shell:
-        "workflow/run reference --log {log:q} --job {rule} --settings {params.settings:q}"
+        "workflow/run reference --log {log:q} --job {params.job:q} --settings {params.settings:q}"
         " --reference {params.reference:q} --evaluation {params.evaluation:q}"
         " --tokenizer {input.tokenizer:q} --output {output:q}"

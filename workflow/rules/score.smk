@@ -12,20 +12,17 @@ rule score:
         artefact("score"),
     log:
         logged("score_{shard}"),
-    conda:
-        "../../envs/cpu.yaml"
     threads: 1
     resources:
         mem_mb=memory(16000),
         runtime=minutes(240),
         gpu=1,
     params:
-        job=job,
         settings=settings("ScoreSettings", "score"),
         pool=shard_files,
         root=given(POOL_ROOT),
     shell:
-        "workflow/run score --log {log:q} --job {rule} {params.job:q}"
-        " --threads {threads} --settings {params.settings:q}"
+        "workflow/run score --log {log:q} --job {params.job:q} --threads {threads}"
+        " --settings {params.settings:q}"
         " --pool {params.pool:q} --root {params.root:q} --check {input.check:q}"
         " --model {input.model:q} --output {output:q}"

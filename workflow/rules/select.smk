@@ -13,21 +13,18 @@ rule order_group_mates:
         logged("order_{method}_{partition}"),
     wildcard_constraints:
         method=methods_of("group_mates"),
-    conda:
-        "../../envs/cpu.yaml"
     threads: 2
     resources:
         mem_mb=memory(32000),
         runtime=minutes(240),
     params:
-        job=job,
         settings=settings_of_method("GroupMatesSettings", "order"),
         score=listed("score"),
         cluster=listed("cluster"),
         scored_by=listed("scored_by"),
         partitions=CONFIG.select.partitions,
     shell:
-        "workflow/run order-group-mates --log {log:q} --job {rule} {params.job:q}"
+        "workflow/run order-group-mates --log {log:q} --job {params.job:q}"
         " --settings {params.settings:q}"
         " --score {params.score:q} --cluster {params.cluster:q} --model {input.model:q}"
         " --scored-by {params.scored_by:q}"
@@ -46,21 +43,18 @@ rule order_semdedup:
         logged("order_{method}_{partition}"),
     wildcard_constraints:
         method=methods_of("semdedup"),
-    conda:
-        "../../envs/cpu.yaml"
     threads: 2
     resources:
         mem_mb=memory(32000),
         runtime=minutes(240),
     params:
-        job=job,
         settings=settings_of_method("SemDedupSettings", "order"),
         score=listed("score"),
         cluster=listed("cluster"),
         semantic=listed("semantic"),
         partitions=CONFIG.select.partitions,
     shell:
-        "workflow/run order-semdedup --log {log:q} --job {rule} {params.job:q}"
+        "workflow/run order-semdedup --log {log:q} --job {params.job:q}"
         " --settings {params.settings:q}"
         " --score {params.score:q} --cluster {params.cluster:q} --centroids {input.centroids:q}"
         " --semantic {params.semantic:q}"
@@ -74,8 +68,6 @@ rule order_random:
         artefact("order", method="random", partition="00000"),
     log:
         logged("order_random"),
-    conda:
-        "../../envs/cpu.yaml"
     threads: 1
     resources:
         mem_mb=memory(8000),
@@ -84,7 +76,7 @@ rule order_random:
         settings=settings("RandomSettings", "order"),
         score=listed("score"),
     shell:
-        "workflow/run order-random --log {log:q} --job {rule} --settings {params.settings:q}"
+        "workflow/run order-random --log {log:q} --job {params.job:q} --settings {params.settings:q}"
         " --score {params.score:q} --output {output:q}"
 
 
@@ -97,20 +89,17 @@ rule take:
         [artefact("select", shard=shard) for shard in SHARDS],
     log:
         logged("take_{method}"),
-    conda:
-        "../../envs/cpu.yaml"
     threads: 1
     resources:
         mem_mb=memory(16000),
         runtime=minutes(60),
     params:
-        job=job,
         settings=settings("TakeSettings", "select"),
         score=listed("score"),
         cluster=listed("cluster"),
         output=lambda wildcards, output: listing.compact(list(output)),
     shell:
-        "workflow/run take --log {log:q} --job {rule} {params.job:q}"
-        " --settings {params.settings:q} --method {wildcards.method}"
+        "workflow/run take --log {log:q} --job {params.job:q} --settings {params.settings:q}"
+        " --method {wildcards.method}"
         " --orders {input.orders:q} --score {params.score:q} --cluster {params.cluster:q}"
         " --output {params.output:q}"

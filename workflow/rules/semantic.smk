@@ -11,8 +11,6 @@ rule fit_semantic:
         record=artefact("semantic_encoder").replace(".safetensors", ".json"),
     log:
         logged("fit_semantic"),
-    conda:
-        "../../envs/cpu.yaml"
     threads: 1
     resources:
         mem_mb=memory(16000),
@@ -21,8 +19,8 @@ rule fit_semantic:
     params:
         settings=settings("SemanticFitSettings", "semantic_encoder"),
     shell:
-        "workflow/run fit-semantic --log {log:q} --job {rule}"
-        " --threads {threads} --settings {params.settings:q}"
+        "workflow/run fit-semantic --log {log:q} --job {params.job:q} --threads {threads}"
+        " --settings {params.settings:q}"
         " --base {input.base:q} --probe-pool {input.probe_pool:q} --output {output.encoder:q}"
 
 
@@ -37,21 +35,18 @@ rule embed:
         artefact("semantic"),
     log:
         logged("embed_{shard}"),
-    conda:
-        "../../envs/cpu.yaml"
     threads: 1
     resources:
         mem_mb=memory(16000),
         runtime=minutes(240),
         gpu=1,
     params:
-        job=job,
         settings=settings("EmbedSettings", "semantic"),
         pool=shard_files,
         root=given(POOL_ROOT),
     shell:
-        "workflow/run embed --log {log:q} --job {rule} {params.job:q}"
-        " --threads {threads} --settings {params.settings:q}"
+        "workflow/run embed --log {log:q} --job {params.job:q} --threads {threads}"
+        " --settings {params.settings:q}"
         " --pool {params.pool:q} --root {params.root:q} --check {input.check:q}"
         " --base {input.base:q} --tokenizer {input.tokenizer:q} --encoder {input.encoder:q}"
         " --output {output:q}"
