@@ -32,7 +32,6 @@ def test_usage_has_the_fields_that_the_catalogue_reads():
     assert (ROOT / profile / "config.yaml").exists()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("question", [["--report", "all.zip"], ["--summary"], ["--rulegraph"]])
 def test_snakemake_answers_about_a_finished_run(question, finished, tmp_path):
     """These build the graph without settings of remote jobs."""

@@ -260,7 +260,7 @@ def without_slurm(folder: Path) -> list[str]:
     return [str(links)] if places else []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_command_of_the_readmes_runs(small_checkout: Path) -> None:
     folder, failed = small_checkout, []
     for command in commands():

@@ -24,7 +24,7 @@ import checkout
 from groupmates.artefacts.unfinished import folder_of
 from groupmates.records.jobs import read_record
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm faults")]
+pytestmark = pytest.mark.xdist_group("slurm faults")
 
 JOB_SECONDS, SAVE_SECONDS = 10, 1
 # Snakemake looks after 217 and 288 s, too, on machines so slow.

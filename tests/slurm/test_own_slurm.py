@@ -13,8 +13,6 @@ import psutil
 import pytest
 from cluster import Cluster
 
-pytestmark = pytest.mark.slow
-
 
 def processes_of(folder: Path) -> list[psutil.Process]:
     """Whatever names the folder in its command line or environment, this test apart."""

@@ -18,7 +18,7 @@ from cluster import Cluster
 import trainings
 from groupmates.artefacts import unfinished
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm training")]
+pytestmark = pytest.mark.xdist_group("slurm training")
 
 PACKAGE = Path(unfinished.__file__).parents[2]
 SECONDS = 100  # of an undisturbed training: more than lie between start and warning of a job
