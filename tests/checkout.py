@@ -19,11 +19,7 @@ TINY = {
     "run": "tiny",
     "corpus": {"documents": 350, "files": 7},
     "pool": {"files_per_shard": 3},
-    "reference": {
-        "selection_examples": 6,
-        "evaluation_examples": 12,
-        "split": {"max_tokens": 24},
-    },
+    "reference": {"selection_examples": 6, "evaluation_examples": 12, "split": {"max_tokens": 24}},
     "sample": {
         "probe_documents": 60,
         "training_documents": 60,

@@ -137,11 +137,7 @@ def sample_settings(
 
 
 def reference_settings(**changed: object) -> per_stage.ReferenceSettings:
-    fields = {
-        "loss_on": "continuation",
-        "evaluation_share": 0.5,
-        "max_tokens": SEQUENCE,
-    } | changed
+    fields = {"loss_on": "continuation", "evaluation_share": 0.5, "max_tokens": SEQUENCE} | changed
     return per_stage.ReferenceSettings(seed=0, split=config.ReferenceSplit(**fields))
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 
 STALLED_SECONDS = 600.0
+MOST_SECONDS = 3600.0  # of what is busy, and gets nowhere
 
 
 def until(
@@ -25,14 +26,16 @@ def until(
     step: float = 0.05,
 ) -> None:
     """Until `happened()`. A process that ends before it, or does nothing for long, is a failure."""
-    work, since = -1.0, time.monotonic()
+    began = time.monotonic()
+    work, since = -1.0, began
     while not happened():
         if process is not None:
             assert process.poll() is None or happened(), f"ended before {what}\n{told()}"
             if (now := worked(process.pid)) > work:
                 work, since = now, time.monotonic()
-        stalled = time.monotonic() - since
-        assert stalled < STALLED_SECONDS, f"{what}: waited for {stalled:.0f} s in vain\n{told()}"
+        waited = time.monotonic() - began
+        stalled = time.monotonic() - since > STALLED_SECONDS or waited > MOST_SECONDS
+        assert not stalled, f"{what}: waited for {waited:.0f} s in vain\n{told()}"
         time.sleep(step)
 
 

@@ -42,7 +42,7 @@ POOL = CHECKS | {"sample", "sample/reference"}
 RANDOM_ROUND = {"probe/plan_random", "probe/random_00000", "fit/initial", "fit/accept_initial"}
 CLUSTERS = {"cluster/centroids", "cluster/00000"}
 SEMANTIC = {
-    *("score/semantic", "score/semantic_00000", "cluster/semantic", "cluster/semantic_00000"),
+    *("score/semantic", "score/semantic_00000", "cluster/semantic", "cluster/semantic_00000")
 }
 BOTH_ROUNDS = RANDOM_ROUND | {
     *("probe/plan_bootstrap", "probe/bootstrap_00000", "fit/final", "fit/accept_final"),
@@ -86,10 +86,7 @@ def jobs_in(seconds: float) -> set[str]:
         ),
         ("semdedup", "semdedup", False, "influence", POOL | BOTH_ROUNDS | CLUSTERS),
         ("semdedup", "semdedup", False, "semantic", POOL | SEMANTIC),
-        (
-            *("oracle_greedy", "oracle_greedy", False, "influence"),
-            POOL | {"check/oracle_greedy"},
-        ),
+        (*("oracle_greedy", "oracle_greedy", False, "influence"), POOL | {"check/oracle_greedy"}),
         ("quad", "quad", False, "influence", POOL | BOTH_ROUNDS | CLUSTERS | {"probe/quad_quad"}),
     ],
 )

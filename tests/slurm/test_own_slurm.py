@@ -38,7 +38,7 @@ def second(cluster: Cluster, short_folder: Path):
 def test_two_clusters_on_one_machine_have_jobs_of_their_own(slurm: Cluster, second: Cluster):
     second.up()
     job = second.submit("sleep 60")
-    second.wait_for(lambda: [j.state for j in second.squeue("r")] == ["RUNNING"], 30, "a job")
+    second.wait_for(lambda: [j.state for j in second.squeue("r")] == ["RUNNING"], "a job")
     assert [j.id for j in second.squeue("r")] == [job]
     assert slurm.squeue("r,pd") == []
 
@@ -46,7 +46,7 @@ def test_two_clusters_on_one_machine_have_jobs_of_their_own(slurm: Cluster, seco
 def test_down_leaves_no_process_behind_whatever_runs_or_was_killed(second: Cluster):
     second.up()
     second.submit("sleep 61 & sleep 62")
-    second.wait_for(lambda: bool(second.squeue("r")), 30, "a job")
+    second.wait_for(lambda: bool(second.squeue("r")), "a job")
     second.kill_slurmd("gmnode1")
     assert len(processes_of(second.folder)) > 3
     second.down()
@@ -84,13 +84,13 @@ def test_ports_that_are_taken_are_left_alone(cluster: Cluster, short_folder: Pat
 
 def test_a_cluster_goes_on_after_each_of_its_daemons_was_killed(slurm: Cluster):
     job = slurm.submit("sleep 300", "-w", "gmnode2")
-    slurm.wait_for(lambda: [j.id for j in slurm.squeue("r")] == [job], 30, "a job")
+    slurm.wait_for(lambda: [j.id for j in slurm.squeue("r")] == [job], "a job")
     slurm.restart_slurmctld()
-    slurm.wait_for(lambda: [j.id for j in slurm.squeue("r")] == [job], 30, "the job, remembered")
+    slurm.wait_for(lambda: [j.id for j in slurm.squeue("r")] == [job], "the job, remembered")
     slurm.kill_slurmd("gmnode1")
     slurm.start_slurmd("gmnode1")
     slurm.set_node("gmnode1", "drain")
-    slurm.wait_for(lambda: "drain" in slurm.node_state("gmnode1"), 30, "a drained node")
+    slurm.wait_for(lambda: "drain" in slurm.node_state("gmnode1"), "a drained node")
     slurm.mend()
     assert slurm.ready()
     assert slurm.squeue("r,pd,cg") == []

@@ -16,6 +16,7 @@ import yaml
 from cluster import Cluster
 
 import checkout
+import waiting
 
 # One worker for all: they share a cluster and a run.
 pytestmark = pytest.mark.xdist_group("slurm profile")
@@ -89,7 +90,7 @@ def wait_for_job(slurm: Cluster, folder: Path, stage: str) -> str:
             line.startswith(f"{stage}|") for line in noted.read_text().splitlines()
         )
 
-    slurm.wait_for(running, 60, f"a job of {stage}")
+    slurm.wait_for(running, f"a job of {stage}")
     lines = [line.split("|") for line in noted.read_text().splitlines()]
     return next(line[1] for line in reversed(lines) if line[0] == stage)
 
@@ -273,11 +274,10 @@ def test_runs_of_other_configurations_in_one_checkout_do_not_touch_each_other(
     main = start(slurm, folder, *CORPUS)
     held = wait_for_job(slurm, folder, "corpus")
     other = start(slurm, folder, *CORPUS, "--config", "run=tiny-2")
-    slurm.wait_for(lambda: len(given(folder)) == 2, 60, "both jobs at once")
+    slurm.wait_for(lambda: len(given(folder)) == 2, "both jobs at once")
     assert state(slurm, held) == "RUNNING"
     (folder / "hold-corpus").unlink()
-    assert main.wait(60) == 0
-    assert other.wait(60) == 0
+    assert [waiting.ended(main), waiting.ended(other)] == [0, 0]
     assert {state(slurm, line[1]) for line in given(folder)} == {"COMPLETED"}
     for run in ("tiny", "tiny-2"):
         assert len(list(folder.glob(f"results/{run}/corpus/shard-*"))) == 7
@@ -296,7 +296,7 @@ def test_a_second_main_process_leaves_the_jobs_of_a_living_one_alone(
     assert "is at this run" in second.stdout
     assert state(slurm, held) == "RUNNING"
     (folder / "hold-corpus").unlink()
-    assert main.wait(60) == 0
+    assert waiting.ended(main) == 0
     assert state(slurm, held) == "COMPLETED"
 
 

@@ -97,10 +97,7 @@ def test_a_pool_of_every_kind_without_its_bad_records_runs_to_its_datasets(tmp_p
 
 
 def test_bad_input_ends_with_a_message_that_says_what_to_do(tmp_path: Path) -> None:
-    folder = checkout.make(
-        tmp_path,
-        {**checkout.TINY, "pool": {"paths": ["pool/*.jsonl"]}},
-    )
+    folder = checkout.make(tmp_path, {**checkout.TINY, "pool": {"paths": ["pool/*.jsonl"]}})
     (folder / "pool").mkdir()
     (folder / "pool/a.jsonl").write_text('{"text": "one"}\n{"texx": "two"}\n')
     run = snakemake(folder, "--until", "sample")

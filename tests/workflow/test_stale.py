@@ -173,10 +173,7 @@ OTHER_INPUTS = {
 
 
 # A pair of which exactly one is set.
-PAIRED = {
-    "cluster.clusters": {"target_size": None},
-    "select.budget.tokens": {"ratio": None},
-}
+PAIRED = {"cluster.clusters": {"target_size": None}, "select.budget.tokens": {"ratio": None}}
 
 
 def test_the_table_lists_every_setting() -> None:
