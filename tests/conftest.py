@@ -20,7 +20,6 @@ LONGEST = (
     "test_every_command_of_the_readmes_runs",
     "test_a_run_killed_at_random_moments",
     "test_a_mixed_pool",
-    "test_a_calibration",
     "test_a_run_in_processes_of_its_own",
     "test_every_method",
 )

@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 
+SECONDS_BETWEEN_LOOKS = 10.0
 STALLED_SECONDS = 600.0
 MOST_SECONDS = 3600.0  # of what is busy, and gets nowhere
 
@@ -26,16 +27,18 @@ def until(
     step: float = 0.05,
 ) -> None:
     """Until `happened()`. A process that ends before it, or does nothing for long, is a failure."""
-    began = time.monotonic()
-    work, since = -1.0, began
+    began = looked = since = time.monotonic()
+    work = -1.0
     while not happened():
+        now = time.monotonic()
         if process is not None:
             assert process.poll() is None or happened(), f"ended before {what}\n{told()}"
-            if (now := worked(process.pid)) > work:
-                work, since = now, time.monotonic()
-        waited = time.monotonic() - began
-        stalled = time.monotonic() - since > STALLED_SECONDS or waited > MOST_SECONDS
-        assert not stalled, f"{what}: waited for {waited:.0f} s in vain\n{told()}"
+            if now - looked > SECONDS_BETWEEN_LOOKS:
+                looked = now
+                if (done := worked(process.pid)) > work:
+                    work, since = done, now
+        stalled = now - since > STALLED_SECONDS or now - began > MOST_SECONDS
+        assert not stalled, f"{what}: waited for {now - began:.0f} s in vain\n{told()}"
         time.sleep(step)
 
 

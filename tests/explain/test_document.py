@@ -100,7 +100,7 @@ def made(request, tmp_path_factory) -> Made:
 
 
 def all_explained(made: Made, method: str = "group_mates") -> list[asked.Explanation]:
-    return [asked.explain(made.run, str(i), method, 3) for i in made.pool.doc_id]
+    return [asked.explain(made.run, str(i), method, 3) for i in made.pool.doc_id[::2]]
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import re
 import subprocess
 import sys
@@ -15,7 +14,6 @@ import pyarrow.parquet as pq
 import pytest
 
 import checkout
-import waiting
 from checkout import lines
 from groupmates import __main__ as cli
 from groupmates.records import campaign, jobs
@@ -145,27 +143,10 @@ def test_a_plan_is_printed_and_makes_nothing_stale(finished: Path, tmp_path: Pat
     assert not planned(folder)
 
 
-@pytest.mark.long
-def test_a_calibration_measures_every_stage_of_the_run(tmp_path: Path) -> None:
-    folder = checkout.make(tmp_path)
-    done = waiting.run(
-        [sys.executable, "-m", "groupmates", "calibrate", "--configfile", "settings.yaml"],
-        folder,
-        os.environ | {"PYTHONPATH": str(folder / "workflow")},
-    )
-    assert done.returncode == 0, done.stdout[-4000:]
-    plan = json.loads((folder / "results/tiny/plan.json").read_text())
-    assert plan["missing"] == []
-    assert [source["name"] for source in plan["sources"]] == ["results/tiny-calibration"]
-    for stage in plan["stages"].values():
-        assert 0 < stage["seconds"] < 3600
-        assert {rate["source"] for rate in stage["rates"].values()} == {"results/tiny-calibration"}
-
-
 def test_a_printed_command_runs_on_a_bare_node(finished: Path, tmp_path: Path) -> None:
     """What `snakemake -n -p` prints needs no activated environment: .venv is enough."""
     folder = checkout.copy(finished, tmp_path)
-    printed = checkout.snakemake(folder, "-n", "-p", "-R", "take").stdout
+    printed = snakemake(folder, "-n", "-p", "-R", "take").stdout
     found = (re.search(r"workflow/run take .*", line) for line in printed.splitlines())
     take = next(match.group() for match in found if match)
     target = folder / "results/tiny/select/group_mates/shard-00000.parquet"
