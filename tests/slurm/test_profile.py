@@ -250,22 +250,6 @@ def test_jobs_of_a_killed_main_process_are_gone_before_new_ones_are_submitted(
     assert end <= begin
 
 
-def test_a_local_run_also_cancels_what_a_killed_main_process_left_in_slurm(
-    slurm: Cluster, tmp_path: Path
-) -> None:
-    folder = noting(tmp_path / "checkout")
-    (folder / "hold-corpus").touch()
-    main = start(slurm, folder, *CORPUS)
-    left = wait_for_job(slurm, folder, "corpus")
-    os.killpg(main.pid, signal.SIGKILL)
-    main.wait()
-    checkout.snakemake(folder, "--unlock", env=slurm.environment())
-    run = checkout.snakemake(folder, *CORPUS, env=slurm.environment())
-    assert run.returncode == 0, run.stdout[-4000:]
-    assert state(slurm, left) == "CANCELLED"
-    assert [line[1] for line in given(folder)] == [left, ""]
-
-
 def test_runs_of_other_configurations_in_one_checkout_do_not_touch_each_other(
     slurm: Cluster, tmp_path: Path
 ) -> None:
@@ -334,15 +318,11 @@ def test_a_request_that_slurm_cannot_meet_ends_the_run_before_it_begins(
     resources: dict, gpu: dict, parts: list[str], slurm: Cluster, tmp_path: Path
 ) -> None:
     folder = noting(tmp_path / "checkout")
-    good = (folder / "profiles/slurm/config.yaml").read_text()
     if gpu:
         set_gpu_stages(folder, **gpu)
     set_profile(folder, resources)
     refused(snakemake(slurm, folder), slurm, *parts)
     assert not (folder / "given.log").exists()
-    (folder / "profiles/slurm/config.yaml").write_text(good)
-    again = snakemake(slurm, folder, *CORPUS)
-    assert again.returncode == 0, again.stdout[-3000:]
 
 
 def test_a_site_that_wants_an_account_is_told_from_one_that_does_not(
