@@ -388,16 +388,6 @@ def test_no_rows_make_a_valid_empty_file(tmp_path, suffix):
     assert "at least one row" in read_refusal(PoolFile(str(copy), "copy")).expected
 
 
-@pytest.mark.parametrize("suffix", KINDS)
-def test_the_same_copy_has_the_same_bytes(tmp_path, suffix):
-    rows = [{"id": str(i), "text": f"text {i}"} for i in range(50)]
-    file = documents_file(tmp_path, rows, suffix)
-    copies = [tmp_path / "first", tmp_path / "second"]
-    for copy in copies:
-        copy_rows(file, np.arange(0, 50, 3), copy)
-    assert copies[0].read_bytes() == copies[1].read_bytes()
-
-
 def test_a_copy_of_many_frames_is_one_frame_with_a_checksum(tmp_path):
     path, copy = tmp_path / "part.jsonl.zst", tmp_path / "copy"
     path.write_bytes(b"".join(compressed(b'{"text": "%d"}\n' % i) for i in range(50)))
