@@ -17,17 +17,19 @@ from filelock import FileLock
 
 # What takes longest comes first, so that no worker is alone with it at the end.
 LONGEST = (
+    "slurm/test_job_faults.py",
     "test_every_command_of_the_readmes_runs",
+    "slurm/test_training.py",
+    "slurm/test_profile.py",
     "test_a_run_killed_at_random_moments",
-    "test_a_mixed_pool",
     "test_a_run_in_processes_of_its_own",
-    "test_every_method",
+    "workflow/test_methods.py",
 )
 
 
 def pytest_collection_modifyitems(items):
     def place(item):
-        found = [i for i, name in enumerate(LONGEST) if item.name.startswith(name)]
+        found = [i for i, name in enumerate(LONGEST) if name in item.nodeid]
         return found[0] if found else len(LONGEST)
 
     items.sort(key=place)
