@@ -2,7 +2,8 @@
 #
 #   make demo     the pipeline on the built-in corpus
 #   make status   how far a run is: RUN=demo, WATCH=1 to stay and look on
-#   make test     lint, types and tests
+#   make test     lint, types and tests: at most ten minutes on two cores
+#   make test-all     these, and what needs SLURM, a browser or more time
 #   make check    only lint, format and types
 #   make calibrate   what snakemake plan needs to know of this machine, in a few minutes;
 #                    CONFIG=FILE and PROFILE=FOLDER as in the run
@@ -18,7 +19,7 @@ BIN := $(VENV)/bin
 BUILD := $(if $(CUDA)$(wildcard $(VENV)/.installed-cuda),cuda,cpu)
 STAMP := $(VENV)/.installed-$(BUILD)
 
-.PHONY: demo status test check calibrate env link-profiles slurm-up slurm-down clean
+.PHONY: demo status test test-long test-all check calibrate env link-profiles slurm-up slurm-down clean
 
 RUN ?= demo
 PROFILE ?= profiles/local
@@ -31,8 +32,16 @@ demo: env
 status:
 	@workflow/run status results/$(RUN) $(if $(WATCH),--watch)
 
-test: env check
-	$(BIN)/python -m pytest -n 3 --dist loadgroup
+PYTEST := $(BIN)/python -m pytest --dist loadgroup -n
+LONG := long or slurm or browser
+
+test: check
+	$(PYTEST) 2 -m "not ($(LONG))"
+
+test-long: env
+	$(PYTEST) 3 -m "$(LONG)"
+
+test-all: test test-long
 
 calibrate: env
 	$(BIN)/python -m groupmates calibrate --profile $(PROFILE) $(if $(CONFIG),--configfile $(CONFIG))

@@ -16,7 +16,10 @@ CHROMIUM = next(
 # As root there is no sandbox; without a GPU WebGL runs in software.
 OPTIONS = ["--no-sandbox", "--enable-unsafe-swiftshader", "--use-angle=swiftshader"]
 
-needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs a browser: install chromium")
+needs_browser = (
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="needs a browser: install chromium"),
+)
 
 
 @dataclass

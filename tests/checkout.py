@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import yaml
+import zstandard
+
+import waiting
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -15,11 +19,7 @@ TINY = {
     "run": "tiny",
     "corpus": {"documents": 350, "files": 7},
     "pool": {"files_per_shard": 3},
-    "reference": {
-        "selection_examples": 6,
-        "evaluation_examples": 12,
-        "split": {"max_tokens": 24},
-    },
+    "reference": {"selection_examples": 6, "evaluation_examples": 12, "split": {"max_tokens": 24}},
     "sample": {
         "probe_documents": 60,
         "training_documents": 60,
@@ -62,6 +62,17 @@ def make(folder: Path, settings: dict | None = None) -> Path:
     return folder
 
 
+def configure(folder: Path, change: dict) -> Path:
+    """TINY with other values in the settings of a checkout."""
+    (folder / "settings.yaml").write_text(yaml.safe_dump(merged(TINY, change)))
+    return folder
+
+
+def copy(run: Path, folder: Path, change: dict | None = None) -> Path:
+    """A run of TINY once more, to be gone on with."""
+    return configure(shutil.copytree(run, folder / "copy"), change or {})
+
+
 def merged(settings: dict, change: dict) -> dict:
     """`settings` with the entries of `change`, section by section, as snakemake merges them."""
     common = settings.keys() & change.keys()
@@ -88,16 +99,17 @@ def snakemake(
     folder: Path, *arguments: str, profile: str = "local", env: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run snakemake in `folder`; output and errors together in `stdout`."""
-    return subprocess.run(
-        command(*arguments, profile=profile),
-        cwd=folder,
-        env=env,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=900,
-        check=False,
-    )
+    return waiting.run(command(*arguments, profile=profile), folder, env)
+
+
+def lines(path: Path) -> list[bytes]:
+    return zstandard.ZstdDecompressor().stream_reader(path.open("rb")).read().splitlines()
+
+
+def table(shown: str) -> dict[str, int]:
+    """Jobs by rule, as a dry run tells them."""
+    found = dict(re.findall(r"^(\w+) +(\d+)$", shown, re.MULTILINE))
+    return {rule: int(jobs) for rule, jobs in found.items() if rule not in ("all", "total")}
 
 
 def selections(folder: Path) -> dict[str, bytes]:

@@ -9,25 +9,28 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 # The tests compare with the same arithmetic on a CPU, to the last bit; tests/benchmarks has the GPU's.
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 
-# What takes minutes comes first, so that no worker is alone with it at the end.
+# What takes longest comes first, so that no worker is alone with it at the end.
 LONGEST = (
+    "slurm/test_job_faults.py",
     "test_every_command_of_the_readmes_runs",
-    "test_every_selector_and_a_variant_of_each_run_side_by_side",
-    "test_a_mixed_pool",
+    "slurm/test_training.py",
+    "slurm/test_profile.py",
     "test_a_run_killed_at_random_moments",
-    "test_a_calibration",
+    "test_a_run_in_processes_of_its_own",
+    "workflow/test_methods.py",
 )
 
 
 def pytest_collection_modifyitems(items):
     def place(item):
-        found = [i for i, name in enumerate(LONGEST) if item.name.startswith(name)]
-        return found[0] if found else len(LONGEST) + ("slow" not in item.keywords)
+        found = [i for i, name in enumerate(LONGEST) if name in item.nodeid]
+        return found[0] if found else len(LONGEST)
 
     items.sort(key=place)
 
@@ -57,32 +60,28 @@ def small_run(tmp_path_factory):
     return small.make_run(tmp_path_factory.mktemp("run"))
 
 
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkout in which the tiny configuration has run to its end; test workers share it."""
-    shared = tmp_path_factory.getbasetemp()
+def shared(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable) -> Path:
+    """A folder that `make` fills once for all test workers; read only."""
+    base = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
-        shared = shared.parent
-    import checkout
-
-    folder = shared / "finished"
-    with FileLock(shared / "finished.lock"):
+        base = base.parent
+    folder = base / name
+    with FileLock(base / f"{name}.lock"):
         if not folder.exists():
-            done = checkout.snakemake(checkout.make(folder))
-            (folder / "log").write_text(done.stdout)
-    assert (folder / "results/tiny/report.html").exists(), (folder / "log").read_text()[-6000:]
+            make(folder)
     return folder
 
 
-def pytest_terminal_summary(terminalreporter):
-    """What this machine lacks is not passed over in silence."""
-    skipped = terminalreporter.stats.get("skipped", [])
-    reasons = [r.longrepr[2] for r in skipped if isinstance(r.longrepr, tuple)]
-    for need, what in (
-        ("needs SLURM", "profiles/slurm against a real SLURM"),
-        ("needs a browser", "the report in a real browser"),
-    ):
-        of_need = [reason for reason in reasons if need in reason]
-        if of_need:
-            terminalreporter.section(f"NOT TESTED: {what}", red=True)
-            terminalreporter.line(f"{len(of_need)} tests were skipped: {of_need[0]}")
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout in which the tiny configuration has run to its end."""
+    import checkout
+    import in_process
+
+    def run(folder: Path) -> None:
+        done = in_process.snakemake(checkout.make(folder))
+        (folder / "log").write_text(done.stdout)
+
+    folder = shared(tmp_path_factory, "finished", run)
+    assert (folder / "results/tiny/report.html").exists(), (folder / "log").read_text()[-6000:]
+    return folder

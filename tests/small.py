@@ -19,39 +19,11 @@ from groupmates.models.tokenizer import load_tokenizer
 from groupmates.settings import config, per_stage
 from groupmates.stages import base, check, draw_rollouts, reference, sample
 
-WORDS = [
-    "a",
-    "river",
-    "runs",
-    "below",
-    "the",
-    "old",
-    "stone",
-    "bridge",
-    "while",
-    "seven",
-    "small",
-    "boats",
-    "wait",
-    "for",
-    "wind",
-    "and",
-    "rain",
-    "because",
-    "nobody",
-    "told",
-    "their",
-    "captains",
-    "that",
-    "summer",
-    "had",
-    "ended",
-    "early",
-    "this",
-    "strange",
-    "cold",
-    "year",
-]
+SENTENCE = (
+    "a river runs below the old stone bridge while seven small boats wait for wind and rain because "
+    "nobody told their captains that summer had ended early this strange cold year"
+)
+WORDS = SENTENCE.split()
 SEQUENCE = 24
 LENGTH = 3  # of a rollout
 CLS, SEP = 2, 3
@@ -137,11 +109,7 @@ def sample_settings(
 
 
 def reference_settings(**changed: object) -> per_stage.ReferenceSettings:
-    fields = {
-        "loss_on": "continuation",
-        "evaluation_share": 0.5,
-        "max_tokens": SEQUENCE,
-    } | changed
+    fields = {"loss_on": "continuation", "evaluation_share": 0.5, "max_tokens": SEQUENCE} | changed
     return per_stage.ReferenceSettings(seed=0, split=config.ReferenceSplit(**fields))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-import checkout
+import in_process
 
 ROOT = Path(__file__).parent.parent
 USAGE = yaml.safe_load((ROOT / ".snakemake-workflow-catalog.yml").read_text())["usage"]
@@ -32,12 +32,11 @@ def test_usage_has_the_fields_that_the_catalogue_reads():
     assert (ROOT / profile / "config.yaml").exists()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("question", [["--report", "all.zip"], ["--summary"], ["--rulegraph"]])
 def test_snakemake_answers_about_a_finished_run(question, finished, tmp_path):
     """These build the graph without settings of remote jobs."""
     where = [str(tmp_path / word) if word.endswith(".zip") else word for word in question]
-    done = checkout.snakemake(finished, "--nolock", *where)
+    done = in_process.snakemake(finished, "--nolock", *where)
     assert done.returncode == 0, done.stdout[-3000:]
     if "--report" in question:
         assert (tmp_path / "all.zip").stat().st_size > 10_000

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
+import waiting
 from groupmates import progress, run_stage
 from groupmates.records import jobs
 
@@ -84,7 +85,7 @@ with jobs.alone(Path({str(log)!r})):
         assert "another process is at this very job" in second.stderr.readline()
         time.sleep(0.2)
         assert not told.exists()
-    assert second.wait(30) == 0
+    assert waiting.ended(second) == 0
     assert told.read_text() == "in"
     assert log.read_text().count("--- ") == 2, "what the first one wrote is still there"
 
@@ -100,7 +101,7 @@ def test_a_requeued_job_that_has_ended_well_meanwhile_is_not_repeated(tmp_path, 
         assert second.stderr is not None
         assert "slurm job 7" in second.stderr.readline()
         record.end("done")
-    assert "has finished it" in second.communicate(timeout=30)[1]
+    assert "has finished it" in second.communicate()[1]
     assert second.returncode == 0
     assert len(jobs.read_record(log.with_suffix(".json"))) == 1
     monkeypatch.setenv("SLURM_JOB_ID", "8")

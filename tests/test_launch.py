@@ -1,30 +1,34 @@
 """Training in several processes: the same as in one, launched, found again, cancelled."""
 
 import json
+import multiprocessing
 import os
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.torch import load_file
+from torch import distributed as dist
 
 import trainings
+import waiting
 from groupmates import __main__ as cli
 from groupmates.artefacts import unfinished
 from groupmates.artefacts.store import read_table
 from groupmates.errors import UserError
+from groupmates.models import language_model as lm
 from groupmates.models.distributed import Processes
 from groupmates.slurm import clusters, launch, queries
 from groupmates.slurm.clusters import Launch, Slurm
 
 PACKAGE = Path(unfinished.__file__).parents[2]
 TESTS = Path(__file__).parent
+FORK = multiprocessing.get_context("fork")  # with torch, which is imported here already
 # A batch that two and four processes cannot share evenly, one that is smaller than four, and no
 # dropout, whose masks belong to a process.
 UNEVEN = {
@@ -59,26 +63,14 @@ def test_processes_share_every_row_once_and_their_average_is_the_mean_of_the_bat
     assert np.mean(means) == pytest.approx(values.mean())
 
 
-ALL_TRAININGS = """
-import sys, json, torch
-from datetime import timedelta
-from pathlib import Path
-from torch import distributed as dist
-import small, trainings
-from groupmates import __main__ as cli
-from groupmates.models import language_model as lm
-
-rank, count, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
-torch.set_num_threads(1)
-lm.MICRO_TOKENS = 30  # a row each: several passes in every step, more in some processes
-dist.init_process_group(
-    "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=count,
-    timeout=timedelta(seconds=300),
-)
-for command in json.loads((folder / "commands.json").read_text()):
-    assert cli.main(command) == 0, command
-dist.destroy_process_group()
-"""
+def train(commands: list[list[str]], meeting: Path, rank: int, count: int) -> None:
+    """Every training, as one of `count` processes."""
+    lm.MICRO_TOKENS = 30  # a row each: several passes in every step, more in some processes
+    meet = f"file://{meeting}"
+    dist.init_process_group("gloo", init_method=meet, rank=rank, world_size=count)
+    for command in commands:
+        assert cli.main(command) == 0, command
+    dist.destroy_process_group()
 
 
 def in_processes(count: int, inputs, folder: Path) -> None:
@@ -87,18 +79,15 @@ def in_processes(count: int, inputs, folder: Path) -> None:
     commands = [
         trainings.command(name, inputs, folder / name, **UNEVEN[name]) for name in trainings.NAMES
     ]
-    (folder / "commands.json").write_text(json.dumps(commands))
     ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", ALL_TRAININGS, str(rank), str(count), str(folder)],
-            env=environment(),
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        FORK.Process(target=train, args=(commands, folder / "meeting", rank, count))
         for rank in range(count)
     ]
-    told = [process.communicate(timeout=400)[1] for process in ranks]
-    assert [process.returncode for process in ranks] == [0] * count, "\n".join(told)[-3000:]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join()
+    assert [process.exitcode for process in ranks] == [0] * count
 
 
 def results(folder: Path) -> dict[str, np.ndarray]:
@@ -146,36 +135,26 @@ def start(command: list[str]) -> subprocess.Popen[str]:
     )
 
 
-def until(happened, process: subprocess.Popen[str], seconds: float = 180) -> None:
-    deadline = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < deadline
-        assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.02)
-
-
+@pytest.mark.long
 def test_a_job_outlives_its_driver_and_the_next_one_waits_for_it(inputs, tmp_path):
     """Two processes; the driver is killed, and another one finds the job, which was started once."""
     command = trainings.command("base", inputs, tmp_path, training_steps=100_000)
     command = launched([*command, "--save-seconds", "0"], tmp_path)
     kept, log = tmp_path / ".base.kept", tmp_path / "logs/job.log"
     first = start(command)
-    until(lambda: list(kept.glob("after-*")), first)
+    waiting.until(lambda: list(kept.glob("after-*")), "a save", first)
     first.send_signal(signal.SIGKILL)
     first.wait()
     second = start(command)
-    until(lambda: "which is there already" in log.read_text(), second)
+    waiting.until(lambda: "which is there already" in log.read_text(), "the job", second)
     # A cancelled driver cancels the job, whose progress is kept, and which leaves nothing behind.
     second.send_signal(signal.SIGTERM)
-    told = second.communicate(timeout=120)[1]
+    told = second.communicate()[1]
     assert second.returncode == 128 + signal.SIGTERM, told
     assert "told to stop, progress is kept" in told
     job = json.loads((tmp_path / "logs/job.launch/job.json").read_text())["job"]
     # Who is its parent now has to take note of its end.
-    deadline = time.monotonic() + 30
-    while Path(f"/proc/{job}").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    waiting.until(lambda: not Path(f"/proc/{job}").exists(), "its end")
     assert not (tmp_path / "base").exists()
     text = log.read_text()
     assert text.count("submitted local job") == 1
@@ -184,7 +163,7 @@ def test_a_job_outlives_its_driver_and_the_next_one_waits_for_it(inputs, tmp_pat
     third = start(
         launched(trainings.command("base", inputs, tmp_path, training_steps=12), tmp_path)
     )
-    told = third.communicate(timeout=200)[1]
+    told = third.communicate()[1]
     assert third.returncode == 0, told
     assert "of other settings or inputs; begins anew" in told
     assert 0 < done < 100_000
@@ -195,19 +174,20 @@ def test_a_job_outlives_its_driver_and_the_next_one_waits_for_it(inputs, tmp_pat
     assert attempts[-1]["phases"][0]["done"] == 12
 
 
+@pytest.mark.long
 def test_a_job_that_ended_without_its_driver_is_not_trained_again(inputs, tmp_path):
     """What it wrote is deleted by the snakemake that is started next, and made from the last step."""
     command = launched(trainings.command("base", inputs, tmp_path), tmp_path)
     first = start(command)
-    until((tmp_path / "base").exists, first)
+    waiting.until((tmp_path / "base").exists, "an output", first)
     first.send_signal(signal.SIGKILL)
     first.wait()
     shutil.rmtree(tmp_path / "base")
     second = start(command)
-    told = second.communicate(timeout=200)[1]
+    told = second.communicate()[1]
     while second.returncode and "is gone; another start" in told:
         second = start(command)  # found while it was still ending
-        told = second.communicate(timeout=200)[1]
+        told = second.communicate()[1]
     assert second.returncode == 0, told
     assert "goes on after 7 of 7 steps" in told
     assert (tmp_path / "base/model.safetensors").exists()

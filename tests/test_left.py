@@ -149,7 +149,6 @@ def test_ten_thousand_jobs_are_played_in_a_moment(estimate, tmp_path):
     assert estimate(found, {}).seconds == 4000.0
 
 
-@pytest.mark.slow
 def test_the_time_left_of_a_finished_run_is_told_from_its_work_at_every_moment(finished):
     """Seconds, most of them starts: how good it is on a run of minutes, benchmarks/left.py tells."""
     run = finished / "results/tiny"

@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +21,8 @@ import yaml
 import zstandard
 
 import checkout
+import in_process
+import waiting
 from groupmates.settings import config
 
 ROOT = checkout.REPOSITORY
@@ -51,6 +53,7 @@ class Run:
     status: int = 0
     further: str = ""  # appended
     before: Callable[[Path], None] = lambda folder: None
+    after: Callable[[Path], None] = lambda folder: None
 
 
 def an_id(folder: Path) -> None:
@@ -98,6 +101,16 @@ def fewer_methods(folder: Path) -> None:
     path.write_text(yaml.safe_dump(checkout.merged(yaml.safe_load(path.read_text()), small)))
 
 
+def every_stage_is_measured(folder: Path) -> None:
+    """`make calibrate` ends with a plan that knows the rate of every stage."""
+    plan = json.loads((folder / "results/mine/plan.json").read_text())
+    assert plan["missing"] == []
+    assert [source["name"] for source in plan["sources"]] == ["results/mine-calibration"]
+    for stage in plan["stages"].values():
+        assert 0 < stage["seconds"] < 3600
+        assert {rate["source"] for rate in stage["rates"].values()} == {"results/mine-calibration"}
+
+
 LOCAL = "snakemake --profile profiles/local --configfile "
 PLAN = "snakemake plan --profile profiles/local --configfile "
 SLURM = "snakemake --profile profiles/slurm --configfile mine.yaml"
@@ -115,7 +128,7 @@ COMMANDS = {
     f"{SLURM} -n": Run("Nothing to be done"),
     SLURM: Run("no sinfo on the PATH", status=1, further=" --forcerun report"),
     f"{SLURM} --unlock": Run(""),
-    "make calibrate CONFIG=mine.yaml": Run("mine-calibration"),
+    "make calibrate CONFIG=mine.yaml": Run("mine-calibration", after=every_stage_is_measured),
     f"{PLAN}mine.yaml": Run("Plan of the run mine"),
     f"{PLAN}workflow/configs/dclm-400m-4x.yaml": Run(
         "{block Plan of the run}", before=plain_settings
@@ -155,7 +168,7 @@ def test_the_profile_lines_of_several_processes_are_taken_by_snakemake(tmp_path)
     folder = checkout.make(tmp_path)
     profile = folder / "profiles/local/config.yaml"
     profile.write_text(yaml.safe_dump(yaml.safe_load(profile.read_text()) | lines))
-    shown = checkout.snakemake(folder, "-n", "-p").stdout
+    shown = in_process.snakemake(folder, "-n", "-p").stdout
     (command, *_) = [line for line in shown.splitlines() if "workflow/run evaluate" in line]
     assert '"nodes": 2' in command
     assert '"processes_per_node": 8' in command
@@ -260,7 +273,7 @@ def without_slurm(folder: Path) -> list[str]:
     return [str(links)] if places else []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_command_of_the_readmes_runs(small_checkout: Path) -> None:
     folder, failed = small_checkout, []
     for command in commands():
@@ -271,19 +284,12 @@ def test_every_command_of_the_readmes_runs(small_checkout: Path) -> None:
         line = command + how.further
         if "DOC_ID" in line:
             line = line.replace("DOC_ID", (folder / "DOC_ID").read_text())
-        done = subprocess.run(
-            ["bash", "-c", line],
-            cwd=folder,
-            env=environment(folder),
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=1800,
-            check=False,
-        )
+        done = waiting.run(["bash", "-c", line], folder, environment(folder))
         tells = how.tells
         if tells.startswith("{block"):  # what the README says that it prints
             (tells,) = [b for b in blocks("") if b.startswith(tells[7:-1])]
         if done.returncode != how.status or tells not in done.stdout:
             failed.append(f"{line}: status {done.returncode}\n{done.stdout[-3000:]}")
+        else:
+            how.after(folder)
     assert not failed, "\n\n".join(failed)

@@ -132,8 +132,7 @@ def language_model(bench: Bench, small: bool) -> dict[str, float]:
     bench.time("probe: step and loss", probe)
     documents = [random.integers(0, vocabulary, length) for _ in range(sequences)]
     bench.time(
-        "hidden states, 32 documents",
-        lambda: mean_hidden_states(model, documents, BATCH_TOKENS),
+        "hidden states, 32 documents", lambda: mean_hidden_states(model, documents, BATCH_TOKENS)
     )
     return rates
 

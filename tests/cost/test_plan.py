@@ -37,8 +37,7 @@ def with_pool(folder: Path, documents: int = 60, **plan_changed) -> dict:
         rows = [{"text": "ten bytes!" * 4} for _ in range(documents // 2)]
         write_lines(folder / f"pool/{number}.jsonl", rows)
     return configuration(
-        pool={"paths": [str(folder / "pool/{0..1}.jsonl")], "files_per_shard": 1},
-        plan=plan_changed,
+        pool={"paths": [str(folder / "pool/{0..1}.jsonl")], "files_per_shard": 1}, plan=plan_changed
     )
 
 

@@ -100,7 +100,7 @@ def made(request, tmp_path_factory) -> Made:
 
 
 def all_explained(made: Made, method: str = "group_mates") -> list[asked.Explanation]:
-    return [asked.explain(made.run, str(i), method, 3) for i in made.pool.doc_id]
+    return [asked.explain(made.run, str(i), method, 3) for i in made.pool.doc_id[::2]]
 
 
 @pytest.fixture(scope="module")
@@ -358,7 +358,6 @@ def test_a_text_that_cannot_be_read_is_told(tmp_path, one):
         asked.explain_text(one.run, "", "group_mates", 3)
 
 
-@pytest.mark.slow
 def test_a_text_of_the_pool_is_scored_and_clustered_as_there(finished, tmp_path, capsys):
     run = finished / "results/tiny"
     for row in read_table(run / "select/group_mates/shard-00000.parquet", "select").to_pylist()[:3]:

@@ -52,12 +52,6 @@ def test_three_steps_by_hand_with_the_nearest_kernel():
     assert found[0] == pytest.approx([-3.0, 3.64, 8.4])
 
 
-def test_an_opposite_document_raises_the_mean_and_is_nothing_to_the_nearest_kernel():
-    opposite = [[[1.0, 0.0], [-1.0, 0.0]]]
-    assert theta([[1.0, 1.0]], opposite)[0, 1] == pytest.approx(2.0)
-    assert theta([[1.0, 1.0]], opposite, kernel="nearest")[0, 1] == pytest.approx(1.0)
-
-
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_theta_is_the_equation_summed_one_document_at_a_time(kernel):
     individual, emb = rollouts(6, 10)
@@ -75,28 +69,6 @@ def test_a_rollout_in_a_batch_has_the_theta_it_has_alone(kernel):
     for r in range(5):
         alone = theta(individual[r : r + 1], emb[r : r + 1], 0.7, 1.6, kernel)
         assert together[r] == pytest.approx(alone[0], abs=1e-12)
-
-
-@pytest.mark.parametrize("kernel", KERNELS)
-def test_a_step_does_not_see_the_steps_after_it(kernel):
-    individual, emb = rollouts(1, 6)
-    changed = emb.copy()
-    changed[0, 4:] = emb[0, :2]
-    before, after = theta(individual, emb, kernel=kernel), theta(individual, changed, kernel=kernel)
-    assert before[0, :4].tolist() == after[0, :4].tolist()
-
-
-@pytest.mark.parametrize("kernel", KERNELS)
-def test_the_first_step_is_the_individual_influence_whatever_alpha_is(kernel):
-    individual, emb = rollouts(3, 4)
-    assert theta(individual, emb, 0.2, 3.0, kernel)[:, 0].tolist() == individual[:, 0].tolist()
-
-
-@pytest.mark.parametrize("kernel", KERNELS)
-def test_exact_duplicates_add_nothing_where_alpha_and_beta_are_one(kernel):
-    emb = np.tile([0.6, 0.8], (1, 4, 1))
-    found = theta([[-2.0, -2.0, 5.0, 1.0]], emb, kernel=kernel, sharpness=64.0)
-    assert found[0] == pytest.approx([-2.0, 0.0, 0.0, 0.0], abs=1e-12)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

@@ -32,8 +32,7 @@ def test_every_text_comes_back_from_its_tokens(tokenizer, text):
 
 
 @pytest.mark.parametrize(
-    ("context", "limit", "before"),
-    [(6, 10, 6), (9, 10, 7), (0, 10, 1), (9, 4, 1), (9, 3, 1)],
+    ("context", "limit", "before"), [(6, 10, 6), (9, 10, 7), (0, 10, 1), (9, 4, 1), (9, 3, 1)]
 )
 def test_too_long_examples_lose_context_first_then_labels(tokenizer, context, limit, before):
     letters = "QRSTUVWXYZ"[:context]  # in no word that was trained on: a token each

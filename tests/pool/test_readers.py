@@ -163,37 +163,6 @@ def test_parquet_reading_takes_only_the_columns_it_needs(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("line", "expected", "found"),
-    [
-        (b"{'text': 1}", "a JSON object on every line", "{'text': 1}"),
-        (b"", "a JSON object on every line", "a blank line"),
-        (b"   ", "a JSON object on every line", "a blank line"),
-        (b'{"id": "b", "text": "caf\xe9"}', "UTF-8", "0xe9 at position 25"),
-        (b'["text"]', "a JSON object", "list"),
-        (b'{"id": "b", "body": "two"}', "a string in the field 'text'", "['id', 'body']"),
-        (b'{"id": "b", "text": 5}', "a string in the field 'text'", "int in 'text'"),
-        (b'{"id": "b", "text": null}', "a string in the field 'text'", "null in 'text'"),
-        (b'{"id": "b", "text": ""}', "text in the field 'text'", "an empty string"),
-        (b'{"id": "b", "text": " \\n\\t"}', "text in the field 'text'", "white space"),
-        (b'{"text": "two"}', "an id in the field 'id'", "the fields ['text']"),
-        (b'{"id": null, "text": "two"}', "an id in the field 'id'", "None"),
-        (b'{"id": [1], "text": "two"}', "an id in the field 'id'", "[1]"),
-    ],
-)
-@pytest.mark.parametrize("suffix", LINES)
-def test_a_bad_line_is_named_by_file_and_line_counted_from_1(
-    tmp_path, suffix, line, expected, found
-):
-    good = b'{"id": "a", "text": "one"}\n'
-    file = pool_file(tmp_path, good + line + b"\n" + good, suffix)
-    error = read_refusal(file)
-    assert expected in error.expected
-    assert found in error.found
-    assert error.where == f"{file.path}, line 2"
-    assert error.todo
-
-
-@pytest.mark.parametrize(
     ("values", "expected", "found"),
     [
         ({"id": ["a", "b"], "text": ["one", None]}, "'text'", "null"),
@@ -207,16 +176,6 @@ def test_a_bad_parquet_row_is_named_by_its_number(tmp_path, values, expected, fo
     error = read_refusal(PoolFile(str(path), path.name))
     assert expected in error.expected
     assert found in error.found
-    assert error.where == f"{path}, row 2"
-
-
-def test_parquet_text_that_is_not_utf8_is_refused(tmp_path):
-    path = tmp_path / "part.parquet"
-    bad = pa.array([b"one", b"caf\xe9"]).view(pa.string())
-    pq.write_table(pa.table({"text": bad}), path)
-    error = read_refusal(PoolFile(str(path), path.name), PLAIN)
-    assert "UTF-8" in error.expected
-    assert "0xe9" in error.found
     assert error.where == f"{path}, row 2"
 
 
@@ -427,16 +386,6 @@ def test_no_rows_make_a_valid_empty_file(tmp_path, suffix):
     copy = tmp_path / f"copy{suffix}"
     copy_rows(file, np.array([], np.int64), copy)
     assert "at least one row" in read_refusal(PoolFile(str(copy), "copy")).expected
-
-
-@pytest.mark.parametrize("suffix", KINDS)
-def test_the_same_copy_has_the_same_bytes(tmp_path, suffix):
-    rows = [{"id": str(i), "text": f"text {i}"} for i in range(50)]
-    file = documents_file(tmp_path, rows, suffix)
-    copies = [tmp_path / "first", tmp_path / "second"]
-    for copy in copies:
-        copy_rows(file, np.arange(0, 50, 3), copy)
-    assert copies[0].read_bytes() == copies[1].read_bytes()
 
 
 def test_a_copy_of_many_frames_is_one_frame_with_a_checksum(tmp_path):

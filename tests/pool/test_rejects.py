@@ -14,7 +14,7 @@ import pytest
 import zstandard
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from test_readers import KINDS, LINES, PACKED, PLAIN, refusal, write_stream
+from test_readers import COLUMNS, KINDS, LINES, PACKED, PLAIN, refusal, write_stream
 
 import small
 from groupmates.artefacts.store import read_table
@@ -35,6 +35,13 @@ BAD = {
     b'{"id": "b", "text": 5}': ("no text", "int in 'text'"),
     b'{"id": "b", "text": " \\n"}': ("empty text", "nothing but white space"),
     b'{"id": "b", "text": ""}': ("empty text", "an empty string"),
+}
+FURTHER = {
+    b"   ": ("not JSON", "a blank line"),
+    b'{"id": "b", "text": null}': ("no text", "null in 'text'"),
+    b'{"text": "two"}': ("no id", "the fields ['text']"),
+    b'{"id": null, "text": "two"}': ("no id", "None"),
+    b'{"id": [1], "text": "two"}': ("no id", "[1]"),
 }
 
 
@@ -78,14 +85,21 @@ def read(file: PoolFile, columns: config.PoolColumns = PLAIN) -> tuple[list[int]
 
 
 @pytest.mark.parametrize("suffix", LINES)
-def test_bad_lines_are_listed_with_row_reason_and_what_was_found(tmp_path, suffix):
-    lines = [part for line in BAD for part in (line, GOOD)]
-    rows, rejects = read(lines_file(tmp_path, lines, suffix))
-    assert rows == list(range(1, 2 * len(BAD), 2))
-    assert [r.row for r in rejects] == list(range(0, 2 * len(BAD), 2))
-    for reject, (reason, found) in zip(rejects, BAD.values(), strict=True):
-        assert reject.reason == reason
-        assert reject.found.startswith(found)
+def test_bad_lines_are_told_with_row_reason_and_what_was_found(tmp_path, suffix):
+    """All of them in a list; without one, the first stops with what is to be done."""
+    bad = BAD | FURTHER
+    lines = [part for line in bad for part in (line, GOOD)]
+    rows, rejects = read(lines_file(tmp_path, lines, suffix), COLUMNS)
+    assert rows == list(range(1, 2 * len(bad), 2))
+    assert [r.row for r in rejects] == list(range(0, 2 * len(bad), 2))
+    for line, reject, (reason, found) in zip(bad, rejects, bad.values(), strict=True):
+        assert (reject.reason, found in reject.found) == (reason, True)
+        file = lines_file(tmp_path, [GOOD, line, GOOD], suffix)
+        with pytest.raises(BadRecord) as caught:
+            list(read_documents(file, COLUMNS))
+        assert (caught.value.reason, caught.value.where) == (reason, f"{file.path}, line 2")
+        assert found in caught.value.found
+        assert "pool.bad_records: skip" in caught.value.todo
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".arrow"])
@@ -107,14 +121,6 @@ def test_the_beginning_of_a_long_bad_line_is_kept_and_no_more(tmp_path):
     _, (reject,) = read(lines_file(tmp_path, [b"x" * 10_000, GOOD]))
     assert reject.found.startswith("'xxxx")
     assert len(reject.found) <= documents.SHOWN
-
-
-def test_without_a_list_the_first_bad_record_stops_with_its_place(tmp_path):
-    file = lines_file(tmp_path, [GOOD, b"{broken", b"[1]"])
-    with pytest.raises(BadRecord) as caught:
-        list(read_documents(file, PLAIN))
-    assert (caught.value.reason, caught.value.where) == ("not JSON", f"{file.path}, line 2")
-    assert "pool.bad_records: skip" in caught.value.todo
 
 
 def test_a_bad_line_of_a_damaged_file_is_told_as_damage(tmp_path):

@@ -14,7 +14,7 @@ from test_report import report, settings, synthetic_run
 from browser import draw_map, needs_browser, opened
 from groupmates.report.figures import training_and_influence as figures
 
-pytestmark = needs_browser
+pytestmark = [*needs_browser]
 
 
 @pytest.fixture(scope="module")

@@ -221,8 +221,7 @@ def test_the_order_is_by_reward_of_the_cluster_then_as_documents_are_drawn(
     _, rewards = by_hand(influence, 4, 2, 3)
     cluster_of = {d["id"]: int(c) for d, c in zip(POOL, CLUSTER, strict=True)}
     expected = sorted(
-        (d["id"] for d in POOL),
-        key=lambda i: (-rewards[cluster_of[i]], hash64(0, "quad", i)),
+        (d["id"] for d in POOL), key=lambda i: (-rewards[cluster_of[i]], hash64(0, "quad", i))
     )
     assert found == expected
     best = max(range(5), key=rewards.__getitem__)

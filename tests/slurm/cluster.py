@@ -40,7 +40,7 @@ INSTALL = (
 )
 # More than this machine has: SLURM counts what jobs ask for, the kernel what they use.
 CPUS, MEMORY_MB, GPUS = 4, 64_000, 2
-START_SECONDS = 60.0
+PATIENCE_SECONDS = 600.0  # on a machine that others use, too
 # The sockets of job steps lie in it, and the path of a socket has at most 108 characters.
 LONGEST_FOLDER = 60
 
@@ -160,11 +160,11 @@ class Cluster:
         log = f"{self.folder}/log/job-%j.log"
         return self.command("sbatch", "--parsable", "-o", log, *options, "--wrap", script).strip()
 
-    def wait_for(self, condition: Callable[[], bool], seconds: float, what: str) -> None:
-        end = time.monotonic() + seconds
+    def wait_for(self, condition: Callable[[], bool], what: str) -> None:
+        end = time.monotonic() + PATIENCE_SECONDS
         while not condition():
             if time.monotonic() > end:
-                raise TimeoutError(f"{what} within {seconds:.0f} s; {self.tails()}")
+                raise TimeoutError(f"{what} within {PATIENCE_SECONDS:.0f} s; {self.diagnosis()}")
             time.sleep(0.2)
 
     # Up and down.
@@ -191,7 +191,7 @@ class Cluster:
             self.start_slurmd(node)
         self._known = self._read_layout()
         if wait:
-            self.wait_for(self.ready, START_SECONDS, "all nodes idle")
+            self.wait_for(self.ready, "all nodes idle")
 
     def name_nodes(self) -> str:
         """Let the nodes' names mean this machine, as processes that look for each other need.
@@ -227,17 +227,17 @@ class Cluster:
             f"--log-file={self.folder}/log/munged.log",
             f"--seed-file={self.folder}/state/munged.seed",
         )
-        self.wait_for((self.folder / "run/munge.sock").exists, START_SECONDS, "a socket of munged")
+        self.wait_for((self.folder / "run/munge.sock").exists, "a socket of munged")
 
     def start_slurmctld(self) -> bool:
         """Whether slurmctld answers; not where its port was taken."""
         if not self._running("slurmctld"):
             self._start("slurmctld", "-f", f"{self.folder}/slurm.conf")
-        end = time.monotonic() + START_SECONDS
+        end = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < end:
             if "UP" in self.command("scontrol", "ping", check=False):
                 return self._running("slurmctld")
-            if not self._running("slurmctld") and time.monotonic() > end - START_SECONDS + 5:
+            if not self._running("slurmctld") and time.monotonic() > end - PATIENCE_SECONDS + 5:
                 return False
             time.sleep(0.1)
         return False
@@ -273,13 +273,13 @@ class Cluster:
         """After any fault: everything up, no job left, all nodes idle."""
         self.up(wait=False)
         self.command("scancel", "-u", getpass.getuser())
-        self.wait_for(lambda: not self.squeue("pd,r,s,cg,cf"), 60, "no job")
+        self.wait_for(lambda: not self.squeue("pd,r,s,cg,cf"), "no job")
         # What SLURM has lost sight of when its node was set down.
         self._kill_orphans()
         for node in self.nodes:
             if self.node_state(node).rstrip("*") not in ("idle", "mixed", "allocated"):
                 self.set_node(node, "resume")
-        self.wait_for(self.ready, START_SECONDS, "all nodes idle")
+        self.wait_for(self.ready, "all nodes idle")
 
     # What is going on.
 
@@ -373,7 +373,7 @@ class Cluster:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                timeout=START_SECONDS,
+                timeout=PATIENCE_SECONDS,
                 check=False,
             )
 

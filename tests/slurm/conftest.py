@@ -8,6 +8,13 @@ import pytest
 from cluster import INSTALL, Cluster, missing
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.slurm)
+
+
 @pytest.fixture
 def short_folder() -> Iterator[Path]:
     """Sockets lie in a cluster's folder: pytest's own are too deep for them."""

@@ -21,14 +21,13 @@ import yaml
 from cluster import Cluster
 
 import checkout
+import waiting
 from groupmates.artefacts.unfinished import folder_of
 from groupmates.records.jobs import read_record
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm faults")]
+pytestmark = pytest.mark.xdist_group("slurm faults")
 
 JOB_SECONDS, SAVE_SECONDS = 10, 1
-# Snakemake looks after 217 and 288 s, too, on machines so slow.
-END_SECONDS = 400
 TARGET = "results/tiny/probe/random/shard-00000.parquet"
 RECORD = "results/tiny/logs/probe_random_00000.json"
 LOG = "results/tiny/logs/probe_random_00000.log"
@@ -113,7 +112,7 @@ class Campaign:
                 return False
             return json.loads(self.index.read_text())["state"]["steps"] > 0
 
-        self.slurm.wait_for(saved, 120, "an attempt to be under way")
+        self.slurm.wait_for(saved, "an attempt to be under way")
         return self.attempts()[-1]["slurm_job_id"]
 
     def ended(self, job: str) -> str:
@@ -122,16 +121,15 @@ class Campaign:
         def state() -> str:
             return {j.id: j.state for j in self.slurm.squeue()}[job]
 
-        self.slurm.wait_for(lambda: state() not in ("COMPLETING", "RUNNING"), 60, f"{job} to end")
+        self.slurm.wait_for(lambda: state() not in ("COMPLETING", "RUNNING"), f"{job} to end")
         return state()
 
     def status(self) -> int:
         """Exit status of the main process, once it has ended."""
         assert self.process is not None
-        try:
-            return self.process.wait(END_SECONDS)
-        except subprocess.TimeoutExpired:
-            pytest.fail(f"{self.slurm.diagnosis()}\n{self.attempts()}\n{self.told()}")
+        return waiting.ended(
+            self.process, lambda: f"{self.slurm.diagnosis()}\n{self.attempts()}\n{self.told()}"
+        )
 
     def ends(self) -> None:
         assert self.status() == 0, self.told()
@@ -156,11 +154,7 @@ def campaign(slurm: Cluster, probed: Path, tmp_path: Path):
 
 
 def survived(
-    campaign: Campaign,
-    probed: Path,
-    record_property: Callable,
-    attempts: int,
-    unsaved: float = 0.0,
+    campaign: Campaign, probed: Path, record_property: Callable, attempts: int, unsaved: float = 0.0
 ) -> None:
     """The same bytes as without the fault, in so many attempts, with little done twice."""
     undisturbed = probed.parent / "undisturbed" / TARGET
@@ -242,7 +236,7 @@ def test_a_node_that_slurm_lost_sight_of_ends_its_job_while_the_next_one_waits(c
     campaign.slurm.kill_slurmd(job.node)
     said = campaign.job_log(job.id)
     campaign.slurm.wait_for(
-        lambda: "another process is at this very job" in said.read_text(), 120, "a second attempt"
+        lambda: "another process is at this very job" in said.read_text(), "a second attempt"
     )
     os.kill(pid, signal.SIGCONT)
     campaign.ends()
@@ -328,7 +322,7 @@ def test_a_reached_time_limit_costs_a_try_and_asks_for_more_time(campaign, probe
     pid = campaign.attempts()[-1]["pid"]
     os.kill(pid, signal.SIGSTOP)
     campaign.slurm.wait_for(
-        lambda: any(j.state == "TIMEOUT" for j in campaign.slurm.squeue()), 150, "a time limit"
+        lambda: any(j.state == "TIMEOUT" for j in campaign.slurm.squeue()), "a time limit"
     )
     campaign.ends()
     survived(campaign, probed, record_property, 2)

@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,9 +15,10 @@ import pytest
 from cluster import Cluster
 
 import trainings
+import waiting
 from groupmates.artefacts import unfinished
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm training")]
+pytestmark = pytest.mark.xdist_group("slurm training")
 
 PACKAGE = Path(unfinished.__file__).parents[2]
 SECONDS = 100  # of an undisturbed training: more than lie between start and warning of a job
@@ -72,15 +72,11 @@ class Driver:
             stderr=subprocess.DEVNULL,
         )
 
-    def until(self, happened: Callable[[], bool], seconds: float = 240) -> None:
-        end = time.monotonic() + seconds
-        while not happened():
-            assert time.monotonic() < end, self._trained.told()
-            assert self.process.poll() is None, self._trained.told()
-            time.sleep(0.1)
+    def until(self, happened: Callable[[], bool]) -> None:
+        waiting.until(happened, "what is told", self.process, self._trained.told)
 
-    def ended(self, status: int, seconds: float = 900) -> None:
-        assert self.process.wait(seconds) == status, self._trained.told()
+    def ended(self, status: int) -> None:
+        assert waiting.ended(self.process, self._trained.told) == status, self._trained.told()
 
 
 @pytest.fixture(scope="module")
@@ -150,11 +146,11 @@ def test_a_killed_driver_a_cancelled_job_and_a_dead_node(slurm, trained, undistu
     slurm.kill_node(node)
     # SLURM requeues the job, unless the processes of the other node have seen it first.
     slurm.wait_for(
-        lambda: third.process.poll() is not None or not launches(slurm, "r"), 120, "the job's end"
+        lambda: third.process.poll() is not None or not launches(slurm, "r"), "the job's end"
     )
     slurm.start_slurmd(node)
-    slurm.wait_for(slurm.ready, 60, "all nodes idle")
-    while third.process.wait(500):  # as snakemake would
+    slurm.wait_for(slurm.ready, "all nodes idle")
+    while waiting.ended(third.process):  # as snakemake would
         third = trained.driver("slurm", 2, 2)
     assert trainings.artefacts(trained.folder / "base") == undisturbed
 

@@ -49,12 +49,6 @@ def test_a_model_from_scratch_is_under_way(small_run):
     assert all(t.abs().sum() > 0 for t in moments)
 
 
-def test_the_same_settings_give_the_same_base(small_run, tmp_path):
-    again = made(small_run, tmp_path / "base")
-    for name in ("model.safetensors", OPTIMIZER, "training.json", "provenance.json"):
-        assert (again / name).read_bytes() == (small_run.base / name).read_bytes()
-
-
 def test_a_base_opens_as_it_was_written(small_run):
     model, optimizer, hyper = open_base(small_run.base)
     assert hyper == small.ADAMW

@@ -73,11 +73,7 @@ def test_relative_paths_mean_the_same_files(root, tmp_path, monkeypatch):
     selection = selection_of(tmp_path, [("web/a.jsonl", 2)])
     output = tmp_path / "dataset.jsonl"
     materialise.run(
-        SETTINGS,
-        pool=Path("web/a.jsonl"),
-        root=Path("web/.."),
-        selection=selection,
-        output=output,
+        SETTINGS, pool=Path("web/a.jsonl"), root=Path("web/.."), selection=selection, output=output
     )
     assert output.read_bytes() == LINES[2]
 

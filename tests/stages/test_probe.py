@@ -112,14 +112,6 @@ def test_any_number_of_jobs_gives_the_same_rows(small_run, whole, tmp_path, part
     assert max(sizes) - min(sizes) <= 1
 
 
-def test_a_job_started_again_writes_the_same_bytes(small_run, tmp_path):
-    first, again = tmp_path / "first", tmp_path / "again"
-    for folder in (first, again):
-        probed(small_run, folder, 1, 3)
-    name = "shard-1-of-3.parquet"
-    assert (first / name).read_bytes() == (again / name).read_bytes()
-
-
 def test_a_rollout_alone_has_the_labels_it_has_after_others(small_run, whole, tmp_path):
     plan = plan_of(small_run, tmp_path, keep=lambda rollout: rollout == 4)
     alone = probed(small_run, tmp_path, rollouts=plan)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import subprocess
-import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 import checkout
+from groupmates import run_stage
 from groupmates.settings import config, per_stage
-
-pytestmark = pytest.mark.slow
+from in_process import planned, snakemake
 
 SCORE = "results/tiny/score/shard-00001.parquet"
 
@@ -57,7 +59,7 @@ def small_disk(folder: Path) -> Iterator[Path]:
 def test_a_full_disk_is_told_and_costs_what_did_not_fit(
     folder: Path, finished: Path, small_disk: Path
 ) -> None:
-    full = checkout.snakemake(folder, "--until", "score")
+    full = snakemake(folder, "--until", "score")
     assert full.returncode != 0
     for part in ("a file system that is full", "to do: free some space and run snakemake again"):
         assert part in full.stdout, full.stdout[-3000:]
@@ -66,7 +68,7 @@ def test_a_full_disk_is_told_and_costs_what_did_not_fit(
     assert len(whole) < 3
     subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
     mark(folder)
-    again = checkout.snakemake(folder)
+    again = snakemake(folder)
     assert again.returncode == 0, again.stdout[-3000:]
     scored = {
         f"shard-{name.removeprefix('score_')}.parquet" for name in made(folder) if "score_" in name
@@ -76,7 +78,9 @@ def test_a_full_disk_is_told_and_costs_what_did_not_fit(
 
 
 @pytest.mark.parametrize("place", ["score", "logs"])
-def test_a_folder_that_cannot_be_written_to_is_told(tmp_path: Path, place: str) -> None:
+def test_a_folder_that_cannot_be_written_to_is_told(
+    tmp_path: Path, place: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Root may write whatever the permissions say: a file system that is read-only stops it, too."""
     locked = tmp_path / "results" / place
     locked.mkdir(parents=True)
@@ -86,26 +90,23 @@ def test_a_folder_that_cannot_be_written_to_is_told(tmp_path: Path, place: str) 
     if mounted.returncode:
         locked.chmod(0o555)
     settings = per_stage.CorpusSettings(seed=3, corpus=config.Corpus(documents=5, files=1))
-    command = [sys.executable, "-m", "groupmates", "corpus"]
-    command += ["--log", str(tmp_path / "results/logs/corpus.log")]
+    command = ["corpus", "--log", str(tmp_path / "results/logs/corpus.log")]
     command += ["--settings", settings.model_dump_json()]
     command += ["--shards", str(tmp_path / "results/score/a.jsonl.zst")]
     command += ["--reference", str(tmp_path / "results/score/r.jsonl.zst")]
     try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            env=os.environ | {"PYTHONPATH": str(checkout.REPOSITORY / "workflow")},
-        )
+        status = run_stage.main(command)
+    except SystemExit as end:
+        status = end.code
     finally:
         if not mounted.returncode:
             subprocess.run(["umount", str(locked)], check=True)
-    assert done.returncode == 2, done.stderr
-    assert "Traceback" not in done.stderr
+    told = capsys.readouterr().err
+    assert status == 2, told
+    assert "Traceback" not in told
     for part in ("read-only" if not mounted.returncode else "does not let you write", str(locked)):
-        assert part in done.stderr, done.stderr
-    assert "get the right to write there and run snakemake again" in done.stderr
+        assert part in told
+    assert "get the right to write there and run snakemake again" in told
 
 
 def test_a_truncated_artefact_is_told_and_its_producer_alone_runs_again(
@@ -117,13 +118,13 @@ def test_a_truncated_artefact_is_told_and_its_producer_alone_runs_again(
     damaged.write_bytes(whole[: len(whole) // 2])
     # A dying file system does not set the time.
     os.utime(damaged, ns=(times.st_atime_ns, times.st_mtime_ns))
-    failed = checkout.snakemake(folder)
+    failed = snakemake(folder)
     assert failed.returncode != 0
     for part in ("a file that cannot be read", SCORE, "delete the file and run snakemake again"):
         assert part in failed.stdout, failed.stdout[-3000:]
     damaged.unlink()
     mark(folder)
-    again = checkout.snakemake(folder)
+    again = snakemake(folder)
     assert again.returncode == 0, again.stdout[-3000:]
     before_clusters = {
         name for name in made(folder) if name.startswith(("score", "probe", "fit", "base"))
@@ -139,51 +140,63 @@ def test_a_flipped_bit_in_an_artefact_is_told(folder: Path) -> None:
     body[len(body) // 2] ^= 1
     damaged.write_bytes(body)
     os.utime(damaged, ns=(times.st_atime_ns, times.st_mtime_ns))
-    failed = checkout.snakemake(folder)
+    failed = snakemake(folder)
     assert failed.returncode != 0
     assert SCORE in failed.stdout
     assert "delete the file and run snakemake again" in failed.stdout
     assert "Traceback" not in failed.stdout
 
 
-def wrapped(folder: Path, script: str) -> None:
-    """Every job's command in the hands of `script`, which finds the true one in workflow/run.true."""
-    run = folder / "workflow/run"
-    run.rename(folder / "workflow/run.true")
-    run.write_text(f'#!/usr/bin/env bash\nset -e\ncd "$(dirname "$0")/.."\n{script}')
-    run.chmod(0o755)
+def after_each(monkeypatch: pytest.MonkeyPatch, happens: Callable[[str], None]) -> None:
+    """What happens when a job has ended, by the name of its stage."""
+    true = run_stage.main
+
+    def main(words: list[str]) -> int:
+        status = true(words)
+        happens(words[0])
+        return status
+
+    monkeypatch.setattr(run_stage, "main", main)
 
 
-def test_nodes_whose_clocks_disagree_make_nothing_stale(finished: Path, tmp_path: Path) -> None:
-    """The files of a job are ten minutes old or ten minutes ahead, by the number of its process."""
+def test_nodes_whose_clocks_disagree_make_nothing_stale(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files of a job are ten minutes old or ten minutes ahead."""
     folder = checkout.make(tmp_path / "checkout")
     shutil.copytree(finished / "results/tiny/corpus", folder / "results/tiny/corpus")
-    wrapped(
-        folder,
-        "stamp=$(mktemp)\n"
-        'workflow/run.true "$@"\n'
-        "skew=$(( ($$ % 2) * 20 - 10 ))\n"
-        "find results -type f -newer $stamp -not -path '*/logs/*' -not -name '.*'"
-        ' -exec touch -d "$skew minutes" {} + || true\n',
-    )
+    skews = itertools.cycle([-600, 600])
+    seen = set(folder.rglob("*"))
+
+    def skewed(stage: str) -> None:
+        new = {p for p in folder.glob("results/**/*") if p.is_file()} - seen
+        at = time.time() + next(skews)
+        for path in new:
+            if "logs" not in path.parts and not path.name.startswith("."):
+                os.utime(path, (at, at))
+        seen.update(new)
+
+    after_each(monkeypatch, skewed)
     # One job at a time: else this one's files would be taken for another's.
-    run = checkout.snakemake(folder, "--cores", "1")
+    run = snakemake(folder, "--cores", "1")
     assert run.returncode == 0, run.stdout[-3000:]
     assert checkout.selections(folder) == checkout.selections(finished)
-    assert "Nothing to be done" in checkout.snakemake(folder, "-n").stdout
+    assert not planned(folder)
 
 
-def test_a_file_that_shows_up_late_is_waited_for(folder: Path) -> None:
-    """As on a file system whose directories are cached: 3 s after the job's end."""
-    (folder / SCORE).unlink()
-    wrapped(
-        folder,
-        'workflow/run.true "$@"\n'
-        'if [ "$1" = score ]; then\n'
-        f"    mv {SCORE} {SCORE}.late\n"
-        f"    (sleep 3; mv {SCORE}.late {SCORE}) > /dev/null 2>&1 &\n"
-        "fi\n",
-    )
-    run = checkout.snakemake(folder, "--until", "score")
+def test_a_file_that_shows_up_late_is_waited_for(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a file system whose directories are cached: 2 s after the job's end."""
+    path = folder / SCORE
+    path.unlink()
+
+    def late(stage: str) -> None:
+        if stage == "score":
+            path.rename(path.with_suffix(".late"))
+            threading.Timer(2, path.with_suffix(".late").rename, [path]).start()
+
+    after_each(monkeypatch, late)
+    run = snakemake(folder, "--until", "score", "--latency-wait", "120")
     assert run.returncode == 0, run.stdout[-3000:]
-    assert (folder / SCORE).exists()
+    assert path.exists()

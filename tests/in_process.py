@@ -1,0 +1,137 @@
+"""Snakemake's own command line within the process of the tests: a parse, and torch, cost once.
+
+`snakemake` here takes what `checkout.snakemake` takes. Jobs run one after the other in this process,
+by the very command lines that snakemake has made. test_workflow.py proves that both agree.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from contextlib import ExitStack, chdir, contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import checkout
+from groupmates import __version__, progress, run_stage
+from groupmates.slurm import preflight
+
+ONE_AT_A_TIME = threading.Lock()
+
+
+def snakemake(
+    folder: Path, *arguments: str, profile: str = "local"
+) -> subprocess.CompletedProcess[str]:
+    """Run snakemake in `folder`; output and errors together in `stdout`."""
+    from snakemake import cli
+
+    command = checkout.command(*arguments, profile=profile)[3:]
+    told = io.StringIO()
+    with ExitStack() as entered:
+        for context in (
+            chdir(folder),
+            redirect_stdout(told),
+            redirect_stderr(told),
+            as_it_was(),
+            mock.patch.dict(os.environ),
+            mock.patch.object(sys, "path", [*sys.path]),
+            # As of a package that lies in no git checkout.
+            mock.patch("groupmates.artefacts.store.code_revision", lambda: __version__),
+            mock.patch("signal.signal", handled_in_the_main_thread),
+            mock.patch("snakemake.shell.sp", SimpleNamespace(**vars(subprocess) | {"Popen": Job})),
+        ):
+            entered.enter_context(context)
+        try:
+            cli.main(command)
+            status = 0
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else 1
+    return subprocess.CompletedProcess(command, status, told.getvalue())
+
+
+def planned(folder: Path, *arguments: str, profile: str = "local") -> dict[str, int]:
+    """Jobs of a dry run by rule."""
+    done = snakemake(folder, "--nolock", "-n", "--quiet", "rules", *arguments, profile=profile)
+    assert done.returncode == 0, done.stdout[-3000:]
+    return checkout.table(done.stdout)
+
+
+def goes_on(folder: Path, *arguments: str) -> Path:
+    """A run to its end; the folder of its results."""
+    done = snakemake(folder, *arguments)
+    assert done.returncode == 0, done.stdout[-4000:]
+    return folder / "results/tiny"
+
+
+@contextmanager
+def as_it_was() -> Iterator[None]:
+    """Without the traces that a main process leaves until it ends: its handlers and its claim."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    held, ends = len(preflight._held), []
+    try:
+        with mock.patch.object(preflight, "atexit", SimpleNamespace(register=ends.append)):
+            yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for end in ends:
+            end()
+        for file in preflight._held[held:]:
+            file.close()
+        del preflight._held[held:]
+
+
+set_handler = signal.signal
+
+
+def handled_in_the_main_thread(number: Any, handler: Any) -> Any:
+    """Jobs run in threads of snakemake, and are told nothing by signals."""
+    if threading.current_thread() is threading.main_thread():
+        return set_handler(number, handler)
+    return signal.getsignal(number)
+
+
+class Job:
+    """In the place of the process that snakemake starts for the command of a job."""
+
+    def __init__(self, command: str, env: dict[str, str], **_: object) -> None:
+        words = shlex.split(command)
+        stage = words[words.index("workflow/run") + 1 :]
+        self.pid = os.getpid()
+        with ONE_AT_A_TIME, mock.patch.dict(os.environ, env), threads(int(env["OMP_NUM_THREADS"])):
+            del progress.STARTED[:]
+            try:
+                self._status = run_stage.main(stage)
+            except SystemExit as end:
+                self._status = int(end.code or 0)
+            except Exception:
+                traceback.print_exc()
+                self._status = 1
+
+    def wait(self) -> int:
+        return self._status
+
+
+@contextmanager
+def threads(number: int) -> Iterator[None]:
+    """As many threads of torch and faiss as the job is given: they are part of a float's rounding."""
+    import faiss
+    import torch
+
+    before = torch.get_num_threads(), faiss.omp_get_max_threads()
+    torch.set_num_threads(number)
+    faiss.omp_set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        faiss.omp_set_num_threads(before[1])

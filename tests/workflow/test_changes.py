@@ -1,0 +1,120 @@
+"""What a change of the configuration makes anew, and what it leaves as it was."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+
+import checkout
+from in_process import goes_on, planned
+
+
+@pytest.mark.parametrize("format", ["parquet", "open_lm", "megatron"])
+def test_another_format_of_the_dataset_is_written_and_nothing_else_done_again(
+    format: str, finished: Path, tmp_path: Path
+) -> None:
+    changed = {"format": format, "shards_per_job": 2, "open_lm": {"window_tokens": 65}}
+    folder = checkout.copy(finished, tmp_path, {"materialise": changed})
+    writing = {"materialise": 14} if format == "parquet" else {"tokenise": 4}
+    assert planned(folder) == writing | {"assemble": 2}
+    root = goes_on(folder)
+    assert not planned(folder)
+    for method in ("group_mates", "random"):
+        dataset = root / "dataset" / method
+        card = json.loads(dataset.with_suffix(".json").read_text())
+        tables = (root / "select" / method).glob("*.parquet")
+        selected = sum(pq.read_metadata(path).num_rows for path in tables)
+        assert (card["format"], card["documents"]) == (format, selected)
+        names = sorted(str(path.relative_to(dataset)) for path in dataset.rglob("*.*"))
+        assert not [name for name in names if name.endswith(".zst")]
+        if format == "parquet":
+            assert names == [f"shard-{i:05d}.jsonl.zst.parquet" for i in range(7)]
+        elif format == "megatron":
+            assert names == ["tokens.bin", "tokens.idx"]
+        else:
+            assert "manifest.jsonl" in names and "part-00001/00000000.tar" in names
+
+
+@pytest.mark.parametrize(
+    ("shards", "change"),
+    [
+        (1, {"pool": {"files_per_shard": 7}, "score": {"batch_tokens": 1000}}),
+        (2, {"pool": {"files_per_shard": 4}, "select": {"partitions": 2}}),
+        (7, {"pool": {"files_per_shard": 1}, "score": {"batch_tokens": 100_000}}),
+    ],
+)
+def test_shards_partitions_and_batch_sizes_change_nothing_that_is_selected(
+    shards: int, change: dict, finished: Path, tmp_path: Path
+) -> None:
+    places = ("doc_id", "source_row", "n_tokens", "cluster", "rank")
+
+    def selected(root: Path, method: str) -> tuple[int, list]:
+        tables = sorted(root.glob(f"select/{method}/shard-*.parquet"))
+        rows = [row for t in tables for row in pq.read_table(t, columns=list(places)).to_pylist()]
+        return len(tables), rows
+
+    here = goes_on(checkout.copy(finished, tmp_path, change), "--until", "materialise")
+    for method in ("group_mates", "random"):
+        expected = selected(finished / "results/tiny", method)[1]
+        assert selected(here, method) == (shards, expected)
+
+
+def test_a_file_that_is_added_to_the_pool_is_scored_and_nothing_is_probed_again(
+    finished: Path, tmp_path: Path
+) -> None:
+    old = [f"results/tiny/corpus/shard-{i:05d}.jsonl.zst" for i in range(7)]
+    change = {"pool": {"paths": old, "files_per_shard": 1}, "sample": {"paths": old}}
+    folder = checkout.copy(finished, tmp_path, change)
+    goes_on(folder, "--until", "take")
+    rows = [json.dumps({"url": f"new-{i}", "text": f"A new text, number {i}."}) for i in range(20)]
+    new = folder / "results/tiny/corpus/shard-00007.jsonl.zst"
+    new.write_bytes(zstandard.compress("\n".join(rows).encode()))
+    change["pool"]["paths"] = [*old, str(new.relative_to(folder))]
+    checkout.configure(folder, change)
+    jobs = planned(folder, "--until", "take")
+    assert (jobs["check"], jobs["score"]) == (1, 1)
+    assert not {"sample", "base", "probe", "fit", "reference", "plan_random"} & set(jobs)
+    root = goes_on(folder, "--until", "take")
+    tables = [pq.read_metadata(p).num_rows for p in root.glob("score/*.parquet")]
+    assert (len(tables), sum(tables)) == (8, 370)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"probe": {"groups": {"sets": 0}}}, {"select": {"methods": ["random"]}}],
+    ids=["no sets", "no method that goes by groups"],
+)
+def test_sets_are_probed_only_where_they_are_asked_for(change: dict, tmp_path: Path) -> None:
+    folder = checkout.make(tmp_path)
+    stages = {"plan_groups", "probe_groups", "groups"}
+    assert stages <= planned(folder).keys()
+    without = planned(checkout.configure(folder, change))
+    assert without["report"] == 1
+    assert not stages & without.keys()
+
+
+def test_nothing_semantic_is_made_where_no_method_asks_for_it(finished: Path) -> None:
+    assert not planned(finished, "--forceall").keys() & {"fit_semantic", "embed"}
+    assert not list((finished / "results/tiny").glob("*/semantic"))
+
+
+def test_a_rule_trains_in_as_many_processes_as_the_profile_says(
+    finished: Path, tmp_path: Path
+) -> None:
+    two = ("--set-resources", "fit:processes_per_node=2")
+    folder = checkout.copy(finished, tmp_path)
+    root = folder / "results/tiny"
+    metrics = json.loads((root / "fit/initial/metrics.json").read_text())
+    shutil.rmtree(root / "fit/initial")
+    run = checkout.snakemake(folder, *two, "--", "results/tiny/fit/initial")
+    assert run.returncode == 0, run.stdout[-4000:]
+    assert "submitted local job" in (root / "logs/fit_initial.log").read_text()
+    assert len(list((root / "logs/fit_initial.launch").glob("*_result.pkl"))) == 2
+    found = json.loads((root / "fit/initial/metrics.json").read_text())
+    assert found["labels"] == metrics["labels"]
+    assert not planned(folder, "--", "results/tiny/fit/initial")

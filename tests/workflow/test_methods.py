@@ -1,0 +1,100 @@
+"""Every selector and a variant of each, side by side."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+import checkout
+from groupmates import __main__ as cli
+from groupmates.explain import document as asking
+from in_process import goes_on, planned, snakemake
+
+
+def test_every_selector_and_a_variant_of_each_run_side_by_side(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From a run of the default methods on: what they share is not done again."""
+    methods = ["group_mates", "mates", "quality", "semdedup", "oracle_greedy", "quad", "random"]
+    change = {
+        "methods": [*methods, "early", "best", "words", "strict", "meaning", "sparse", "curved"],
+        "variants": {
+            "early": {"method": "group_mates", "rounds": "random", "relation": "none"},
+            "best": {"method": "mates", "temperature": 0},
+            "words": {"method": "quality", "ngrams": 1, "hash_bits": 10},
+            "strict": {"method": "semdedup", "threshold": 1.0, "clusters": "influence"},
+            "meaning": {"method": "group_mates", "clusters": "semantic"},
+            "sparse": {"method": "oracle_greedy", "candidates": 1},
+            "curved": {"method": "quad", "hessian": "gauss_newton", "damping": 0.1},
+        },
+        "partitions": 2,
+        "semdedup": {"threshold": 0.9999},
+        "oracle_greedy": {"candidates": 3},
+        "quad": {"iterations": 2, "arms_per_iteration": 3, "cg_iterations": 2},
+        "quality": {"positives": "reference"},
+    }
+    settings = {"select": change, "reference": {"selection_examples": 12}}
+    folder = checkout.copy(finished, tmp_path, settings)
+    jobs = planned(folder)
+    assert jobs["score_by"] == 2 * jobs["order_quality"] // 2 == 6  # two models, three shards
+    assert (jobs["order_group_mates"], jobs["order_semdedup"]) == (6, 4)  # in two partitions
+    semantic = ("fit_semantic", "embed", "centroids_semantic", "cluster_semantic")
+    assert [jobs[rule] for rule in semantic] == [1, 3, 1, 3]
+    assert (jobs["order_mates"], jobs["fit_quality"], jobs["plan_one_step"]) == (2, 2, 1)
+    assert (jobs["probe_quad"], jobs["order_quad"]) == (2, 2)
+    assert not {"sample", "base", "check"} & set(jobs)
+    shown = snakemake(folder, "--", "plan").stdout
+    assert "Plan of the run tiny" in shown, shown[-2000:]
+    root = goes_on(folder)
+    assert not planned(folder)
+    summary = json.loads((root / "evaluate/summary.json").read_text())
+    assert set(summary["methods"]) == set(change["methods"])
+    assert {m["documents"] for m in summary["methods"].values()} == {88}  # a quarter of 350
+    rows = (root / "report/comparison.csv").read_text().splitlines()
+    assert len(rows) == 1 + len(change["methods"])
+    assert len((root / "report/comparison.md").read_text().splitlines()) == 2 + len(
+        change["methods"]
+    )
+    with (root / "report/comparison.csv").open() as file:
+        overlap = {row["method"]: float(row["oracle_overlap"]) for row in csv.DictReader(file)}
+    assert (
+        overlap["oracle_greedy"] == 1 > max(v for m, v in overlap.items() if m != "oracle_greedy")
+    )
+    assert "The methods side by side" in (root / "report.html").read_text()
+    # What is allowed makes nothing stale.
+    change["oracle_greedy"]["max_evaluations"] = 999
+    assert not planned(checkout.configure(folder, settings))
+    everything = planned(folder, "--forceall")
+    counted = {name.replace("_", "-"): count for name, count in everything.items()}
+    counted["score"] += counted.pop("score-by")
+    for name in ("centroids", "cluster"):
+        counted[name] += counted.pop(f"{name}-semantic")
+    planned_jobs = json.loads((root / "plan.json").read_text())["stages"]
+    assert {name: stage["jobs"] for name, stage in planned_jobs.items()} == counted
+    for method in change["methods"]:
+        status = cli.main(["explain", str(root), "shard-00000.jsonl.zst#0", "--method", method])
+        asked = capsys.readouterr()
+        if method == "early":
+            assert (status, "initial model" in asked.err) == (2, True)
+        else:
+            assert (status, asked.err) == (0, "")
+            assert method in asked.out
+            told = "of the semantic ones" in asked.out
+            assert told == (method in ("semdedup", "meaning"))
+    texts_of_semantic_clusters_are_explained(root)
+
+
+def texts_of_semantic_clusters_are_explained(root: Path) -> None:
+    """A text of the pool comes to its own cluster, beside itself."""
+    for method in ("semdedup", "meaning"):
+        row = pq.read_table(root / f"select/{method}/shard-00000.parquet").to_pylist()[0]
+        text = json.loads(checkout.lines(root / "corpus" / row["source_file"])[row["source_row"]])[
+            "text"
+        ]
+        found = asking.explain_text(root, text, method, 1)
+        assert (found.cluster, found.clusters) == (row["cluster"], "semantic")
+        assert found.neighbours[0].similarity == pytest.approx(1, abs=1e-4)
