@@ -296,6 +296,7 @@ def test_every_command_of_the_readmes_runs(small_checkout: Path) -> None:
         how = COMMANDS[command]
         if "mine" in command and not (folder / "mine.yaml").exists():
             mine(folder)
+        settings = (folder / "config.yaml").read_text()
         how.before(folder)
         line = command + how.further
         if "DOC_ID" in line:
@@ -310,6 +311,7 @@ def test_every_command_of_the_readmes_runs(small_checkout: Path) -> None:
             timeout=1800,
             check=False,
         )
+        (folder / "config.yaml").write_text(settings)
         tells = how.tells
         if tells.startswith("{block"):  # what a document says that it prints
             tells = block("", tells[7:-1])
