@@ -15,9 +15,6 @@ from prose import ROOT, files
 PAGES = [path.as_posix() for path in files(".md")]
 # Described before they are there.
 AWAITED = {
-    "workflow/docs/config.md",
-    "settings/selectors.py",
-    "workflow/groupmates/settings/selectors.py",
     "selectors/color.py",
     "workflow/groupmates/selectors/color.py",
     "tests/selectors/test_color.py",
