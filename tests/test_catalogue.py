@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 import in_process
+from test_documents import AWAITED
 
 ROOT = Path(__file__).parent.parent
 USAGE = yaml.safe_load((ROOT / ".snakemake-workflow-catalog.yml").read_text())["usage"]
@@ -20,6 +21,14 @@ def test_the_repository_is_one_that_the_catalogue_finds():
     assert (ROOT / "Snakefile").exists()
     assert list((ROOT / "workflow/rules").glob("*.smk"))
     assert (ROOT / "LICENSE").exists()
+
+
+def test_the_catalogue_offers_the_standardised_usage():
+    """It asks for the workflow at this place, and for a page on its configuration."""
+    assert (ROOT / "workflow/Snakefile").exists() or "workflow/Snakefile" in AWAITED
+    page = (ROOT / "config/README.md").read_text()
+    for key in ("pool.paths", "reference.paths", "base.checkpoint", "select.budget"):
+        assert f"`{key}`" in page
 
 
 def test_usage_has_the_fields_that_the_catalogue_reads():

@@ -1,6 +1,7 @@
-"""Every command of the two READMEs runs, in a small checkout; every other code block is known here.
+"""Every command of the documents runs, in a small checkout; every other code block is known here.
 
-`COMMANDS` says of each command how it is run: a block that is added fails until it stands there.
+`COMMANDS` says how a command is run, `NOT_RUN` why one is not. A block that is added fails until it
+stands in one of them.
 """
 
 from __future__ import annotations
@@ -24,25 +25,33 @@ import checkout
 import in_process
 import waiting
 from groupmates.settings import config
+from prose import files
 
 ROOT = checkout.REPOSITORY
-READMES = ("README.md", "workflow/README.md")
+# The README's commands come first: they make the run that the others ask about.
+PAGES = ["README.md", *(name for p in files(".md") if (name := p.as_posix()) != "README.md")]
 
 
 def blocks(language: str) -> list[str]:
     """The code blocks of a language, "" for those without."""
     found = []
-    for name in READMES:
+    for name in PAGES:
         text = (ROOT / name).read_text()
         parts = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
         found += [body for kind, body in parts if kind == language]
     return found
 
 
+def block(language: str, start: str) -> str:
+    """The one block that begins so."""
+    (found,) = [body for body in blocks(language) if body.startswith(start)]
+    return found
+
+
 def commands() -> list[str]:
-    """The lines of all bash blocks, without comments."""
+    """The lines of all bash blocks, without comments, each once."""
     lines = [line for block in blocks("bash") for line in block.splitlines()]
-    return [re.sub(r"\s+#.*", "", line).strip() for line in lines]
+    return list(dict.fromkeys(re.sub(r"\s+#.*", "", line).strip() for line in lines))
 
 
 @dataclass(frozen=True)
@@ -57,10 +66,9 @@ class Run:
 
 
 def an_id(folder: Path) -> None:
-    """DOC_ID stands for a document, and text.txt for a text of the reader's."""
+    """DOC_ID stands for a document."""
     table = pq.read_table(folder / "results/mine/select/group_mates/shard-00000.parquet")
     (folder / "DOC_ID").write_text(table["doc_id"][0].as_py())
-    (folder / "text.txt").write_text("How selections of texts are explained.")
 
 
 def a_few_tests(folder: Path) -> None:
@@ -117,13 +125,12 @@ SLURM = "snakemake --profile profiles/slurm --configfile mine.yaml"
 COMMANDS = {
     "make demo": Run("group_mates minus random"),
     "make test": Run("passed", before=a_few_tests),
+    ". .venv/bin/activate": Run(""),
     f"{LOCAL}mine.yaml -n": Run("This was a dry-run"),
     f"{LOCAL}mine.yaml": Run("(100%) done"),
-    f"{LOCAL}mine.yaml --until cluster": Run("Nothing to be done"),
     "make status RUN=mine": Run("snakemake is through"),
+    "make status RUN=mine WATCH=1": Run("snakemake is through"),
     "python -m groupmates explain results/mine DOC_ID": Run("when picked", before=an_id),
-    "python -m groupmates explain results/mine --text text.txt": Run("nearest"),
-    "python -m groupmates show results/mine/fit/final --configfile mine.yaml": Run("stale: no"),
     # Without SLURM; with one, tests/slurm run it.
     f"{SLURM} -n": Run("Nothing to be done"),
     SLURM: Run("no sinfo on the PATH", status=1, further=" --forcerun report"),
@@ -139,32 +146,52 @@ COMMANDS = {
         "Finished jobid", further=" --until sample", before=mixed_pool
     ),
 }
+RUNS = ("make demo", f"{LOCAL}mine.yaml")  # those after them need what they make
+NOT_RUN = {
+    "make env": "installs the environment that the tests run in",
+    "make check": "make test runs it",
+    "make test-all": "runs this test",
+    ".venv/bin/python -m pytest tests/stages/test_score.py": "a test",
+    '.venv/bin/python -m pytest -m "not slow"': "tests",
+    ".venv/bin/python tests/benchmarks/picture.py results/demo/report.html workflow/docs/report.png": (
+        "needs a browser"
+    ),
+    f"{LOCAL}workflow/configs/compare.yaml --config seed=1 run=compare-1": "as with seed 0",
+    "workflow/run compare results/compare results/compare-1 --output results/comparison": (
+        "tests/report compare runs of several seeds"
+    ),
+}
 
 # Blocks that are no commands, by their first words: pictures, what commands print, and code.
-PICTURES = (" pool ──►", "report            results/demo", "Plan of the", "corpus (built-in only)")
-CODE = {"yaml": ("# mine.yaml", "set-resources:"), "python": ("from safetensors.torch",)}
+PICTURES = ("report            results/demo", "corpus (built-in only)", "Plan of the")
+MINE, VARIANTS, PROCESSES = "# mine.yaml", "select:\n  methods", "set-resources:"
+STATE = "from safetensors.torch"
+CODE = {
+    "yaml": (MINE, VARIANTS, PROCESSES, "select:\n  color"),
+    "python": (STATE, "class Color(Selector"),
+}
 
 
-def test_every_command_is_known_and_every_known_command_stands_in_a_readme():
-    assert sorted(commands()) == sorted(COMMANDS)
+def test_every_command_is_known_and_every_known_command_stands_in_a_document():
+    assert not COMMANDS.keys() & NOT_RUN.keys()
+    assert sorted(commands()) == sorted([*COMMANDS, *NOT_RUN])
 
 
 def test_every_block_that_is_no_command_is_known():
     languages = {
         kind
-        for name in READMES
+        for name in PAGES
         for kind in re.findall(r"^```(\w+)$", (ROOT / name).read_text(), re.MULTILINE)
     }
     assert languages == {"bash", *CODE}
     for language, known in {"": PICTURES, **CODE}.items():
-        found = blocks(language)
-        assert len(found) == len(known), found
-        for block, start in zip(found, known, strict=True):
-            assert block.startswith(start)
+        assert len(blocks(language)) == len(known), blocks(language)
+        for start in known:
+            assert block(language, start)
 
 
 def test_the_profile_lines_of_several_processes_are_taken_by_snakemake(tmp_path):
-    lines = yaml.safe_load(blocks("yaml")[1])
+    lines = yaml.safe_load(block("yaml", PROCESSES))
     folder = checkout.make(tmp_path)
     profile = folder / "profiles/local/config.yaml"
     profile.write_text(yaml.safe_dump(yaml.safe_load(profile.read_text()) | lines))
@@ -183,7 +210,7 @@ def test_optimizer_state_is_saved_as_a_checkpoint_wants_it(tmp_path, monkeypatch
     optimizer.step()
     monkeypatch.chdir(tmp_path)
     Path("checkpoint").mkdir()
-    exec(blocks("python")[0], {"model": model, "optimizer": optimizer})
+    exec(block("python", STATE), {"model": model, "optimizer": optimizer})
     with safe_open("checkpoint/optimizer.safetensors", "pt") as saved:
         assert set(saved.keys()) == {
             f"{name}.{key}"
@@ -212,7 +239,7 @@ def small_checkout(tmp_path_factory) -> Path:
 
 def mine(folder: Path) -> None:
     """README's mine.yaml over small settings; its pool, reference and checkpoint are the demo's."""
-    written = yaml.safe_load(blocks("yaml")[0])
+    written = yaml.safe_load(block("yaml", MINE))
     demo = folder / "results/demo"
     (folder / "pool").mkdir()
     for file in sorted((demo / "corpus").glob("shard-*")):
@@ -237,10 +264,12 @@ def mine(folder: Path) -> None:
     (folder / "mine.yaml").write_text(yaml.safe_dump(settings))
 
 
-def test_mine_yaml_is_a_valid_configuration():
+@pytest.mark.parametrize("start", [MINE, VARIANTS])
+def test_an_example_is_a_valid_configuration(start):
     plain = yaml.safe_load((ROOT / "config.yaml").read_text())
-    found = config.load(checkout.merged(plain, yaml.safe_load(blocks("yaml")[0])))
-    assert found.run == "mine"
+    example = yaml.safe_load(block("yaml", start))
+    found = config.load(checkout.merged(plain, example))
+    assert found.run == example.get("run", "demo")
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -276,20 +305,24 @@ def without_slurm(folder: Path) -> list[str]:
 @pytest.mark.long
 def test_every_command_of_the_readmes_runs(small_checkout: Path) -> None:
     folder, failed = small_checkout, []
-    for command in commands():
+    for command in (c for c in commands() if c in COMMANDS):
         how = COMMANDS[command]
         if "mine" in command and not (folder / "mine.yaml").exists():
             mine(folder)
+        settings = (folder / "config.yaml").read_text()
         how.before(folder)
         line = command + how.further
         if "DOC_ID" in line:
             line = line.replace("DOC_ID", (folder / "DOC_ID").read_text())
         done = waiting.run(["bash", "-c", line], folder, environment(folder))
+        (folder / "config.yaml").write_text(settings)
         tells = how.tells
-        if tells.startswith("{block"):  # what the README says that it prints
-            (tells,) = [b for b in blocks("") if b.startswith(tells[7:-1])]
+        if tells.startswith("{block"):  # what a document says that it prints
+            tells = block("", tells[7:-1])
         if done.returncode != how.status or tells not in done.stdout:
             failed.append(f"{line}: status {done.returncode}\n{done.stdout[-3000:]}")
+            if command in RUNS:
+                break
         else:
             how.after(folder)
     assert not failed, "\n\n".join(failed)
