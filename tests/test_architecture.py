@@ -116,7 +116,7 @@ LIGHT = [
     "records.jobs",
     "settings.config",
     "settings.per_stage",
-    "slurm.clusters",
+    "slurm.join",
     "slurm.preflight",
 ]
 

@@ -59,7 +59,8 @@ def test_arguments_have_the_types_of_the_annotations():
         "log": Path("x.log"),
         "job": None,
         "save_seconds": 60.0,
-        "launch": None,
+        "processes": None,
+        "join": False,
     }
 
 

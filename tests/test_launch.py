@@ -1,13 +1,13 @@
-"""Training in several processes: the same as in one, launched, found again, cancelled."""
+"""Training in several processes: the same as in one, started together, ended together."""
 
-import json
 import multiprocessing
 import os
-import shlex
-import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -18,16 +18,17 @@ from torch import distributed as dist
 import trainings
 import waiting
 from groupmates import __main__ as cli
+from groupmates import run_stage
 from groupmates.artefacts import unfinished
 from groupmates.artefacts.store import read_table
+from groupmates.artefacts.unfinished import STOPPED
 from groupmates.errors import UserError
 from groupmates.models import language_model as lm
 from groupmates.models.distributed import Processes
-from groupmates.slurm import clusters, launch, queries
-from groupmates.slurm.clusters import Launch, Slurm
+from groupmates.records.jobs import read_record
+from groupmates.slurm import join, queries
 
-PACKAGE = Path(unfinished.__file__).parents[2]
-TESTS = Path(__file__).parent
+PATHS = os.pathsep.join([str(Path(unfinished.__file__).parents[2]), str(Path(__file__).parent)])
 FORK = multiprocessing.get_context("fork")  # with torch, which is imported here already
 # A batch that two and four processes cannot share evenly, one that is smaller than four, and no
 # dropout, whose masks belong to a process.
@@ -42,11 +43,6 @@ UNEVEN = {
 @pytest.fixture(scope="module")
 def inputs(small_run, tmp_path_factory):
     return trainings.make_inputs(small_run, tmp_path_factory.mktemp("inputs"))
-
-
-def environment(**more: str) -> dict[str, str]:
-    paths = f"{PACKAGE}{os.pathsep}{TESTS}"
-    return {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **more}
 
 
 # Several processes are as one
@@ -118,239 +114,223 @@ def test_one_two_and_four_processes_train_the_same_models(inputs, tmp_path):
             np.testing.assert_allclose(other[name], values, rtol=1e-3, atol=1e-5, err_msg=name)
 
 
-# A launched job
-
-
-def launched(command: list[str], folder: Path, **options: object) -> list[str]:
-    asked = {"cluster": "local", "nodes": 1, "processes_per_node": 2, **options}
-    return [*command, "--log", str(folder / "logs/job.log"), "--launch", json.dumps(asked)]
-
-
-def start(command: list[str]) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "groupmates", *command],
-        env=environment(),
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+# On one machine
 
 
 @pytest.mark.long
-def test_a_job_outlives_its_driver_and_the_next_one_waits_for_it(inputs, tmp_path):
-    """Two processes; the driver is killed, and another one finds the job, which was started once."""
-    command = trainings.command("base", inputs, tmp_path, training_steps=100_000)
-    command = launched([*command, "--save-seconds", "0"], tmp_path)
-    kept, log = tmp_path / ".base.kept", tmp_path / "logs/job.log"
-    first = start(command)
-    waiting.until(lambda: list(kept.glob("after-*")), "a save", first)
-    first.send_signal(signal.SIGKILL)
-    first.wait()
-    second = start(command)
-    waiting.until(lambda: "which is there already" in log.read_text(), "the job", second)
-    # A cancelled driver cancels the job, whose progress is kept, and which leaves nothing behind.
-    second.send_signal(signal.SIGTERM)
-    told = second.communicate()[1]
-    assert second.returncode == 128 + signal.SIGTERM, told
+def test_two_processes_that_are_told_to_stop_go_on_from_what_they_kept(inputs, tmp_path):
+    command = trainings.command("base", inputs, tmp_path, training_steps=150)
+    command += ["--log", str(tmp_path / "logs/base.log"), "--processes", "2"]
+    kept = tmp_path / ".base.kept"
+
+    def start(*options: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "groupmates", *command, *options],
+            env={**os.environ, "PYTHONPATH": PATHS, "OMP_NUM_THREADS": "1"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    first = start("--save-seconds", "0")
+    waiting.until(lambda: list(kept.glob("after-*")), "a save", first, step=0.02)
+    first.send_signal(signal.SIGTERM)
+    told = first.communicate()[1]
+    assert first.returncode == STOPPED, told
     assert "told to stop, progress is kept" in told
-    job = json.loads((tmp_path / "logs/job.launch/job.json").read_text())["job"]
-    # Who is its parent now has to take note of its end.
-    waiting.until(lambda: not Path(f"/proc/{job}").exists(), "its end")
-    assert not (tmp_path / "base").exists()
-    text = log.read_text()
-    assert text.count("submitted local job") == 1
-    done = int(next(kept.glob("after-*")).stem.removeprefix("after-"))
-    # Other settings: nothing of the progress is taken over; 12 steps are enough.
-    third = start(
-        launched(trainings.command("base", inputs, tmp_path, training_steps=12), tmp_path)
-    )
-    told = third.communicate()[1]
-    assert third.returncode == 0, told
-    assert "of other settings or inputs; begins anew" in told
-    assert 0 < done < 100_000
+    second = start()
+    told = second.communicate()[1]
+    assert second.returncode == 0, told
+    assert "goes on after" in told
     assert (tmp_path / "base/model.safetensors").exists()
     assert not kept.exists()
-    attempts = json.loads((tmp_path / "logs/job.json").read_text())["attempts"]
-    assert [a["state"] for a in attempts] == ["stopped", "done"]
-    assert attempts[-1]["phases"][0]["done"] == 12
+    assert not (tmp_path / "logs/base.processes").exists()
+    states = [attempt["state"] for attempt in read_record(tmp_path / "logs/base.json")]
+    assert states == ["stopped", "done"]
 
 
-@pytest.mark.long
-def test_a_job_that_ended_without_its_driver_is_not_trained_again(inputs, tmp_path):
-    """What it wrote is deleted by the snakemake that is started next, and made from the last step."""
-    command = launched(trainings.command("base", inputs, tmp_path), tmp_path)
-    first = start(command)
-    waiting.until((tmp_path / "base").exists, "an output", first)
-    first.send_signal(signal.SIGKILL)
-    first.wait()
-    shutil.rmtree(tmp_path / "base")
-    second = start(command)
-    told = second.communicate()[1]
-    while second.returncode and "is gone; another start" in told:
-        second = start(command)  # found while it was still ending
-        told = second.communicate()[1]
-    assert second.returncode == 0, told
-    assert "goes on after 7 of 7 steps" in told
-    assert (tmp_path / "base/model.safetensors").exists()
-    assert not (tmp_path / ".base.kept").exists()
-
-
-def test_an_error_of_the_user_is_told_with_its_status(inputs, tmp_path, capsys):
-    command = trainings.command("base", inputs, tmp_path, batch_sequences=500)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "environ", environment())
-        assert cli.main(launched(command, tmp_path)) == 2
-    assert "sample.training_documents" in capsys.readouterr().err
-    assert "sample.training_documents" in (tmp_path / "logs/job.log").read_text()
-
-
-def test_several_nodes_need_slurm(inputs, tmp_path, capsys):
-    command = launched(trainings.command("base", inputs, tmp_path), tmp_path, nodes=2)
-    assert cli.main(command) == 2
-    assert "use the slurm profile" in capsys.readouterr().err
-
-
-def test_stages_that_do_not_train_cannot_be_launched(tmp_path, capsys):
-    command = ["accept", "--settings", '{"accept": {"minimum_spearman": 0}}']
-    command += ["--model", "m", "--output", "o"]
-    assert cli.main(launched(command, tmp_path)) == 2
-    assert "base, fit, evaluate" in capsys.readouterr().err
-
-
-def test_the_fingerprint_follows_settings_and_inputs_but_no_outputs(tmp_path):
-    read, written = tmp_path / "in", tmp_path / "out"
-    (read / "folder").mkdir(parents=True)
-    (read / "folder/a").write_text("one")
-    arguments = {"base": read, "dataset": [read / "folder/a"], "output": written, "number": 3}
-    first = launch.fingerprint(["fit", "x"], arguments)
-    written.write_text("new")
-    assert launch.fingerprint(["fit", "x"], arguments) == first
-    assert launch.fingerprint(["fit", "y"], arguments) != first
-    (read / "folder/a").write_text("other")
-    assert launch.fingerprint(["fit", "x"], arguments) != first
-
-
-# What SLURM is asked for
-
-
-def slurm(tmp_path: Path, **resources: object) -> dict:
-    found = Slurm(Launch("slurm", 2, 4, resources), tmp_path, "demo-fit", 3).parameters("k")
-    del found["setup"]
-    return found
-
-
-def test_a_job_asks_for_the_resources_of_each_of_its_processes(tmp_path):
-    found = slurm(
-        tmp_path,
-        mem_mb=16000,
-        runtime=240,
-        slurm_partition="gpu",
-        slurm_account="lab",
-        qos="high",
-        constraint="a100",
-        gres="gpu:a100:1",
-        slurm_extra="--reservation=night --exclusive",
-    )
-    assert found == {
-        "job_name": "gm-launch-demo-fit-k",
-        "nodes": 2,
-        "ntasks_per_node": 4,
-        "cpus_per_task": 3,
-        "mem": "64000M",
-        "time": 240,
-        "signal_delay_s": 120,
-        "partition": "gpu",
-        "account": "lab",
-        "qos": "high",
-        "constraint": "a100",
-        "gres": "gpu:a100:4",
-        "srun_args": ["--cpus-per-task=3", "--kill-on-bad-exit=1"],
-        "additional_parameters": {"requeue": True, "reservation": "night", "exclusive": True},
-    }
-
-
-def test_gpus_may_be_given_by_number_and_model_and_cpus_by_process(tmp_path):
-    found = slurm(tmp_path, gpu=1, gpu_model="h100", cpus_per_task=12, runtime=1)
-    assert (found["gpus_per_node"], found["cpus_per_task"]) == ("h100:4", 12)
-    assert (found["time"], found["signal_delay_s"]) == (1, 30)
-    assert slurm(tmp_path, gpu=2)["gpus_per_node"] == "8"
-    assert not {"gres", "gpus_per_node"} & slurm(tmp_path, gpu=0).keys()
+@pytest.fixture
+def log(tmp_path, monkeypatch):
+    """An empty log; afterwards signals mean what they did."""
+    handlers = [(n, signal.getsignal(n)) for n in (signal.SIGINT, signal.SIGTERM)]
+    monkeypatch.setattr(join, "SECONDS_TO_END", 1)
+    monkeypatch.setenv("PYTHONPATH", PATHS)
+    (tmp_path / "job.log").touch()
+    yield tmp_path / "job.log"
+    for number, handler in handlers:
+        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize(
-    ("one", "four"),
-    [("gpu", "gpu:4"), ("gpu:2", "gpu:8"), ("gpu:a100", "gpu:a100:4"), ("a:1,b:2", "a:4,b:8")],
+    ("words", "status"), [("0 0", 0), ("waits 1", None), ("dies waits", None), ("told told", None)]
 )
-def test_generic_resources_are_multiplied(one, four):
-    assert clusters.times(one, 4) == four
+def test_the_end_of_one_process_is_that_of_all(words, status, log, capfd):
+    def stage(command: list[str]) -> int:  # pickled as it is, so that no process imports torch
+        word = command[int(os.environ["RANK"])]
+        if word == "dies":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if word == "told":
+            os.kill(os.getppid(), signal.SIGTERM)  # submitit passes it on
+        return int(word) if word.isdigit() else time.sleep(300)
+
+    found = join.run_here(stage, words.split(), 2, log)
+    assert found == (1 if status is None else status)
+    assert ("was killed; what they said" in capfd.readouterr().err) == (status is None)
+    assert log.with_suffix(".processes").exists() == (status is None)
 
 
-def test_extra_options_of_another_form_are_refused(tmp_path):
-    with pytest.raises(UserError, match="slurm_extra"):
-        slurm(tmp_path, slurm_extra="-p gpu")
+def test_stages_that_do_not_train_run_in_one_process(tmp_path, capsys):
+    command = ["accept", "--log", str(tmp_path / "log"), "--processes", "2"]
+    assert cli.main(command) == 2
+    assert "base, fit, evaluate" in capsys.readouterr().err
 
 
-# What a profile asks for
+# What the profile says
 
 
-def test_a_rule_trains_in_several_processes_where_its_resources_say_so():
-    asked = {"fit": {"nodes": 2, "mem_mb": 1}, "base": {"processes_per_node": 1}}
-    assert clusters.several(asked, "fit")
-    assert not clusters.several(asked, "base")
-    assert not clusters.several(asked, "evaluate")
+SRUN = "srun --nodes={} --ntasks={} --kill-on-bad-exit=1"
+OF_NODES = SRUN.format(2, 8) + " --ntasks-per-node=4 --cpus-per-task=3"
 
 
-@pytest.mark.parametrize("count", [0, "2 * attempt", None])
-def test_numbers_of_processes_that_are_none_are_refused(count):
-    with pytest.raises(UserError, match="set-resources of fit"):
-        clusters.several({"fit": {"nodes": count}}, "fit")
+@pytest.mark.parametrize(
+    ("resources", "before", "option"),
+    [
+        ({"nodes": 1, "mem_mb": 5}, "", ""),
+        ({"tasks_per_node": 8}, "", "--processes 8"),
+        ({"mpi": "srun", "nodes": 2, "tasks_per_node": 4}, OF_NODES, "--join"),
+        ({"mpi": "srun", "tasks": 2, "cpus_per_task": -1}, SRUN.format(1, 2), "--join"),
+    ],
+)
+def test_resources_say_how_many_processes_train(resources, before, option):
+    assert join.launch(3, resources) == (before, option)
 
 
-def test_the_command_line_of_one_process_says_nothing_of_launching():
-    assert clusters.option("slurm", {"nodes": 1, "processes_per_node": 1, "mem_mb": 5}, "x") == ""
+@pytest.mark.parametrize(
+    ("resources", "todo"),
+    [
+        ({"tasks_per_node": 0}, "correct them"),
+        ({"mpi": "srun", "nodes": "2 * attempt"}, "correct them"),
+        ({"nodes": 2, "tasks_per_node": 2}, "add mpi: srun"),
+        ({"mpi": "mpirun", "tasks": 2}, "name srun"),
+    ],
+)
+def test_numbers_of_processes_that_are_none_are_refused(resources, todo):
+    with pytest.raises(UserError, match=todo):
+        join.launch(1, resources)
 
 
-def test_the_command_line_of_several_processes_can_be_pasted():
-    resources = {"nodes": 2, "processes_per_node": 4, "mem_mb": 5, "tmpdir": "/tmp"}
-    resources |= {"constraint": "a|b", "gpu": 1}
-    words = shlex.split(clusters.option("slurm", resources, "module load 'cuda'"))
-    assert words[0] == "--launch"
-    assert Launch.parse(words[1]) == Launch(
-        "slurm", 2, 4, {"mem_mb": 5, "constraint": "a|b", "gpu": 1}, "module load 'cuda'"
-    )
+# One of several processes
 
 
-def test_a_worker_begins_with_what_the_site_wants_and_in_its_container(tmp_path):
-    asked = Launch("slurm", 1, 2, {}, "export GROUPMATES_CONTAINER='echo run'")
-    setup = Slurm(asked, tmp_path, "demo-fit", 1).parameters("k")["setup"]
-    inside = subprocess.run(
-        ["bash", "-c", "\n".join([*setup, "$GROUPMATES_WORKER -m x"])],
-        capture_output=True,
-        text=True,
-    )
-    assert inside.stdout.strip() == f"run env PYTHONPATH={PACKAGE} python3 -m x"
-    plain = subprocess.run(
-        ["bash", "-c", "\n".join([*setup[1:], "$GROUPMATES_WORKER -c 'print(7)'"])],
-        env={"PATH": os.environ["PATH"]},
-        capture_output=True,
-        text=True,
-    )
-    assert plain.stdout.strip() == "7"
+SLURM = {
+    "SLURM_PROCID": "5",
+    "SLURM_NTASKS": "8",
+    "SLURM_LOCALID": "1",
+    "SLURM_NTASKS_PER_NODE": "4",
+    "SLURM_LAUNCH_NODE_IPADDR": "10.0.0.7",
+    "SLURM_JOB_ID": "70123",
+}
+
+
+def test_a_process_of_slurm_knows_its_place_and_one_of_torchrun_keeps_its_own(monkeypatch):
+    monkeypatch.setattr(os, "environ", dict(SLURM))
+    assert join.place() == 5
+    names = "RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT"
+    found = [os.environ[name] for name in names.split()]
+    assert found == ["5", "8", "1", "4", "10.0.0.7", "20123"]
+    monkeypatch.setattr(os, "environ", SLURM | {"RANK": "3"})
+    assert join.place() == 3
+
+
+def test_a_process_without_others_is_told_so(monkeypatch, capsys):
+    monkeypatch.setattr(os, "environ", {})
+    assert cli.main(["base", "--join"]) == 2
+    assert "no SLURM_PROCID" in capsys.readouterr().err
+
+
+def test_gpus_are_enough_for_the_processes_of_a_node(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(os, "environ", {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "4"})
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(UserError, match="set tasks_per_node to 2"):
+        join.join()
+
+
+def test_what_a_later_process_alone_failed_of_is_in_the_log(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "environ", SLURM | {"RANK": "3"})
+    monkeypatch.setattr(run_stage.time, "sleep", lambda seconds: None)
+    handler = signal.getsignal(signal.SIGTERM)
+    log = tmp_path / "base.log"
+    assert cli.main(["base", "--join", "--log", str(log), "--settings", "{"]) != 0
+    signal.signal(signal.SIGTERM, handler)
+    assert "the last words of process 3:\n" in log.read_text()
+    assert "--tokenizer" in log.read_text()
+
+
+# A job that must leave its node
 
 
 RUNNING = "JobId=7 JobName=groupmates-demo JobState=RUNNING EndTime=2099-01-01T00:00:00 "
+PREEMPTED = RUNNING + "PreemptTime=2026-11-24T14:13:47"
 
 
 @pytest.mark.parametrize(
     ("said", "seconds", "leaving"),
     [
-        (RUNNING + "PreemptTime=2026-11-24T14:13:47", 0, True),
+        (PREEMPTED, 0, True),
         (RUNNING + "PreemptTime=None", 240, False),  # killed for its memory, for instance
         (RUNNING.replace("2099", "2001"), 240, True),
         (RUNNING.replace("2099-01-01T00:00:00", "Unknown"), 240, False),
-        (RUNNING.replace("RUNNING", "COMPLETING") + "PreemptTime=2026-11-24T14:13:47", 0, False),
+        (PREEMPTED.replace("RUNNING", "COMPLETING"), 0, False),
         ("", 240, False),  # slurmctld does not answer
     ],
 )
 def test_a_job_leaves_its_node_for_a_preemption_or_its_time_limit(said, seconds, leaving):
     fields = dict(word.split("=") for word in said.split())
     assert queries.is_leaving(fields, seconds) == leaving
+
+
+@pytest.fixture
+def scontrol(tmp_path, monkeypatch):
+    """Says what a test wants, and notes what it was asked."""
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setattr(queries.time, "sleep", lambda seconds: None)
+
+    def say(text: str) -> Path:
+        (tmp_path / "scontrol").write_text(f"#!/bin/sh\necho $* >> {tmp_path}/asked\necho {text}\n")
+        (tmp_path / "scontrol").chmod(0o755)
+        return tmp_path / "asked"
+
+    return say
+
+
+def in_seconds(number: float) -> str:
+    return (datetime.now() + timedelta(seconds=number)).isoformat(timespec="seconds")
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        (PREEMPTED, "preempted"),
+        (RUNNING.replace("2099-01-01T00:00:00", "SOON"), "at its time limit"),
+        (RUNNING, None),
+        (PREEMPTED.replace("groupmates-demo", "shell"), None),  # snakemake itself runs in it
+    ],
+)
+def test_a_job_that_leaves_is_queued_again(said, why, scontrol, capsys):
+    asked = scontrol(said.replace("SOON", in_seconds(200)))
+    queries.queue_again(240)
+    assert ("requeue 7" in asked.read_text()) == (why is not None)
+    assert capsys.readouterr().err == (f"[job] {why}: queued again\n" if why else "")
+
+
+def test_a_training_is_warned_before_its_time_limit(scontrol):
+    warned = threading.Event()
+    handler = signal.signal(signal.SIGTERM, lambda number, frame: warned.set())
+    scontrol(f"JobState=RUNNING EndTime={in_seconds(100)}")
+    queries.warn_in_time()
+    assert not warned.wait(0.3)
+    scontrol(f"JobState=RUNNING EndTime={in_seconds(40)}")
+    assert warned.wait(20)
+    signal.signal(signal.SIGTERM, handler)

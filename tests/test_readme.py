@@ -197,8 +197,8 @@ def test_the_profile_lines_of_several_processes_are_taken_by_snakemake(tmp_path)
     profile.write_text(yaml.safe_dump(yaml.safe_load(profile.read_text()) | lines))
     shown = in_process.snakemake(folder, "-n", "-p").stdout
     (command, *_) = [line for line in shown.splitlines() if "workflow/run evaluate" in line]
-    assert '"nodes": 2' in command
-    assert '"processes_per_node": 8' in command
+    assert "srun --nodes=2 --ntasks=16" in command
+    assert "workflow/run evaluate --join" in command
 
 
 def test_optimizer_state_is_saved_as_a_checkpoint_wants_it(tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import yaml
@@ -59,7 +60,10 @@ def probed(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Campaign:
-    """A main process that probes on the cluster, in a checkout of its own."""
+    """A main process that makes one artefact on the cluster, in a checkout of its own."""
+
+    rule, job, target = "probe", "probe_random_00000", TARGET
+    resources: ClassVar[dict[str, object]] = {"gpu": 0, "mem_mb": 2000}
 
     def __init__(self, slurm: Cluster, folder: Path) -> None:
         self.slurm, self.folder = slurm, folder
@@ -68,14 +72,14 @@ class Campaign:
     def start(self, precommand: str = "", **resources: object) -> None:
         path = self.folder / "profiles/slurm/config.yaml"
         profile = yaml.safe_load(path.read_text())
-        profile["set-resources"]["probe"] = {"gpu": 0, "mem_mb": 2000, "runtime": 30} | resources
+        profile["set-resources"][self.rule] = {"runtime": 30} | self.resources | resources
         if precommand:
             profile["precommand"] = precommand
         path.write_text(yaml.safe_dump(profile))
         environment = self.slurm.environment(GROUPMATES_SAVE_SECONDS=str(SAVE_SECONDS))
         with (self.folder / "main.log").open("a") as log:
             self.process = subprocess.Popen(
-                checkout.command("--", TARGET, profile="slurm"),
+                checkout.command("--", self.target, profile="slurm"),
                 cwd=self.folder,
                 env=environment,
                 stdout=log,
@@ -86,7 +90,7 @@ class Campaign:
     @property
     def index(self) -> Path:
         """Of what is kept of the artefact; written by every save."""
-        return folder_of(self.folder / TARGET) / "index.json"
+        return folder_of(self.folder / self.target) / "index.json"
 
     def unsaved_seconds(self) -> float:
         """Of work, which a kill without warning would lose now."""
@@ -100,17 +104,20 @@ class Campaign:
         return (self.folder / "main.log").read_text()[-4000:]
 
     def attempts(self) -> list[dict]:
-        return read_record(self.folder / RECORD)
+        return read_record(self.folder / f"results/tiny/logs/{self.job}.json")
 
-    def under_way(self) -> str:
+    def under_way(self, attempt: int = 1) -> str:
         """Wait until an attempt has saved something; its job's id."""
 
         def saved() -> bool:
             assert self.process is None or self.process.poll() is None, self.told()
             made = self.attempts()
-            if not made or made[-1]["state"] != "running" or not self.index.exists():
+            if len(made) < attempt or made[-1]["state"] != "running" or not self.index.exists():
                 return False
-            return json.loads(self.index.read_text())["state"]["steps"] > 0
+            if self.index.stat().st_mtime < made[-1]["started"]:
+                return False
+            state = json.loads(self.index.read_text())["state"]
+            return state.get("steps", state.get("done")) > 0
 
         self.slurm.wait_for(saved, "an attempt to be under way")
         return self.attempts()[-1]["slurm_job_id"]
@@ -134,6 +141,11 @@ class Campaign:
     def ends(self) -> None:
         assert self.status() == 0, self.told()
 
+    def kill(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
     def redone_seconds(self) -> float:
         """Work that the records say was done more than once, at the rate of the last attempt.
 
@@ -148,9 +160,7 @@ class Campaign:
 def campaign(slurm: Cluster, probed: Path, tmp_path: Path):
     made = Campaign(slurm, shutil.copytree(probed, tmp_path / "checkout"))
     yield made
-    if made.process is not None and made.process.poll() is None:
-        made.process.kill()
-        made.process.wait()
+    made.kill()
 
 
 def survived(
@@ -285,9 +295,7 @@ def test_a_job_that_needs_more_memory_than_it_asked_for(campaign, probed, record
 def test_a_killed_main_process_that_is_started_again(campaign, probed, record_property):
     campaign.start()
     job = campaign.under_way()
-    assert campaign.process is not None
-    campaign.process.kill()
-    campaign.process.wait()
+    campaign.kill()
     unlocked = checkout.snakemake(
         campaign.folder, "--unlock", profile="slurm", env=campaign.slurm.environment()
     )

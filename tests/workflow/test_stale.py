@@ -239,5 +239,5 @@ def test_neither_touched_sources_nor_the_number_of_processes_make_anything_stale
     for path in [*finished.rglob("*.py"), *finished.rglob("*.smk"), finished / "Snakefile"]:
         path.touch()
     assert not planned(finished)
-    two = ("--set-resources", "fit:processes_per_node=2", "base:processes_per_node=2")
+    two = ("--set-resources", "fit:tasks_per_node=2", "base:tasks_per_node=2")
     assert not planned(finished, *two)

@@ -11,9 +11,11 @@ import argparse
 import errno
 import importlib
 import inspect
+import io
 import os
 import signal
 import sys
+import time
 import traceback
 import types
 import typing
@@ -28,9 +30,8 @@ from groupmates.pool.listing import expand_range
 from groupmates.progress import note
 from groupmates.records import jobs
 from groupmates.settings.per_stage import from_param
-from groupmates.slurm import launch as driver
-from groupmates.slurm.clusters import Launch
-from groupmates.slurm.queries import queue_again
+from groupmates.slurm import join
+from groupmates.slurm.queries import SECONDS_TO_SAVE, queue_again, warn_in_time
 
 # stage -> module and function; modules are imported only when their stage runs
 STAGES = {
@@ -98,9 +99,10 @@ def stage_arguments(function: Callable[..., None], arguments: list[str]) -> dict
         help="seconds of work between two saves of unfinished progress (default: %(default)s)",
     )
     parser.add_argument(
-        "--launch",
-        type=Launch.parse,
-        help="JSON of cluster, nodes, processes_per_node, resources: train in several processes",
+        "--processes", type=int, help="train in so many processes of this machine (default: 1)"
+    )
+    parser.add_argument(
+        "--join", action="store_true", help="train with the other processes that srun has started"
     )
     kinds = {name: _required(hints[name]) for name in inspect.signature(function).parameters}
     for name, parameter in inspect.signature(function).parameters.items():
@@ -153,8 +155,18 @@ class Tee:
 def main(argv: list[str]) -> int:
     """`STAGE --settings … --output …`; the exit status."""
     early = early_arguments(argv[1:])
-    if early.log is None or early.launch is not None:  # a launched job has a record of its own
+    try:
+        if early.processes > 1 and not early.join:
+            return in_processes(early.processes, argv, early.log)
+        if early.join and (rank := join.place()):
+            return after_the_first(rank, argv, early.log)
+    except UserError as error:
+        return told(argv[0], error)
+    if early.log is None:
         return prepare_and_run(argv)
+    trains = argv[0] in TRAINING
+    if trains:
+        warn_in_time()
     # The record begins before the stage's imports, which can take longer than its work.
     record = early.log.with_suffix(".json")
     try:
@@ -166,7 +178,7 @@ def main(argv: list[str]) -> int:
                 return prepare_and_run(argv, jobs.Record(record, argv[0], early.job))
             except SystemExit as ending:
                 if ending.code == unfinished.STOPPED:
-                    queue_again()
+                    queue_again(2 * SECONDS_TO_SAVE if trains else 0)
                 raise
     except OSError as error:  # of the log or the record
         if full := no_room(error):
@@ -175,12 +187,45 @@ def main(argv: list[str]) -> int:
 
 
 def early_arguments(arguments: list[str]) -> argparse.Namespace:
-    """The values of --log, --job and --launch, before anything is known about the stage."""
+    """Those of every stage, before anything is known about this one."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--log", type=Path)
     parser.add_argument("--job", nargs="*")
-    parser.add_argument("--launch")
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--join", action="store_true")
     return parser.parse_known_args(arguments)[0]
+
+
+def in_processes(count: int, argv: list[str], log: Path | None) -> int:
+    """Train in several processes of this machine."""
+    if log is None or argv[0] not in TRAINING:
+        raise UserError(
+            expected=f"--log, and one of the stages that train: {', '.join(TRAINING)}",
+            found=f"{argv[0]}, --log {log}",
+            where="--processes",
+            todo="run it without --processes",
+        )
+    jobs.open_log(log).close()
+    return join.run_here(main, [*argv, "--join"], count, log)
+
+
+def after_the_first(rank: int, argv: list[str], log: Path | None) -> int:
+    """One of several processes. What it says reaches the log only where it fails alone."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the first one ends the others
+    words = io.StringIO()
+    try:
+        with redirect_stderr(words):
+            status = prepare_and_run(argv)
+    except SystemExit as ending:
+        status = ending.code if isinstance(ending.code, int) else 1
+    if status == unfinished.STOPPED:
+        join.part()
+    elif status:
+        time.sleep(10)  # the first process may have the better words for it
+        last = "\n".join(words.getvalue().splitlines()[-15:])
+        file = jobs.open_log(log) if log else sys.stderr
+        print(f"the last words of process {rank}:\n{last}", file=file, flush=True)
+    return status
 
 
 def prepare_and_run(argv: list[str], record: jobs.Record | None = None) -> int:
@@ -194,44 +239,10 @@ def prepare_and_run(argv: list[str], record: jobs.Record | None = None) -> int:
         if isinstance(error, UserError):
             return told(argv[0], error)
         raise
-    log: Path | None = arguments.pop("log")
-    arguments.pop("job")
+    for name in ("log", "job", "processes"):
+        del arguments[name]
     unfinished.seconds_between_saves = arguments.pop("save_seconds")
-    launch: Launch | None = arguments.pop("launch")
-    if launch is not None:
-        return launched(launch, argv, arguments, log)
     return run(argv[0], function, arguments, record)
-
-
-def launched(launch: Launch, argv: list[str], arguments: dict[str, Any], log: Path | None) -> int:
-    """Train in several processes, with this one as their driver; its words go to the log, too."""
-    if log is None or argv[0] not in TRAINING:
-        message = UserError(
-            expected=f"--log, and one of the stages that train: {', '.join(TRAINING)}",
-            found=f"{argv[0]}, --log {log}",
-            where="--launch",
-            todo="run it without --launch",
-        )
-        return told(argv[0], message)
-    command = without(argv, "--launch", "--log")
-    with jobs.open_log(log) as file:
-        tail = driver.Tail(log, sys.stderr)
-        with redirect_stderr(file):
-            try:
-                return driver.run(launch, command, arguments, log, arguments["threads"], tail)
-            except UserError as error:
-                return told(argv[0], error)
-            finally:
-                tail.show()
-
-
-def without(argv: list[str], *options: str) -> list[str]:
-    """A command line without some options, each with one value."""
-    found = list(argv)
-    for option in options:
-        at = found.index(option)
-        del found[at : at + 2]
-    return found
 
 
 def run(
@@ -242,8 +253,13 @@ def run(
 ) -> int:
     """Call a stage; the exit status. How it ended goes to the job's record."""
     state, found = "failed", None
+    joins = arguments.pop("join")
     try:
+        if joins:
+            join.join()
         function(**arguments)
+        if joins:
+            join.part()
         state = "done"
         return 0
     except UserError as error:

@@ -11,19 +11,18 @@ rule base:
         directory(artefact("base")),
     log:
         logged("base"),
-    localrule: several("base")
     threads: 2
     resources:
         mem_mb=memory(16000),
         runtime=minutes(240),
         gpu=1,
-        nodes=1,
-        processes_per_node=1,
     params:
         settings=settings("BaseSettings", "base"),
-        launch=launch,
+        srun=srun,
+        processes=processes,
     shell:
-        "workflow/run base {params.launch} --log {log:q} --job {params.job:q} --threads {threads}"
+        "{params.srun} workflow/run base {params.processes} --log {log:q}"
+        " --job {params.job:q} --threads {threads}"
         " --settings {params.settings:q}"
         " --tokenizer {input.tokenizer:q} --training-pool {input.training_pool:q}"
         " --output {output:q}"

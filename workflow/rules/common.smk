@@ -13,7 +13,7 @@ from groupmates.artefacts import catalogue
 from groupmates.errors import UserError
 from groupmates.pool import listing
 from groupmates.settings import config as config_module, per_stage
-from groupmates.slurm import clusters, preflight
+from groupmates.slurm import join, preflight
 
 # All rules share an environment: the one that snakemake runs in or, with --sdm conda, this one. On
 # machines with a GPU, set GROUPMATES_BUILD to cuda for it.
@@ -66,20 +66,21 @@ def given(values):
     return lambda wildcards: values
 
 
-def several(rule):
-    """Whether it trains in several processes, with a driver that runs beside snakemake."""
+def srun(wildcards, threads, resources):
+    """What starts the processes of a training. Not recorded: machines make nothing stale."""
+    return launched(threads, resources)[0]
+
+
+def processes(wildcards, threads, resources):
+    """The option of a training's command about them."""
+    return launched(threads, resources)[1]
+
+
+def launched(threads, resources):
     try:
-        return clusters.several(workflow.resource_settings.overwrite_resources, rule)
+        return join.launch(threads, resources)
     except UserError as error:
         raise WorkflowError(str(error)) from None
-
-
-def launch(wildcards, threads, resources):
-    """The command line's part about them. Not recorded: machines make nothing stale."""
-    place = "local" if workflow.local_exec else "slurm"
-    remote = workflow.remote_execution_settings  # None in `snakemake --report`
-    first = remote.precommand if remote else None
-    return clusters.option(place, dict(resources.items()), first)
 
 
 def listed(name):

@@ -14,22 +14,20 @@ rule evaluate:
         examples=artefact("example_losses"),
     log:
         logged("evaluate_{method}_{seed}"),
-    localrule: several("evaluate")
     threads: 1
     resources:
         mem_mb=memory(16000),
         runtime=minutes(240),
         gpu=1,
-        nodes=1,
-        processes_per_node=1,
     params:
         settings=settings("EvaluateSettings", "curve"),
         select=listed("select"),
         pool=given(listing.compact([file.path for file in POOL])),
         root=given(POOL_ROOT),
-        launch=launch,
+        srun=srun,
+        processes=processes,
     shell:
-        "workflow/run evaluate {params.launch} --log {log:q} --job {params.job:q}"
+        "{params.srun} workflow/run evaluate {params.processes} --log {log:q} --job {params.job:q}"
         " --threads {threads}"
         " --settings {params.settings:q}"
         " --base {input.base:q} --tokenizer {input.tokenizer:q} --reference {input.reference:q}"

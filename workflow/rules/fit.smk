@@ -18,14 +18,11 @@ rule fit:
         directory(artefact("fit")),
     log:
         logged("fit_{model}"),
-    localrule: several("fit")
     threads: 1
     resources:
         mem_mb=memory(16000),
         runtime=minutes(240),
         gpu=1,
-        nodes=1,
-        processes_per_node=1,
     params:
         settings=lambda wildcards: per_stage.as_param(
             CONFIG,
@@ -36,9 +33,11 @@ rule fit:
             ),
             "fit",
         ),
-        launch=launch,
+        srun=srun,
+        processes=processes,
     shell:
-        "workflow/run fit {params.launch} --log {log:q} --job {params.job:q} --threads {threads}"
+        "{params.srun} workflow/run fit {params.processes} --log {log:q}"
+        " --job {params.job:q} --threads {threads}"
         " --settings {params.settings:q}"
         " --base {input.base:q} --tokenizer {input.tokenizer:q} --probe-pool {input.probe_pool:q}"
         " --random {input.random:q} --bootstrap {input.bootstrap:q} --output {output:q}"

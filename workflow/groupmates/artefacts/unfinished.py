@@ -154,11 +154,6 @@ def folder_of(output: Path) -> Path:
     return output.with_name(f".{output.name}.kept")
 
 
-def forget(output: Path) -> None:
-    """Drop the progress of an artefact that is complete, whoever kept it."""
-    _remove(folder_of(output))
-
-
 def _remove(folder: Path) -> None:
     # First out of sight, so that a kill halfway leaves nothing that looks like progress.
     doomed = folder.with_name(folder.name + ".old")

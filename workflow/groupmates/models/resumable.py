@@ -92,16 +92,9 @@ class Training:
         progress.finish()
 
     def clear(self) -> None:
-        """Drop what was kept, when the artefact is complete.
-
-        Several processes leave that to their driver: if it has died, the artefact is deleted by
-        the snakemake that is started next, and made again from the last step.
-        """
+        """Drop what was kept, when the artefact is complete."""
         assert self._kept is not None, "the first process alone writes"
-        if self.processes.count == 1:
-            self._kept.clear()
-        elif self._kept.state.get("done") != self.done:
-            self._save(self._kept)
+        self._kept.clear()
 
     def _between(self) -> None:
         stopped = self.processes.any(self._told)

@@ -269,7 +269,7 @@ REFUSALS = (
     ),
     (
         "node configuration is not available|more processors requested|memory specification",
-        "gpu (or gres), mem_mb, threads, constraint",
+        "gpu (or gres), mem_mb, threads, nodes, tasks_per_node, constraint",
         "ask for no more than one node has; partition, cores, MB of memory and GPUs of nodes:\n{nodes}",
     ),
     (
@@ -408,31 +408,29 @@ def _requests(workflow: Any, executor: Any) -> list[Request]:
     attempts = 1 + (workflow.execution_settings.retries or 0)
     found: dict[str, Request] = {}
     for rule, job in sorted(first.items()):
-        try:
-            account = next(executor.get_account_arg(job))
-            partition = executor.get_partition_arg(job)
-        except WorkflowError as error:
-            raise UserError(
-                expected="an account and a partition that SLURM knows",
-                found=str(error),
-                where=f"slurm_account, slurm_partition in {PROFILE}",
-                todo="name yours there and start again: nothing was submitted",
-            ) from None
         fixed = {
             "run_uuid": "groupmates-test",
             "slurm_logfile": "/dev/null",
             "comment_str": "test",
-            "account": account,
-            "partition": partition,
             "workdir": str(Path.cwd()),
         }
-        options = get_submit_command(job, fixed, settings=workflow.executor_settings)
-        options += set_gres_string(job)
+        try:
+            fixed["account"] = next(executor.get_account_arg(job))
+            fixed["partition"] = executor.get_partition_arg(job)
+            options = get_submit_command(job, fixed, settings=workflow.executor_settings)
+            options += set_gres_string(job)
+        except WorkflowError as error:
+            raise UserError(
+                expected="an account, a partition and resources that snakemake's SLURM plugin takes",
+                found=str(error),
+                where=f"slurm_account, slurm_partition, set-resources of {rule} in {PROFILE}",
+                todo="correct what it says and start again: nothing was submitted",
+            ) from None
         last = job.rule.expand_resources(job.wildcards, job.input, attempts, {"tmpdir", "disk_mb"})
         known = found.get(options)
         found[options] = Request(
             options=options,
-            partition=partition.removeprefix(" -p ").strip("'"),
+            partition=fixed["partition"].removeprefix(" -p ").strip("'"),
             minutes=max(int(last.get("runtime", 0)), known.minutes if known else 0),
             rules=(*(known.rules if known else ()), rule),
         )

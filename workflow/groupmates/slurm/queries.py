@@ -1,55 +1,58 @@
-"""What SLURM says of a job, and what a job that must leave does."""
+"""What SLURM says of the job that a stage runs in, and what a job that must leave does."""
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
+import threading
 import time
 from datetime import datetime
 
-from groupmates.errors import UserError
 from groupmates.progress import note
 
-SNAKEMAKES_PREFIX = "groupmates-"  # of the jobs that snakemake submits, each a stage of one process
-
-
-# Between the warning and the end of a job at its time limit: room for a step and a save.
+SNAKEMAKES_PREFIX = "groupmates-"  # of the jobs that snakemake submits
+# Between the warning and the end of a training at its time limit: room for a step and a save.
 SECONDS_TO_SAVE = 120
 
 
-def squeue(*arguments: str) -> str:
-    """Its answer without a header; "" for a job that SLURM has forgotten."""
-    try:
-        done = subprocess.run(
-            ["squeue", "--noheader", *arguments], capture_output=True, text=True, timeout=120
-        )
-        problem = done.stderr.strip() if done.returncode else ""
-    except (OSError, subprocess.TimeoutExpired) as error:
-        problem = str(error)
-    if problem and "Invalid job id" not in problem:
-        raise UserError(
-            expected="an answer of squeue",
-            found=problem,
-            where="SLURM, on the machine that snakemake runs on",
-            todo="start snakemake where SLURM's commands work, and start it again: it goes on",
-        )
-    return "" if problem else done.stdout
+def warn_in_time() -> None:
+    """Let this process have a SIGTERM while its job has time enough left for a save.
+
+    SLURM's own comes at the time limit, half a minute before the end; a large model takes longer.
+    """
+    job = os.environ.get("SLURM_JOB_ID")
+    left = seconds_left(described(job)) if job else None
+    if job is None or left is None:
+        return
+
+    def watch(left: float) -> None:
+        enough = min(SECONDS_TO_SAVE, left / 2)
+        while left > enough:
+            time.sleep(left - enough)
+            left = seconds_left(described(job)) or 0.0  # the limit may have changed
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, args=(left,), daemon=True).start()
 
 
-def queue_again() -> None:
-    """Of a job that was told to stop: one that is being preempted goes back to the queue.
+def queue_again(seconds: float = 0.0) -> None:
+    """Send the job of this process back to the queue, where it has to leave its node.
 
-    If it ended by itself in its grace time it would have failed, and cost one of snakemake's retries.
+    It is preempted, or has less than `seconds` left. If it ended by itself it would have failed, and
+    cost one of snakemake's retries.
     """
     job = os.environ.get("SLURM_JOB_ID")
     if job is None:
         return
     fields = described(job)
     # No other job: snakemake itself may run in one, with all its stages.
-    if fields.get("JobName", "").startswith(SNAKEMAKES_PREFIX) and is_leaving(fields):
+    ours = fields.get("JobName", "").startswith(SNAKEMAKES_PREFIX)
+    if ours and is_leaving(fields, seconds):
         asked = subprocess.run(["scontrol", "requeue", job], capture_output=True, check=False)
         if asked.returncode == 0:
-            note("job", "preempted: queued again")
+            why = "preempted" if is_leaving(fields) else "at its time limit"
+            note("job", f"{why}: queued again")
             time.sleep(60)  # SLURM ends it meanwhile
 
 
@@ -77,8 +80,13 @@ def is_leaving(fields: dict[str, str], seconds: float = 0.0) -> bool:
         return False
     if fields.get("PreemptTime", "None") not in ("None", "Unknown"):
         return True
+    left = seconds_left(fields)
+    return left is not None and left < seconds
+
+
+def seconds_left(fields: dict[str, str]) -> float | None:
+    """Until a job's time limit; None where it has none."""
     try:
-        left = datetime.fromisoformat(fields["EndTime"]) - datetime.now()
-    except (KeyError, ValueError):  # no time limit
-        return False
-    return left.total_seconds() < seconds
+        return (datetime.fromisoformat(fields["EndTime"]) - datetime.now()).total_seconds()
+    except (KeyError, ValueError):
+        return None

@@ -105,8 +105,7 @@ def run(
             },
         )
         under_way.clear()
-        if ours.count == 1:  # else the driver's part, as in Training.clear
-            reading.clear()
+        reading.clear()
 
 
 def train(
