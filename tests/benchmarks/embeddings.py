@@ -2,11 +2,11 @@
 
     python tests/benchmarks/embeddings.py results/RUN [--splits 4] [--sizes 64 96] [--powers 0 0.25 0.5]
 
-Fits the influence model of a finished run anew (its rollouts, its settings), with the map's beginning
-divided by the variance along each direction to the given power: 0 are plain directions, 0.5 is the
-whitening that the encoder begins with. Each split holds other rollouts out. Prints the held-out
-Spearman correlation within positions of the individual influence, by split and its mean, and the
-cosine of a document to its nearest neighbour in the probe pool, median and 90th percentile.
+Fits the influence model of a finished run anew, with its rollouts and settings. The map's beginning
+is divided by the variance along each direction to the given power. Power 0 are plain directions, 0.5
+is the whitening that the encoder begins with. Each split holds other rollouts out. Prints, by split
+and as a mean, the held-out Spearman correlation within positions of the individual influence. Prints
+the median and the 90th percentile of a document's cosine to its nearest neighbour in the probe pool.
 """
 
 from __future__ import annotations

@@ -2,11 +2,11 @@
 
     python tests/benchmarks/group_influence.py results/RUN [results/RUN ...]
 
-Spearman correlation with the true influence of the sets that the runs have probed (`probe.groups`): of
-MATES' model of single steps (a set's documents summed), and of the final model without its relation,
-with that of the selection (alpha = beta = 1), and with the fitted one. By kind and size of the sets,
-mean over the runs, such as those of several sampling seeds; 95 % bootstrap intervals, sets drawn anew
-in each run. Runs must have `mates` among their methods.
+Prints Spearman correlations with the true influence of the sets that the runs have probed
+(`probe.groups`). MATES' model of single steps is compared, with a set's documents summed. So is the
+final model: without relation, with the selection's (alpha = beta = 1), and with the fitted one.
+Figures are by kind and size of the sets, and means over the runs. Intervals are 95 % of a bootstrap
+that draws the sets of each run anew. Runs must have `mates` among their methods.
 """
 
 from __future__ import annotations

@@ -2,9 +2,10 @@
 
     python tests/benchmarks/influence.py results/RUN [--documents 300] [--damping 1e-1 1e-2 1e-3 1e-4]
 
-Spearman correlation, over documents of the run's probe pool drawn at random, of the influence that quad
-goes by with the true change of the reference loss in one training step from the run's base model; with
-`hessian: none` and with the inverse Gauss-Newton matrix at each damping. 95 % bootstrap intervals.
+The truth is the change of the reference loss in one training step from the run's base model. The
+documents are drawn at random from the run's probe pool. Prints the Spearman correlation of quad's
+influence with the truth: with `hessian: none`, and with the inverse Gauss-Newton matrix at each
+damping. Intervals are 95 % of the bootstrap.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
     python tests/benchmarks/precision.py results/RUN [--rollouts 20]
 
-Takes rollouts of the run's probe pool from its base model, and the reference loss after every step in
-float32, as probing does on a CPU, and under bfloat16 autocast, as it does on a GPU; there with products
-in TF32, too. Prints the spread of the influences in float32, that of what the others differ by, and
-their correlation.
+Runs rollouts of the run's probe pool from its base model. The reference loss after every step is
+computed in float32, as probing does on a CPU, and under bfloat16 autocast, as it does on a GPU. On a
+GPU, products in TF32 are tried, too. Prints the spread of the influences in float32, the spread of the
+differences from them, and the correlation.
 """
 
 from __future__ import annotations

@@ -3,14 +3,14 @@
     python tests/benchmarks/refits.py results/RUN config.yaml [more.yaml ...] [--draws 6] [--seeds 1]
         [--powers 0.5] [--sharpness 32] [--whitened 8] [--model final] [--batch 8]
 
-Each draw takes the rollouts of a finished run with replacement (draw 0: as they are), fits the
+Each draw takes the rollouts of a finished run with replacement (draw 0: as they are). It fits the
 influence model anew, selects by individual influence alone and by the relation, and trains on each
 selection. The relation is nearest^S of the embeddings, and of embeddings whitened after the fit where
 --whitened has exponents. --powers: beginnings of the map, as in embeddings.py. --model one_step: the
 single steps that `mates` has probed, instead of the rollouts. --batch: rollouts per batch of a fit, if
-not the run's. Base model, probing and clusters are the run's. Prints held-out losses by draw, mean
-differences with 95 % intervals over draws, and how many of the documents two draws share. Two
-processes, one thread each.
+not the run's. Base model, probing and clusters are the run's. Prints held-out losses by draw, and
+mean differences with 95 % intervals over draws. Prints how many documents two draws share. Two
+processes work, with one thread each.
 """
 
 from __future__ import annotations
