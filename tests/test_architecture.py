@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from groupmates.run_stage import STAGES
+
 PACKAGE = Path(__file__).parent.parent / "workflow/groupmates"
 MODULES = {
     ".".join(("groupmates", *p.relative_to(PACKAGE).with_suffix("").parts)): p
@@ -121,8 +123,16 @@ LIGHT = [
 ]
 
 
-def test_what_every_parse_of_the_workflow_imports_is_light():
-    names = [f"groupmates.{name}" for name in LIGHT]
+# All other stages do no tensor work: their jobs start in a fraction of a second.
+WITH_TORCH = {
+    *("base", "probe", "fit", "plan-groups", "probe-groups", "score", "fit-semantic", "embed"),
+    *("check-oracle-greedy", "order-oracle-greedy", "probe-quad", "order-quad", "evaluate"),
+}
+LIGHT_STAGES = {stage: module for stage, (module, _) in STAGES.items() if stage not in WITH_TORCH}
+
+
+def loaded_by(names: list[str]) -> set[str]:
+    """Every module that is there after these are imported."""
     code = f"import sys, {', '.join(names)}; print(*sys.modules)"
     found = subprocess.run(
         [sys.executable, "-c", code],
@@ -133,4 +143,16 @@ def test_what_every_parse_of_the_workflow_imports_is_light():
     )
     loaded = set(found.stdout.split())
     assert set(names) <= loaded
-    assert loaded & set(HEAVY) == set()
+    return loaded
+
+
+def test_what_every_parse_of_the_workflow_imports_is_light():
+    assert loaded_by([f"groupmates.{name}" for name in LIGHT]) & set(HEAVY) == set()
+
+
+def test_stages_without_tensor_work_import_no_torch():
+    assert STAGES.keys() >= WITH_TORCH
+    names = [f"groupmates.{module}" for module in LIGHT_STAGES.values()]
+    assert (
+        loaded_by(["groupmates.__main__", *names]) & {"torch", "transformers", "datasets"} == set()
+    )

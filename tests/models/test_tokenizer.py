@@ -1,10 +1,15 @@
 """Text to tokens: the end-of-text token, labels apart from their context, and views that hold."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import transformers
 
 import small
 from groupmates.errors import UserError
@@ -99,10 +104,31 @@ def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
     assert caught.value.where == str(tmp_path)
 
 
+def test_one_of_our_own_is_read_without_torch_and_as_transformers_reads_it(tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path / "own")
+    code = (
+        "import sys; from groupmates.models.tokenizer import load_tokenizer\n"
+        "load_tokenizer(sys.argv[1]).save_pretrained(sys.argv[2])\n"
+        "assert 'torch' not in sys.modules"
+    )
+    folders = [str(tmp_path / name) for name in ("own", "read")]
+    package = str(Path(text.__file__).parents[2])
+    subprocess.run(
+        [sys.executable, "-c", code, *folders],
+        env={**os.environ, "PYTHONPATH": package},
+        check=True,
+    )
+    transformers.AutoTokenizer.from_pretrained(folders[0]).save_pretrained(tmp_path / "auto")
+    for file in (tmp_path / "read").iterdir():
+        assert file.read_bytes() == (tmp_path / "auto" / file.name).read_bytes()
+
+
 def test_only_an_encoders_tokenizer_is_asked_of_the_hub(tokenizer, monkeypatch):
     asked = []
     monkeypatch.setattr(
-        text.AutoTokenizer, "from_pretrained", lambda name, **_: asked.append(name) or tokenizer
+        transformers.AutoTokenizer,
+        "from_pretrained",
+        lambda name, **_: asked.append(name) or tokenizer,
     )
     with pytest.raises(UserError, match=r"sample\.tokenizer") as caught:
         load_tokenizer("BAAI/typo")
@@ -113,9 +139,7 @@ def test_only_an_encoders_tokenizer_is_asked_of_the_hub(tokenizer, monkeypatch):
 
 
 def test_a_language_models_tokenizer_needs_an_end_of_text_token(tokenizer, tmp_path):
-    from transformers import PreTrainedTokenizerFast
-
-    bare = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer)
+    bare = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer)
     bare.save_pretrained(tmp_path)
     with pytest.raises(UserError, match="end-of-text"):
         load_tokenizer(tmp_path)

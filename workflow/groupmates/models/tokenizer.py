@@ -1,18 +1,27 @@
-"""Text to tokens of the probed language model, the same way wherever a document is looked at."""
+"""Text to tokens of the probed language model, the same way wherever a document is looked at.
+
+Importing transformers takes half a second, and AutoTokenizer imports torch, for two more: functions
+import them when they make a tokenizer.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from groupmates.errors import UserError
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
 END_OF_TEXT = "<|endoftext|>"
+PLAIN = ("TokenizersBackend", "PreTrainedTokenizerFast")  # classes that read tokenizer.json alone
 TOKENISED_TOGETHER = 1000  # texts; more at once only make more Python lists at once
 
 
@@ -36,7 +45,9 @@ def load_tokenizer(folder: str | Path, needs_end: bool = True) -> PreTrainedToke
     if needs_end:
         check_folder(folder)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        tokenizer: PreTrainedTokenizerBase = _reader(Path(folder)).from_pretrained(
+            folder, trust_remote_code=False
+        )
     except (OSError, ValueError) as error:
         raise UserError(
             expected="a folder with a Hugging Face tokenizer",
@@ -55,8 +66,23 @@ def load_tokenizer(folder: str | Path, needs_end: bool = True) -> PreTrainedToke
     return tokenizer
 
 
+def _reader(folder: Path) -> Any:
+    """The class that reads a tokenizer: for one that `train_tokenizer` made, the one without torch."""
+    known = folder / "tokenizer_config.json"
+    plain = known.exists() and json.loads(known.read_text()).get("tokenizer_class") in PLAIN
+    if plain and not (folder / "config.json").exists():  # no model, whose kind would matter too
+        from transformers import PreTrainedTokenizerFast
+
+        return PreTrainedTokenizerFast
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer
+
+
 def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer: every text round-trips, no unknown token."""
+    from transformers import PreTrainedTokenizerFast
+
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

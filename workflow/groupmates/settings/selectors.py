@@ -20,7 +20,7 @@ Rate = Annotated[float, Field(ge=0)]
 
 class Section(BaseModel):
     model_config = ConfigDict(
-        frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False
+        frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False, defer_build=True
     )
 
 

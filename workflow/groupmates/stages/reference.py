@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from groupmates.artefacts.store import Provenance, digests, write_table
 from groupmates.errors import UserError
@@ -14,6 +13,9 @@ from groupmates.models.tokenizer import load_tokenizer, reference_tokens
 from groupmates.pool.documents import read_reference
 from groupmates.progress import note
 from groupmates.settings.per_stage import ReferenceSettings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def run(

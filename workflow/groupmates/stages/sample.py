@@ -6,8 +6,7 @@ import heapq
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from groupmates.artefacts.store import Provenance, replacing, write_folder_provenance, write_table
 from groupmates.errors import UserError
@@ -18,6 +17,9 @@ from groupmates.pool.documents import Document, read_documents, rejects_of, sha2
 from groupmates.pool.listing import PoolFile, located
 from groupmates.progress import Progress, note
 from groupmates.settings.per_stage import SampleSettings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 TOKENIZER_TEXTS = 20_000  # documents that a tokenizer is trained on; more change its merges little
 

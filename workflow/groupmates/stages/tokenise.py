@@ -6,11 +6,11 @@ import json
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from transformers import PreTrainedTokenizerBase
 
 from groupmates.artefacts.store import (
     Provenance,
@@ -27,6 +27,9 @@ from groupmates.pool.listing import PoolFile, located
 from groupmates.pool.token_files import Stream, token_type, write_shard
 from groupmates.progress import Progress, note
 from groupmates.settings.per_stage import TokeniseSettings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 TEXT_TOGETHER = 1 << 22  # characters: no more are tokenised at once, but for a document's own
 PIECE_TOKENS = 1 << 24  # in memory before they are written to disk
