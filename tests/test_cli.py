@@ -3,6 +3,7 @@
 import inspect
 import json
 import os
+import re
 import subprocess
 import sys
 import typing
@@ -106,11 +107,31 @@ def test_every_stage_has_arguments_that_the_command_line_understands(stage):
     assert function.__doc__
 
 
-def test_an_unknown_stage_is_answered_with_the_known_ones(capsys):
+def test_an_unknown_command_is_refused_and_help_names_all_there_are(capsys):
     assert cli.main(["slect"]) == 2
-    assert cli.main([]) == 2
-    told = capsys.readouterr().err
-    assert all(stage in told for stage in run_stage.STAGES)
+    assert "No such command 'slect'" in capsys.readouterr().err
+    assert cli.main([]) == cli.main(["--help"]) == 0
+    told = re.sub(r"-\n\s*", "-", capsys.readouterr().out).split()
+    commands = {"status", "explain", "headline", "compare", "calibrate"}
+    assert commands | run_stage.STAGES.keys() <= {word.rstrip(",.") for word in told}
+
+
+@pytest.mark.parametrize("command", ["status", "explain", "headline", "compare", "calibrate"])
+def test_every_command_tells_its_arguments(command, capsys):
+    assert cli.main([command, "--help"]) == 0
+    told = capsys.readouterr().out
+    assert f"python -m groupmates {command}" in told
+    assert "Options:" in told
+
+
+def test_a_stage_imports_no_pandas_and_whoever_needs_it_later_finds_it():
+    code = (
+        "import sys; from groupmates import run_stage; import pyarrow as pa\n"
+        "run_stage.without_pandas(); assert pa.array([1, 2]).to_pylist() == [1, 2]\n"
+        "assert 'pandas' not in sys.modules; import pandas; pandas.Series([1])"
+    )
+    env = {"PYTHONPATH": str(ROOT / "workflow")}
+    subprocess.run([sys.executable, "-c", code], env=env, check=True)
 
 
 @pytest.fixture(scope="module")

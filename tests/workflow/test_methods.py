@@ -6,12 +6,10 @@ import csv
 import json
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 
 import checkout
 from groupmates import __main__ as cli
-from groupmates.explain import document as asking
 from in_process import goes_on, planned, snakemake
 
 
@@ -85,16 +83,3 @@ def test_every_selector_and_a_variant_of_each_run_side_by_side(
             assert method in asked.out
             told = "of the semantic ones" in asked.out
             assert told == (method in ("semdedup", "meaning"))
-    texts_of_semantic_clusters_are_explained(root)
-
-
-def texts_of_semantic_clusters_are_explained(root: Path) -> None:
-    """A text of the pool comes to its own cluster, beside itself."""
-    for method in ("semdedup", "meaning"):
-        row = pq.read_table(root / f"select/{method}/shard-00000.parquet").to_pylist()[0]
-        text = json.loads(checkout.lines(root / "corpus" / row["source_file"])[row["source_row"]])[
-            "text"
-        ]
-        found = asking.explain_text(root, text, method, 1)
-        assert (found.cluster, found.clusters) == (row["cluster"], "semantic")
-        assert found.neighbours[0].similarity == pytest.approx(1, abs=1e-4)

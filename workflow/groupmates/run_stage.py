@@ -24,6 +24,8 @@ from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any, TextIO
 
+import pyarrow as pa
+
 from groupmates.artefacts import unfinished
 from groupmates.errors import UserError
 from groupmates.pool.listing import expand_range
@@ -230,6 +232,7 @@ def after_the_first(rank: int, argv: list[str], log: Path | None) -> int:
 
 def prepare_and_run(argv: list[str], record: jobs.Record | None = None) -> int:
     """Import the stage, understand its arguments and call it; the exit status."""
+    without_pandas()
     try:
         function = stage_function(argv[0])
         arguments = stage_arguments(function, argv[1:])
@@ -243,6 +246,25 @@ def prepare_and_run(argv: list[str], record: jobs.Record | None = None) -> int:
         del arguments[name]
     unfinished.seconds_between_saves = arguments.pop("save_seconds")
     return run(argv[0], function, arguments, record)
+
+
+class NoPandas:
+    """Says, among the finders of modules, that there is no pandas."""
+
+    @staticmethod
+    def find_spec(name: str, path: Any = None, target: Any = None) -> None:
+        if name == "pandas":
+            raise ModuleNotFoundError(name)
+
+
+def without_pandas() -> None:
+    """Let pyarrow do without pandas, whose import takes as long as all others of a light stage.
+
+    pyarrow looks for it once, at its first array. Whoever imports pandas later still finds it.
+    """
+    sys.meta_path.insert(0, NoPandas)
+    pa.array([0])
+    sys.meta_path.remove(NoPandas)
 
 
 def run(

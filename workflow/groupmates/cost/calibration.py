@@ -6,7 +6,6 @@ steps and documents; so its job records are rates of this very work on the machi
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import subprocess
 import sys
@@ -35,22 +34,16 @@ PROBED = 500
 FILES = 2  # of the pool, so that two jobs run at once as in the run itself
 
 
-def main(arguments: list[str]) -> int:
+def calibrate(profile: str, configfiles: list[str]) -> int:
     """Run the small run and print the plan of the large one; the exit status of snakemake."""
-    parser = argparse.ArgumentParser(
-        prog="python -m groupmates calibrate", description=__doc__.splitlines()[0]
-    )
-    parser.add_argument("--profile", default="profiles/local", help="as in the run")
-    parser.add_argument("--configfile", nargs="*", default=[], help="as in the run")
-    given = parser.parse_args(arguments)
-    config = read(["config.yaml", *given.configfile])
+    config = read(["config.yaml", *configfiles])
     folder = Path(f"results/{config.run}-calibration")
     shutil.rmtree(folder, ignore_errors=True)  # another time's rates are no rates of today
     folder.mkdir(parents=True)
     small = folder / "config.yaml"
     small.write_text(yaml.safe_dump(reduced(config, pool_sample(config, folder))))
-    snakemake = [sys.executable, "-m", "snakemake", "--profile", given.profile]
-    large = ["--configfile", *given.configfile] if given.configfile else []
+    snakemake = [sys.executable, "-m", "snakemake", "--profile", profile]
+    large = ["--configfile", *configfiles] if configfiles else []
     for command in (
         [*snakemake, "--configfile", str(small)],
         [*snakemake, "--configfile", str(small), "--", "plan"],

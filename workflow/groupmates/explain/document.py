@@ -1,22 +1,16 @@
-"""`python -m groupmates explain`: why a document was selected, or not; what a text's chances were."""
+"""`python -m groupmates explain`: why a document was selected, or not."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from groupmates.artefacts.catalogue import path
-from groupmates.artefacts.store import read_centroids, table_record
 from groupmates.errors import UserError
-from groupmates.explain.selection import Order, Selection, check_unchanged, clusters_of
+from groupmates.explain.selection import Order, Selection, clusters_of
 from groupmates.maths.greedy import gains
-from groupmates.maths.insertion import rank_among, thetas_along
+from groupmates.maths.insertion import thetas_along
 from groupmates.maths.relation import on_grid
 
 
@@ -30,16 +24,16 @@ class Neighbour:
 
 @dataclass(frozen=True)
 class Standing:
-    """How a document or text stands in a method's order; thetas None where the method knows none.
+    """How a document stands in a method's order; thetas None where the method knows none.
 
-    `rank` counts from 0 in its cluster; None: not in the order. `selected` is None for a text of which
-    it cannot be told. `theta` is that at which it was (would be) picked, or where it is not selected,
-    that given the selected documents that it competed with. `needed` is what theta had to be below:
-    the key of the last document taken, for proportional quotas the theta of the last of its cluster.
+    `rank` counts from 0 in its cluster; None: not in the order. `theta` is that at which it was
+    picked, or where it is not selected, that given the selected documents that it competed with.
+    `needed` is what theta had to be below: the key of the last document taken, for proportional
+    quotas the theta of the last of its cluster.
     """
 
     rank: int | None
-    selected: bool | None
+    selected: bool
     theta: float | None = None
     needed: float | None = None
 
@@ -67,70 +61,10 @@ class Explanation:
 
 
 def explain(run: Path, doc_id: str, method: str, neighbours: int) -> Explanation:
-    """A document of the pool."""
+    """A document of the pool; at most so many neighbours."""
     selection = Selection.of(run, method)
     place = selection.find(doc_id)
-    return _explain(selection, selection.document(place), place, neighbours)
-
-
-def explain_text(run: Path, text: str, method: str, neighbours: int) -> Explanation:
-    """A text as if it stood at the end of the pool, all else unchanged."""
-    if not text:
-        raise UserError(
-            expected="a text", found="an empty one", where="--text", todo="give another file"
-        )
-    selection = Selection.of(run, method)
-    return _explain(selection, _scored(selection, text), None, neighbours)
-
-
-def _scored(selection: Selection, text: str) -> dict[str, Any]:
-    """Influence, embedding and cluster of a text, by what scored and clustered the pool."""
-    from groupmates.maths.kmeans import Assignment
-    from groupmates.models.influence import InfluenceModel
-    from groupmates.models.tokenizer import document_tokens, load_tokenizer
-
-    folder = selection.run / path("fit").format(model="final")
-    made = table_record(selection.score[0], "score")
-    selection.check_model(made, selection.score[0])
-    settings = made["settings"]
-    (tokens,) = document_tokens(load_tokenizer(folder / "tokenizer"), [text])
-    window = tokens[: settings["sequence_length"] + 1]
-    batch_tokens = settings["score"]["batch_tokens"]
-    individual, compared_1D = InfluenceModel.load(folder).score([text], [window], batch_tokens)
-    clustered_1D, centroids = compared_1D, path("centroids")
-    if clusters_of(selection.made) == "semantic":
-        clustered_1D, centroids = _meaning(selection, window), path("semantic_centroids")
-        if selection.embedded != selection.score:
-            compared_1D = clustered_1D
-    assign = Assignment(read_centroids(selection.run / centroids))
-    return {
-        "doc_id": "this text",
-        "n_tokens": len(tokens),
-        "individual_influence": float(individual[0]),
-        "embedding": compared_1D[0],
-        "cluster": int(assign(clustered_1D)[0]),
-    }
-
-
-def _meaning(selection: Selection, window: np.ndarray) -> np.ndarray:
-    """Semantic embedding [1, D] of a text's tokens, by what embedded the pool."""
-    from groupmates.models.semantic import SemanticEncoder
-
-    file = selection.run / path("semantic").format(shard="00000")
-    made = table_record(file, "semantic")
-    parts = {"base": path("base"), "encoder": path("semantic_encoder")}
-    now = {name: selection.run / place for name, place in parts.items()}
-    check_unchanged({name: made["inputs"][name] for name in now}, now, file)
-    batch_tokens = made["settings"]["score"]["batch_tokens"]
-    return SemanticEncoder.load(now["base"], now["encoder"])([window], batch_tokens)
-
-
-def _explain(
-    selection: Selection,
-    document: dict[str, Any],
-    place: tuple[int, int] | None,
-    neighbours: int,
-) -> Explanation:
+    document = selection.document(place)
     chosen = selection.made["settings"].get("group_mates", {})
     if chosen.get("rounds") == "random":
         raise UserError(
@@ -147,25 +81,19 @@ def _explain(
     ids, influence_K, emb_KD = selection.read(order.place_N2[: order.taken])
     origin = float(max(p.max() for p in pool)) if chosen.get("sign") == "ceiling" else 0.0
     here = order.rank(place)
-    found = Standing(here, None if place is None else here is not None and here < order.taken)
+    found = Standing(here, here is not None and here < order.taken)
     if chosen:
         mine = gains(np.array([influence]), chosen["sign"], origin)[0]
         theta_K1 = thetas_along(mine, document["embedding"], emb_KD, selection.relation)
         last_key = selection.last_key() if chosen["quota"] == "marginal" else None
-        if place is None:
-            rest = partial(_beyond, selection, order, emb_KD, mine, document["embedding"])
-            found = of_text(order, theta_K1, last_key, len(members_N2), rest)
-        else:
-            found = of_document(order, here, theta_K1, last_key)
+        found = of_document(order, here, theta_K1, last_key)
     similarity_K = on_grid(emb_KD) @ on_grid(document["embedding"])
     near = [int(i) for i in np.argsort(-similarity_K, kind="stable") if i != here][:neighbours]
-    n_tokens = f"{document['n_tokens']:,} tokens"
     return Explanation(
         method=selection.method,
         doc_id=document["doc_id"],
-        place=n_tokens
-        if place is None
-        else f"row {document['source_row']} of {document['source_file']}, {n_tokens}",
+        place=f"row {document['source_row']} of {document['source_file']}, "
+        f"{document['n_tokens']:,} tokens",
         influence=influence,
         share_below=sum(int((p < influence).sum()) for p in pool) / sum(map(len, pool)),
         cluster=cluster,
@@ -189,59 +117,13 @@ def of_document(
 
     `last_key` is None for proportional quotas: then it competes within its cluster alone.
     """
-    needed = last_key if last_key is not None else _last_theta(order)
+    last = float(order.theta_N[order.taken - 1]) if order.taken else None
+    needed = last if last_key is None else last_key
     if rank is not None and rank < order.taken:
         return Standing(rank, True, float(order.theta_N[rank]), needed)
-    return Standing(rank, False, float(theta_K1[_last_step(order, last_key)]), needed)
-
-
-def of_text(
-    order: Order,
-    theta_K1: np.ndarray,
-    last_key: float | None,
-    size: int,
-    beyond: Callable[[], np.ndarray],
-) -> Standing:
-    """A text; `beyond()` are its thetas along the whole order, the documents not taken included."""
-    needed = last_key if last_key is not None else _last_theta(order)
-    rank = rank_among(theta_K1, order.theta_N[: order.taken])
-    if rank < order.taken:
-        return Standing(rank, True, float(theta_K1[rank]), needed)
-    theta = float(theta_K1[_last_step(order, last_key)])
-    if last_key is not None and theta < last_key:
-        return Standing(rank, True, theta, needed)
-    rank = rank_among(beyond(), order.theta_N)
-    unknown = rank == len(order.theta_N) < size
-    return Standing(None if unknown else rank, False, theta, needed)
-
-
-def _last_step(order: Order, last_key: float | None) -> int:
-    """How many of the cluster were taken when a document that is not had its last chance."""
-    return order.taken if last_key is not None else max(order.taken - 1, 0)
-
-
-def _last_theta(order: Order) -> float | None:
-    return float(order.theta_N[order.taken - 1]) if order.taken else None
-
-
-def _beyond(
-    selection: Selection, order: Order, emb_KD: np.ndarray, mine: float, emb_D: np.ndarray
-) -> np.ndarray:
-    rest_RD = selection.read(order.place_N2[order.taken :])[2]
-    return thetas_along(mine, emb_D, np.concatenate([emb_KD, rest_RD]), selection.relation)
-
-
-def text_of(source: str) -> str:
-    """The text of a file, of standard input for `-`."""
-    try:
-        return sys.stdin.read() if source == "-" else Path(source).read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            expected="a UTF-8 text file, or - for standard input",
-            found=f"what cannot be read ({error})",
-            where=f"--text {source}",
-            todo="correct the path",
-        ) from error
+    # How many of the cluster were taken when it had its last chance.
+    step = order.taken if last_key is not None else max(order.taken - 1, 0)
+    return Standing(rank, False, float(theta_K1[step]), needed)
 
 
 def told(found: Explanation) -> str:
@@ -255,7 +137,7 @@ def told(found: Explanation) -> str:
         ),
         ("cluster", _cluster(found)),
         ("rank", _rank(found)),
-        (found.method, _verdict(found)),
+        (found.method, "selected" if found.standing.selected else "not selected"),
     ]
     if found.standing.theta is not None:
         lines.append(("theta", _theta(found)))
@@ -276,15 +158,7 @@ def _rank(found: Explanation) -> str:
     rank = found.standing.rank
     if rank is not None:
         return f"{rank}, counted from 0 in its cluster"
-    if found.standing.selected is None:
-        return "none: this method draws by a document's id"
     return f"none: not among the first {found.ranked:,} of its cluster"
-
-
-def _verdict(found: Explanation) -> str:
-    if found.standing.selected is None:
-        return "not to be told"
-    return "selected" if found.standing.selected else "not selected"
 
 
 def _theta(found: Explanation) -> str:

@@ -48,10 +48,8 @@ class Order:
     theta_N: np.ndarray
     taken: int
 
-    def rank(self, place: tuple[int, int] | None) -> int | None:
+    def rank(self, place: tuple[int, int]) -> int | None:
         """Position of a document; None where it is not in the order."""
-        if place is None:
-            return None
         found = np.flatnonzero((self.place_N2 == place).all(axis=1))
         return int(found[0]) if len(found) else None
 
@@ -128,7 +126,7 @@ class Selection:
             expected=f"the id of a document of the pool, such as {known}",
             found=repr(doc_id),
             where=str(self.run / "score"),
-            todo="look ids up in score/*.parquet; a text that is not in the pool: --text FILE",
+            todo="look ids up in score/*.parquet",
         )
 
     def document(self, place: tuple[int, int]) -> dict[str, Any]:
@@ -218,7 +216,7 @@ def check_unchanged(recorded: dict[str, str], files: dict[str, Any], made: Path)
             expected="a selection whose inputs are still those that it was made from",
             found=f"{changed[0]} is {'missing' if missing else 'another one now'}",
             where=str(made),
-            todo="run snakemake: it makes anew what follows; python -m groupmates show tells why",
+            todo="run snakemake: it makes anew what follows; snakemake -n tells why",
         )
 
 

@@ -1,4 +1,4 @@
-"""One document against the picks of a greedy order: its theta at every step, where it would stand.
+"""One document against the picks of a greedy order: its theta at every step.
 
 Legend: K picks in their order, D embedding size. Influences: lower is better.
 """
@@ -25,12 +25,3 @@ def thetas_along(
         factors.append(related.factor())
     thetas: np.ndarray = influence * np.concatenate(factors)
     return thetas
-
-
-def rank_among(theta_K1: np.ndarray, picked_theta_K: np.ndarray) -> int:
-    """The step at which a document would be picked; K where every pick comes before it.
-
-    `theta_K1` are its thetas of `thetas_along`. At equal theta the document of the pool is first.
-    """
-    before = np.flatnonzero(theta_K1[:-1] < picked_theta_K)
-    return int(before[0]) if len(before) else len(picked_theta_K)
