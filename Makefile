@@ -44,7 +44,7 @@ test-long: env
 test-all: test test-long
 
 calibrate: env
-	$(BIN)/python -m groupmates calibrate --profile $(PROFILE) $(if $(CONFIG),--configfile $(CONFIG))
+	$(BIN)/python -m groupmates calibrate --profile $(PROFILE) $(addprefix --configfile ,$(CONFIG))
 
 check: env
 	$(BIN)/ruff check .

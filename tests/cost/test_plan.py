@@ -16,7 +16,7 @@ from groupmates.cost.calibration import merged, pool_sample, reduced
 from groupmates.cost.compare import compare, read_plan
 from groupmates.cost.plan import plan, run
 from groupmates.cost.sizes import measure
-from groupmates.cost.table import duration, size, text
+from groupmates.cost.table import text
 from groupmates.errors import UserError
 from groupmates.settings.config import load
 from groupmates.settings.per_stage import PlanSettings, settings
@@ -255,19 +255,3 @@ def test_a_plan_imports_no_torch():
         check=True,
     )
     assert done.stdout == "False\n"
-
-
-def test_times_and_sizes_have_units_that_can_be_read():
-    assert [duration(s) for s in (None, 3.21, 300, 7200)] == [
-        "no rate",
-        "3.2 s",
-        "5.0 min",
-        "2.0 h",
-    ]
-    assert [size(b) for b in (None, 12, 3e6, 4.5e9, 9.9e12)] == [
-        "-",
-        "12 B",
-        "3 MB",
-        "4.5 GB",
-        "9.9 TB",
-    ]

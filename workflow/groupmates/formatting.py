@@ -64,7 +64,9 @@ def memory(megabytes: float | None) -> str:
         return NOTHING
     if megabytes < 1000:
         return f"{megabytes:.0f}{SPACE}MB"
-    return f"{megabytes / 1000:.1f}{SPACE}GB"
+    if megabytes < 1e6:
+        return f"{megabytes / 1000:.1f}{SPACE}GB"
+    return f"{megabytes / 1e6:,.1f}{SPACE}TB"
 
 
 def short(text: str, length: int) -> str:

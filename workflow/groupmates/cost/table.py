@@ -2,170 +2,127 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from io import StringIO
 from typing import Any
 
-COLUMNS = (
-    ("stage", 18),
-    ("jobs", 7),
-    ("GPU-hours", 10),
-    ("CPU-hours", 10),
-    ("wall time", 11),
-    ("memory", 9),
-    ("GPU mem.", 9),
-    ("disk", 9),
-    ("pretraining", 12),
+from rich.box import SIMPLE
+from rich.console import Console, RenderableType
+from rich.table import Table
+
+from groupmates.formatting import NOTHING, duration, memory, percent
+
+WIDTH = 120  # of the table; sentences are as long as they are
+UNKNOWN = "no rate"
+NUMBERS = (
+    *("jobs", "GPU-hours", "CPU-hours", "wall time", "memory", "GPU mem.", "disk"),
+    "pretraining",
+)
+NO_RATE = (
+    "Measure this machine with `make calibrate` (a few minutes; CONFIG=FILE PROFILE=FOLDER as in\n"
+    "the run), or name another run or a file of rates in plan.rates."
 )
 
 
 def text(plan: dict[str, Any]) -> str:
     """The plan for a terminal, with its last line ended."""
-    assumed = any(s["basis"] == "assumed" for s in plan["sources"])
+    console = Console(file=StringIO(), width=WIDTH, highlight=False, markup=False, emoji=False)
+    for part in parts(plan):
+        console.print(part, soft_wrap=isinstance(part, str))
+    written: str = console.file.getvalue()  # type: ignore[attr-defined]
+    return "\n".join(line.rstrip() for line in written.splitlines()) + "\n"
+
+
+def parts(plan: dict[str, Any]) -> Iterator[RenderableType]:
     where = f"{plan['gpus']} GPUs and " if plan["gpus"] else ""
-    lines = [f"Plan of the run {plan['run']} on {where}{plan['cores']} cores"]
-    if assumed:
-        lines.append("ASSUMED rates are among these figures: arithmetic, not measured.")
-    lines += ["", header(), *(row(name, s, plan) for name, s in plan["stages"].items())]
-    lines += [total(plan), ""]
-    lines += [
-        "Stages are counted one after another, each with all its jobs at once where they fit."
-    ]
-    lines += compared(plan)
-    lines += ["", *what_is_missing(plan), *origins(plan)]
-    return "\n".join(lines) + "\n"
+    yield f"Plan of the run {plan['run']} on {where}{plan['cores']} cores"
+    if any(source["basis"] == "assumed" for source in plan["sources"]):
+        yield "ASSUMED rates are among these figures: arithmetic, not measured."
+    yield stages(plan)
+    yield "Stages are counted one after another, each with all its jobs at once where they fit."
+    yield compared(plan)
+    if plan["missing"]:
+        yield f"\nNo rate is known for: {', '.join(plan['missing'])}."
+        kernels = {k for s in plan["missing"] for k in plan["stages"][s]["unknown_kernels"]}
+        if kernels:
+            yield f"The files of plan.rates lack: {', '.join(sorted(kernels))}."
+        yield NO_RATE
+    yield "\nWhere the rates come from:"
+    for number, source in enumerate(plan["sources"], 1):
+        basis = source["basis"].upper()
+        yield f"  [{number}] {basis} {source['name']}, {source['date']}, {source['machine']}"
+    yield rates(plan)
+    sizes = plan["sizes"]
+    yield (
+        f"Sizes:\n  {sizes['documents']:,} documents in {sizes['files']:,} files, "
+        f"{sizes['tokens']:,.0f} tokens and {sizes['text_bytes']:,.0f} bytes each on average"
+    )
+    for key, value in sizes["basis"].items():
+        yield f"  {key}: {value}"
 
 
-def header() -> str:
-    cells = [f"{name:<{w}}" if i == 0 else f"{name:>{w}}" for i, (name, w) in enumerate(COLUMNS)]
-    return "".join(cells)
-
-
-def line(cells: list[str]) -> str:
-    widths = [width for _, width in COLUMNS]
-    padded = (f"{cell:>{width}}" for cell, width in zip(cells[1:], widths[1:], strict=True))
-    return f"{cells[0]:<{widths[0]}}" + "".join(padded)
-
-
-def row(name: str, stage: dict[str, Any], plan: dict[str, Any]) -> str:
-    return line(
-        [
+def stages(plan: dict[str, Any]) -> Table:
+    """A row for each stage, and their sum."""
+    sums, against = plan["total"], plan["pretraining"]
+    table = Table(box=SIMPLE, show_footer=True, pad_edge=False)
+    footer = (
+        f"{sums['jobs']:,}",
+        hours(sums["gpu_hours"]) if plan["gpus"] else NOTHING,
+        hours(sums["cpu_hours"]),
+        duration(sums["wall_seconds"]),
+        *("", "", memory(sums["disk_bytes"] / 1e6)),
+        percent(against and against["share"]),
+    )
+    table.add_column("stage", "all but unknown" if plan["missing"] else "all", no_wrap=True)
+    for name, total in zip(NUMBERS, footer, strict=True):
+        table.add_column(name, total, justify="right", no_wrap=True)
+    for name, stage in plan["stages"].items():
+        cost, gpu = stage["gpu_hours" if plan["gpus"] else "cpu_hours"], stage["gpu"]
+        table.add_row(
             name,
             f"{stage['jobs']:,}",
-            hours(stage["gpu_hours"]) if stage["gpu"] else "-",
+            hours(stage["gpu_hours"]) if gpu else NOTHING,
             hours(stage["cpu_hours"]),
-            duration(stage["wall_seconds"]),
-            size(stage["host_bytes"]),
-            size(stage["gpu_bytes"]) if stage["gpu"] else "-",
-            size(stage["disk_bytes"]),
-            share(stage, plan),
-        ]
-    )
+            UNKNOWN if stage["wall_seconds"] is None else duration(stage["wall_seconds"]),
+            memory(stage["host_bytes"] / 1e6),
+            memory(stage["gpu_bytes"] / 1e6) if gpu else NOTHING,
+            memory(stage["disk_bytes"] / 1e6),
+            percent(cost / against["hours"] if against and cost else None),
+        )
+    return table
 
 
-def total(plan: dict[str, Any]) -> str:
-    sums, against = plan["total"], plan["pretraining"]
-    return line(
-        [
-            "all" if not plan["missing"] else "all but unknown",
-            f"{sums['jobs']:,}",
-            hours(sums["gpu_hours"]) if plan["gpus"] else "-",
-            hours(sums["cpu_hours"]),
-            duration(sums["wall_seconds"]),
-            "",
-            "",
-            size(sums["disk_bytes"]),
-            f"{against['share']:.1%}" if against else "-",
-        ]
-    )
-
-
-def share(stage: dict[str, Any], plan: dict[str, Any]) -> str:
-    against = plan["pretraining"]
-    cost = stage["gpu_hours"] if plan["gpus"] else stage["cpu_hours"]
-    if not against or cost is None:
-        return "-"
-    return f"{cost / against['hours']:.1%}" if cost else "-"
-
-
-def compared(plan: dict[str, Any]) -> list[str]:
+def compared(plan: dict[str, Any]) -> str:
     against = plan["pretraining"]
     if not against:
-        return ["plan.pretraining is not set: no share of its cost."]
+        return "plan.pretraining is not set: no share of its cost."
     unit = "GPU-hours" if plan["gpus"] else "CPU-hours"
-    return [
+    return (
         f"Pretraining: {against['hours']:,.1f} {unit} ({against['basis']}); without the training "
         f"that evaluates, the run costs {against['share_without_evaluation']:.1%} of it."
-    ]
+    )
 
 
-def what_is_missing(plan: dict[str, Any]) -> list[str]:
-    if not plan["missing"]:
-        return []
-    kernels = {k for s in plan["missing"] for k in plan["stages"][s]["unknown_kernels"]}
-    lacking = [f"The files of plan.rates lack: {', '.join(sorted(kernels))}."] if kernels else []
-    return [
-        f"No rate is known for: {', '.join(plan['missing'])}.",
-        *lacking,
-        "Measure this machine with `make calibrate` (a few minutes; CONFIG=FILE PROFILE=FOLDER as in",
-        "the run), or name another run or a file of rates in plan.rates.",
-        "",
-    ]
-
-
-def origins(plan: dict[str, Any]) -> list[str]:
-    """The sources, then each stage's rates with theirs."""
-    found = ["Where the rates come from:"]
-    number = {s["name"]: i for i, s in enumerate(plan["sources"], 1)}
-    for source in plan["sources"]:
-        found.append(
-            f"  [{number[source['name']]}] {source['basis'].upper()} {source['name']}, "
-            f"{source['date']}, {source['machine']}"
-        )
+def rates(plan: dict[str, Any]) -> Table:
+    """Every stage's rates, each with the number of its source."""
+    number = {source["name"]: i for i, source in enumerate(plan["sources"], 1)}
+    table = Table.grid(padding=(0, 2))
     for name, stage in plan["stages"].items():
         for what, rate in stage["rates"].items():
-            value = (
-                f"{rate['seconds']:,.1f} s a job beside its work"
-                if what == "start"
-                else f"{rate['per_second']:,.4g} {what}/s"
-                if rate["per_second"]
-                else "no work"
-            )
-            basis = ""
-            if rate.get("basis") and rate["basis"] not in (["measured"], ["assumed"]):
-                basis = f" ({'; '.join(rate['basis'])})"
-            found.append(f"  {name:<18}{value} [{number[rate['source']]}]{basis}")
-    sizes = plan["sizes"]
-    found.append("Sizes:")
-    found.append(
-        f"  {sizes['documents']:,} documents in {sizes['files']:,} files, {sizes['tokens']:,.0f} "
-        f"tokens and {sizes['text_bytes']:,.0f} bytes each on average"
-    )
-    found += [f"  {key}: {value}" for key, value in sizes["basis"].items()]
-    return found
+            if what == "start":
+                value = f"{rate['seconds']:,.1f} s a job beside its work"
+            else:
+                speed = rate["per_second"]
+                value = f"{speed:,.4g} {what}/s" if speed else "no work"
+            basis = rate.get("basis", [])
+            told = "" if basis in (["measured"], ["assumed"]) else "\n".join(basis)
+            table.add_row(f"  {name}", value, f"[{number[rate['source']]}]", told)
+    return table
 
 
 def hours(value: float | None) -> str:
     if value is None:
-        return "no rate"
+        return UNKNOWN
     if value >= 1e6:
         return f"{value:.1e}"
     return f"{value:,.4f}" if value < 0.1 else f"{value:,.2f}"
-
-
-def duration(seconds: float | None) -> str:
-    if seconds is None:
-        return "no rate"
-    if seconds < 100:
-        return f"{seconds:.1f} s"
-    if seconds < 6000:
-        return f"{seconds / 60:.1f} min"
-    return f"{seconds / 3600:.1f} h"
-
-
-def size(value: float | None) -> str:
-    if value is None:
-        return "-"
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}" if unit != "GB" else f"{value:.1f} GB"
-        value /= 1000
-    return f"{value:.1f} TB"
