@@ -56,7 +56,10 @@ def make(folder: Path, settings: dict | None = None) -> Path:
         shutil.copy(REPOSITORY / name, folder / name)
     for name in ("workflow", "profiles", "envs"):
         shutil.copytree(
-            REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__")
+            REPOSITORY / name,
+            folder / name,
+            ignore=shutil.ignore_patterns("__pycache__"),
+            symlinks=True,
         )
     (folder / "settings.yaml").write_text(yaml.safe_dump(settings or TINY))
     return folder
@@ -70,7 +73,7 @@ def configure(folder: Path, change: dict) -> Path:
 
 def copy(run: Path, folder: Path, change: dict | None = None) -> Path:
     """A run of TINY once more, to be gone on with."""
-    return configure(shutil.copytree(run, folder / "copy"), change or {})
+    return configure(shutil.copytree(run, folder / "copy", symlinks=True), change or {})
 
 
 def merged(settings: dict, change: dict) -> dict:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+import checkout
 import in_process
-from test_documents import AWAITED
 
 ROOT = Path(__file__).parent.parent
 USAGE = yaml.safe_load((ROOT / ".snakemake-workflow-catalog.yml").read_text())["usage"]
@@ -18,14 +18,13 @@ def test_the_repository_is_one_that_the_catalogue_finds():
     readme = (ROOT / "README.md").read_text().lower()
     assert "snakemake" in readme
     assert "workflow" in readme
-    assert (ROOT / "Snakefile").exists()
+    assert (ROOT / "workflow/Snakefile").exists()  # where there is a folder workflow
     assert list((ROOT / "workflow/rules").glob("*.smk"))
     assert (ROOT / "LICENSE").exists()
 
 
 def test_the_catalogue_offers_the_standardised_usage():
-    """It asks for the workflow at this place, and for a page on its configuration."""
-    assert (ROOT / "workflow/Snakefile").exists() or "workflow/Snakefile" in AWAITED
+    """It asks for a page on the configuration."""
     page = (ROOT / "config/README.md").read_text()
     for key in ("pool.paths", "reference.paths", "base.checkpoint", "select.budget"):
         assert f"`{key}`" in page
@@ -38,7 +37,25 @@ def test_usage_has_the_fields_that_the_catalogue_reads():
     assert methods.keys() == {"conda", "apptainer", "apptainer+conda"}
     assert all(isinstance(value, bool) for value in [*methods.values(), USAGE["report"]])
     _, profile = USAGE["mandatory-flags"]["flags"].split()
-    assert (ROOT / profile / "config.yaml").exists()
+    assert (ROOT / profile / "profile.yaml").exists()
+
+
+def test_both_snakefiles_plan_the_same_jobs(tmp_path):
+    folder = checkout.make(tmp_path / "clone")
+    plans = [
+        sorted(x for x in done.stdout.splitlines() if "workflow/run" in x)
+        for where in ("Snakefile", "workflow/Snakefile")
+        for done in [in_process.snakemake(folder, "--snakefile", where, "-n", "-p")]
+    ]
+    assert len(plans[0]) > 20
+    assert plans[0] == plans[1]
+
+
+@pytest.mark.parametrize("profile", ["local", "slurm"])
+def test_a_profile_has_both_names_that_versions_of_snakemake_look_for(profile):
+    """`profile.yaml` is the present one; a version that knows `config.yaml` alone follows a link."""
+    old, new = (ROOT / "profiles" / profile / f"{name}.yaml" for name in ("config", "profile"))
+    assert old.resolve() == new
 
 
 @pytest.mark.parametrize("question", [["--report", "all.zip"], ["--summary"], ["--rulegraph"]])

@@ -18,7 +18,6 @@ AWAITED = {
     "selectors/color.py",
     "workflow/groupmates/selectors/color.py",
     "tests/selectors/test_color.py",
-    "workflow/Snakefile",
     "select.color",
     "color",
 }

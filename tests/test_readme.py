@@ -193,7 +193,7 @@ def test_every_block_that_is_no_command_is_known():
 def test_the_profile_lines_of_several_processes_are_taken_by_snakemake(tmp_path):
     lines = yaml.safe_load(block("yaml", PROCESSES))
     folder = checkout.make(tmp_path)
-    profile = folder / "profiles/local/config.yaml"
+    profile = folder / "profiles/local/profile.yaml"
     profile.write_text(yaml.safe_dump(yaml.safe_load(profile.read_text()) | lines))
     shown = in_process.snakemake(folder, "-n", "-p").stdout
     (command, *_) = [line for line in shown.splitlines() if "workflow/run evaluate" in line]

@@ -66,7 +66,7 @@ def test_the_profiles_differ_in_the_machine_and_not_in_what_is_stale():
     import yaml
 
     local, on_slurm = (
-        yaml.safe_load((PACKAGE.parent / f"profiles/{name}/config.yaml").read_text())
+        yaml.safe_load((PACKAGE.parent / f"profiles/{name}/profile.yaml").read_text())
         for name in ("local", "slurm")
     )
     for key in ("rerun-triggers", "rerun-incomplete", "keep-going", "show-failed-logs"):
@@ -200,7 +200,7 @@ def test_a_refusal_names_the_setting_to_change(message, setting, commands, no_wa
     with pytest.raises(UserError) as caught:
         preflight.check([request], lambda text: None)
     assert caught.value.where.startswith(setting)
-    assert "profiles/slurm/config.yaml" in caught.value.where
+    assert "profiles/slurm/profile.yaml" in caught.value.where
     assert message in caught.value.found
     assert "probe, score" in caught.value.expected
     assert all(

@@ -268,7 +268,7 @@ def test_a_plan_counts_a_gpu_where_a_rule_asks_for_one_and_the_profile_names_tha
     commands = {re.search(r"workflow/run ([\w-]+)", found[name])[1] for name in asking}
     assert commands == ON_GPU
     inherited = re.findall(r"^use rule (\w+) as (\w+)", rules, re.MULTILINE)
-    profile = yaml.safe_load((root / "profiles/slurm/config.yaml").read_text())
+    profile = yaml.safe_load((root / "profiles/slurm/profile.yaml").read_text())
     assert profile["set-resources"].keys() == asking | {
         new for old, new in inherited if old in asking
     }

@@ -41,7 +41,9 @@ def probed(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     As many rollouts as take about JOB_SECONDS alone on this machine, and no fewer where others slow
     it down meanwhile.
     """
-    folder = shutil.copytree(finished, tmp_path_factory.mktemp("faults") / "checkout")
+    folder = shutil.copytree(
+        finished, tmp_path_factory.mktemp("faults") / "checkout", symlinks=True
+    )
     (attempt,) = read_record(folder / RECORD)
     (phase,) = attempt["phases"]
     rollouts = max(1500, int(JOB_SECONDS * phase["done"] / phase["seconds"] / 3))
@@ -50,7 +52,7 @@ def probed(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     (folder / "settings.yaml").write_text(yaml.safe_dump(settings))
     (folder / RECORD).unlink()
-    undisturbed = shutil.copytree(folder, folder.parent / "undisturbed")
+    undisturbed = shutil.copytree(folder, folder.parent / "undisturbed", symlinks=True)
     done = checkout.snakemake(undisturbed, "--", TARGET)
     assert done.returncode == 0, done.stdout[-3000:]
     done = checkout.snakemake(folder, "--", "results/tiny/probe/random/rollouts.parquet")
@@ -70,7 +72,7 @@ class Campaign:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, precommand: str = "", **resources: object) -> None:
-        path = self.folder / "profiles/slurm/config.yaml"
+        path = self.folder / "profiles/slurm/profile.yaml"
         profile = yaml.safe_load(path.read_text())
         profile["set-resources"][self.rule] = {"runtime": 30} | self.resources | resources
         if precommand:
@@ -158,7 +160,7 @@ class Campaign:
 
 @pytest.fixture
 def campaign(slurm: Cluster, probed: Path, tmp_path: Path):
-    made = Campaign(slurm, shutil.copytree(probed, tmp_path / "checkout"))
+    made = Campaign(slurm, shutil.copytree(probed, tmp_path / "checkout", symlinks=True))
     yield made
     made.kill()
 

@@ -46,14 +46,14 @@ def noting(folder: Path, settings: dict | None = None) -> Path:
 
 def set_profile(folder: Path, resources: dict | None = None, **top: object) -> None:
     """Edit the one file that is made to be edited, as a site would."""
-    path = folder / "profiles/slurm/config.yaml"
+    path = folder / "profiles/slurm/profile.yaml"
     profile = yaml.safe_load(path.read_text())
     profile["default-resources"] |= resources or {}
     path.write_text(yaml.safe_dump(profile | top))
 
 
 def set_gpu_stages(folder: Path, **resources: object) -> None:
-    path = folder / "profiles/slurm/config.yaml"
+    path = folder / "profiles/slurm/profile.yaml"
     profile = yaml.safe_load(path.read_text())
     for stage in profile["set-resources"]:
         profile["set-resources"][stage] = dict(resources)

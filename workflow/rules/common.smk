@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 # The package beside the rules: what is parsed here is what runs in every job.
-PACKAGE = f"{workflow.basedir}/workflow"
+CLONE = Path(str(workflow.current_basedir)).parents[1]
+PACKAGE = f"{CLONE}/workflow"
 sys.path.insert(0, PACKAGE)
 from groupmates.artefacts import catalogue
 from groupmates.errors import UserError
@@ -17,9 +18,7 @@ from groupmates.slurm import join, preflight
 
 # All rules share an environment: the one that snakemake runs in or, with --sdm conda, this one. On
 # machines with a GPU, set GROUPMATES_BUILD to cuda for it.
-ENVIRONMENT = (
-    f"{workflow.basedir}/envs/{os.environ.get('GROUPMATES_BUILD', 'cpu')}.yaml"
-)
+ENVIRONMENT = f"{CLONE}/envs/{os.environ.get('GROUPMATES_BUILD', 'cpu')}.yaml"
 MADE_BY_CONDA = "conda" in map(str, workflow.deployment_settings.deployment_method)
 # For workflow/run, here and in every job.
 os.environ["GROUPMATES_PYTHON"] = "python3" if MADE_BY_CONDA else sys.executable

@@ -21,7 +21,7 @@ from typing import Any, TextIO
 from groupmates.errors import UserError
 from groupmates.progress import note
 
-PROFILE = "set-resources of the profile, such as profiles/slurm/config.yaml"
+PROFILE = "set-resources of the profile, such as profiles/slurm/profile.yaml"
 # The others may wait for long while the first process reads, evaluates or saves.
 SILENCE = timedelta(days=1)
 SECONDS_TO_END = 30  # after the first of several processes has ended

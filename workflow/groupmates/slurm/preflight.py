@@ -27,7 +27,7 @@ from typing import Any, TextIO
 from groupmates.errors import UserError
 from groupmates.slurm.queries import SNAKEMAKES_PREFIX
 
-PROFILE = "profiles/slurm/config.yaml"
+PROFILE = "profiles/slurm/profile.yaml"
 SECONDS_BETWEEN_BEATS = 10.0
 PATIENCE_SECONDS = 300.0  # with a slurmctld that does not answer
 GONE_SECONDS = 600.0  # until cancelled jobs are gone: a node may first have to be given up
