@@ -148,22 +148,10 @@ def test_two_processes_that_are_told_to_stop_go_on_from_what_they_kept(inputs, t
     assert states == ["stopped", "done"]
 
 
-@pytest.fixture
-def log(tmp_path, monkeypatch):
-    """An empty log; afterwards signals mean what they did."""
-    handlers = [(n, signal.getsignal(n)) for n in (signal.SIGINT, signal.SIGTERM)]
-    monkeypatch.setattr(join, "SECONDS_TO_END", 1)
-    monkeypatch.setenv("PYTHONPATH", PATHS)
-    (tmp_path / "job.log").touch()
-    yield tmp_path / "job.log"
-    for number, handler in handlers:
-        signal.signal(number, handler)
-
-
 @pytest.mark.parametrize(
-    ("words", "status"), [("0 0", 0), ("waits 1", None), ("dies waits", None), ("told told", None)]
+    ("words", "status"), [("0 0", 0), ("waits 1", 1), ("dies waits", 1), ("told told", 1)]
 )
-def test_the_end_of_one_process_is_that_of_all(words, status, log, capfd):
+def test_the_end_of_one_process_is_that_of_all(words, status, tmp_path, monkeypatch):
     def stage(command: list[str]) -> int:  # pickled as it is, so that no process imports torch
         word = command[int(os.environ["RANK"])]
         if word == "dies":
@@ -172,10 +160,12 @@ def test_the_end_of_one_process_is_that_of_all(words, status, log, capfd):
             os.kill(os.getppid(), signal.SIGTERM)  # submitit passes it on
         return int(word) if word.isdigit() else time.sleep(300)
 
-    found = join.run_here(stage, words.split(), 2, log)
-    assert found == (1 if status is None else status)
-    assert ("was killed; what they said" in capfd.readouterr().err) == (status is None)
-    assert log.with_suffix(".processes").exists() == (status is None)
+    monkeypatch.setattr(join, "SECONDS_TO_END", 1)
+    monkeypatch.setattr(join.signal, "signal", lambda number, handler: None)
+    monkeypatch.setenv("PYTHONPATH", PATHS)
+    (tmp_path / "job.log").touch()
+    assert join.run_here(stage, words.split(), 2, tmp_path / "job.log") == status
+    assert (tmp_path / "job.processes").exists() == (status != 0)
 
 
 def test_stages_that_do_not_train_run_in_one_process(tmp_path, capsys):
@@ -231,7 +221,7 @@ SLURM = {
 }
 
 
-def test_a_process_of_slurm_knows_its_place_and_one_of_torchrun_keeps_its_own(monkeypatch):
+def test_a_process_knows_its_place_by_the_words_of_slurm_or_torchrun(monkeypatch):
     monkeypatch.setattr(os, "environ", dict(SLURM))
     assert join.place() == 5
     names = "RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT"
@@ -239,12 +229,9 @@ def test_a_process_of_slurm_knows_its_place_and_one_of_torchrun_keeps_its_own(mo
     assert found == ["5", "8", "1", "4", "10.0.0.7", "20123"]
     monkeypatch.setattr(os, "environ", SLURM | {"RANK": "3"})
     assert join.place() == 3
-
-
-def test_a_process_without_others_is_told_so(monkeypatch, capsys):
     monkeypatch.setattr(os, "environ", {})
-    assert cli.main(["base", "--join"]) == 2
-    assert "no SLURM_PROCID" in capsys.readouterr().err
+    with pytest.raises(UserError, match="no SLURM_PROCID"):
+        join.place()
 
 
 def test_gpus_are_enough_for_the_processes_of_a_node(monkeypatch):
@@ -274,22 +261,6 @@ RUNNING = "JobId=7 JobName=groupmates-demo JobState=RUNNING EndTime=2099-01-01T0
 PREEMPTED = RUNNING + "PreemptTime=2026-11-24T14:13:47"
 
 
-@pytest.mark.parametrize(
-    ("said", "seconds", "leaving"),
-    [
-        (PREEMPTED, 0, True),
-        (RUNNING + "PreemptTime=None", 240, False),  # killed for its memory, for instance
-        (RUNNING.replace("2099", "2001"), 240, True),
-        (RUNNING.replace("2099-01-01T00:00:00", "Unknown"), 240, False),
-        (PREEMPTED.replace("RUNNING", "COMPLETING"), 0, False),
-        ("", 240, False),  # slurmctld does not answer
-    ],
-)
-def test_a_job_leaves_its_node_for_a_preemption_or_its_time_limit(said, seconds, leaving):
-    fields = dict(word.split("=") for word in said.split())
-    assert queries.is_leaving(fields, seconds) == leaving
-
-
 @pytest.fixture
 def scontrol(tmp_path, monkeypatch):
     """Says what a test wants, and notes what it was asked."""
@@ -310,17 +281,23 @@ def in_seconds(number: float) -> str:
 
 
 @pytest.mark.parametrize(
-    ("said", "why"),
+    ("said", "seconds", "why"),
     [
-        (PREEMPTED, "preempted"),
-        (RUNNING.replace("2099-01-01T00:00:00", "SOON"), "at its time limit"),
-        (RUNNING, None),
-        (PREEMPTED.replace("groupmates-demo", "shell"), None),  # snakemake itself runs in it
+        (PREEMPTED, 0, "preempted"),
+        (PREEMPTED.replace("groupmates-demo", "shell"), 0, None),  # snakemake itself runs in it
+        (PREEMPTED.replace("RUNNING", "COMPLETING"), 0, None),
+        (RUNNING + "PreemptTime=None", 240, None),  # killed for its memory, for instance
+        (RUNNING.replace("2099-01-01T00:00:00", "SOON"), 240, "at its time limit"),
+        (RUNNING.replace("2099-01-01T00:00:00", "SOON"), 0, None),
+        (RUNNING.replace("2099-01-01T00:00:00", "Unknown"), 240, None),
+        ("", 240, None),  # slurmctld does not answer
     ],
 )
-def test_a_job_that_leaves_is_queued_again(said, why, scontrol, capsys):
+def test_a_job_is_queued_again_for_a_preemption_or_its_time_limit(
+    said, seconds, why, scontrol, capsys
+):
     asked = scontrol(said.replace("SOON", in_seconds(200)))
-    queries.queue_again(240)
+    queries.queue_again(seconds)
     assert ("requeue 7" in asked.read_text()) == (why is not None)
     assert capsys.readouterr().err == (f"[job] {why}: queued again\n" if why else "")
 
