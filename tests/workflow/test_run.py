@@ -134,7 +134,7 @@ def test_a_plan_is_printed_and_makes_nothing_stale(finished: Path, tmp_path: Pat
         fcntl.flock(taken, fcntl.LOCK_EX)  # as by the main process of a run that goes on
         written = [main, folder / "results/tiny/logs" / campaign.NAME]
         before = [path.read_bytes() for path in written]
-        shown = snakemake(folder, "--", "plan")
+        shown = checkout.snakemake(folder, "--", "plan")
     assert shown.returncode == 0, shown.stdout[-4000:]
     assert [path.read_bytes() for path in written] == before
     assert "Plan of the run tiny on 2 cores" in shown.stdout
