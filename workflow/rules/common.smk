@@ -88,6 +88,11 @@ def listed(name):
     return lambda wildcards, input: listing.compact(list(input.get(name, [])))
 
 
+def all_inputs(wildcards, input):
+    """All inputs as such a list: the stage tells them apart by the catalogue."""
+    return listing.compact(list(input))
+
+
 def logged(stage):
     return f"results/{CONFIG.run}/logs/{stage}.log"
 

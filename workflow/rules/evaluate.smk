@@ -52,10 +52,10 @@ SELECTIONS = [
 
 rule summarise:
     input:
-        curves=CURVES,
-        examples=EXAMPLES,
-        select=SELECTIONS,
-        score=SCORES,
+        CURVES,
+        EXAMPLES,
+        SELECTIONS,
+        SCORES,
     output:
         artefact("summary"),
     log:
@@ -66,9 +66,7 @@ rule summarise:
         runtime=minutes(30),
     params:
         settings=settings("SummarySettings", "summary"),
-        select=listed("select"),
-        score=listed("score"),
+        inputs=all_inputs,
     shell:
         "workflow/run summarise --log {log:q} --job {params.job:q} --settings {params.settings:q}"
-        " --curves {input.curves:q} --examples {input.examples:q} --select {params.select:q}"
-        " --score {params.score:q} --output {output:q}"
+        " --inputs {params.inputs:q} --output {output:q}"

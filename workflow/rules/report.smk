@@ -27,20 +27,17 @@ if not GROUP_PARTS:
 
 rule report:
     input:
-        random=probed("random"),
-        bootstrap=probed("bootstrap") if "bootstrap" in ROUNDS else [],
-        initial=artefact("fit", model="initial" if "bootstrap" in ROUNDS else "final"),
-        final=artefact("fit", model="final"),
-        groups=artefact("groups") if GROUP_PARTS else [],
-        score=SCORES,
-        cluster=CLUSTERS,
-        centroids=artefact("centroids"),
-        semantic=SEMANTIC_SCORES if SEMANTIC else [],
-        semantic_cluster=SEMANTIC_CLUSTERS if SEMANTIC else [],
-        semantic_centroids=artefact("semantic_centroids") if SEMANTIC else [],
-        select=SELECTIONS,
-        curves=CURVES,
-        summary=artefact("summary"),
+        [probed(round) for round in ROUNDS],
+        [artefact("fit", model=model) for model in ["initial", "final"][-len(ROUNDS) :]],
+        artefact("groups") if GROUP_PARTS else [],
+        SCORES,
+        CLUSTERS,
+        artefact("centroids"),
+        [*SEMANTIC_SCORES, *SEMANTIC_CLUSTERS] if SEMANTIC else [],
+        artefact("semantic_centroids") if SEMANTIC else [],
+        SELECTIONS,
+        CURVES,
+        artefact("summary"),
     output:
         page=report(
             artefact("report"),
@@ -66,24 +63,11 @@ rule report:
         runtime=minutes(120),
     params:
         settings=settings("ReportSettings", "report"),
-        score=listed("score"),
-        cluster=listed("cluster"),
-        semantic=listed("semantic"),
-        semantic_cluster=listed("semantic_cluster"),
-        select=listed("select"),
-        logs=f"results/{CONFIG.run}/logs",
-        # No inputs: the report does without.
+        inputs=all_inputs,
+        # No input: the report does without.
         pool=given(listing.compact([file.path for file in POOL])),
         root=given(POOL_ROOT),
-        plan=artefact("plan"),
     shell:
         "workflow/run report --log {log:q} --job {params.job:q} --settings {params.settings:q}"
-        " --random {input.random:q} --bootstrap {input.bootstrap:q} --initial {input.initial:q}"
-        " --final {input.final:q} --groups {input.groups:q} --score {params.score:q} --cluster {params.cluster:q}"
-        " --centroids {input.centroids:q} --semantic {params.semantic:q}"
-        " --semantic-cluster {params.semantic_cluster:q}"
-        " --semantic-centroids {input.semantic_centroids:q}"
-        " --select {params.select:q} --curves {input.curves:q}"
-        " --summary {input.summary:q} --logs {params.logs:q}"
-        " --pool {params.pool:q} --root {params.root:q} --plan {params.plan:q}"
-        " --output {output.page:q} --figures {output.figures:q} --tables {output.tables:q}"
+        " --inputs {params.inputs:q} --pool {params.pool:q} --root {params.root:q}"
+        " --output {output.page:q} --figures {output.figures:q}"
