@@ -1,34 +1,22 @@
 # One self-contained page: what was selected from what, with what effect, and how far to trust it; its
 # figures also reach `snakemake --report`, with the captions of workflow/report/.
 # reads: everything above, and texts of the pool where it still is. writes: report.html, report/.
-FIGURES = {  # name -> its place in snakemake's report
-    "gap": "1. Effect",
-    "differences": "1. Effect",
-    "loss": "1. Effect",
-    "times": "2. Pipeline",
-    "timeline": "2. Pipeline",
-    "labels": "3. Influence model",
-    "positions": "3. Influence model",
-    "predictions-initial": "3. Influence model",
-    "predictions-final": "3. Influence model",
-    "calibration": "3. Influence model",
-    "groups": "3. Influence model",
-    "map": "4. Selection",
-    "clusters": "4. Selection",
-    "sources": "4. Selection",
-    "lengths": "4. Selection",
-    "resemblances": "4. Selection",
+FIGURES = {  # place in snakemake's report -> names
+    "1. Effect": ["gap", "differences", "loss"],
+    "2. Pipeline": ["times", "timeline"],
+    "3. Influence model": [
+        *["labels", "positions", "calibration"],
+        *[f"predictions-{model}" for model in FITTED],
+        *(["groups"] if GROUP_PARTS else []),
+    ],
+    "4. Selection": ["map", "clusters", "sources", "lengths", "resemblances"],
 }
-if "bootstrap" not in ROUNDS:
-    FIGURES.pop("predictions-initial")
-if not GROUP_PARTS:
-    FIGURES.pop("groups")
 
 
 rule report:
     input:
         [probed(round) for round in ROUNDS],
-        [artefact("fit", model=model) for model in ["initial", "final"][-len(ROUNDS) :]],
+        [artefact("fit", model=model) for model in FITTED],
         artefact("groups") if GROUP_PARTS else [],
         SCORES,
         CLUSTERS,
@@ -52,12 +40,12 @@ rule report:
                 category=category,
                 labels={"figure": name},
             )
-            for name, category in FIGURES.items()
+            for category, names in FIGURES.items()
+            for name in names
         ],
         tables=[artefact("comparison", format=kind) for kind in ("csv", "md")],
     log:
         logged("report"),
-    threads: 1
     resources:
         mem_mb=memory(8000),
         runtime=minutes(120),
