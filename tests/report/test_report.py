@@ -47,22 +47,20 @@ def synthetic_run(
     difference_nats: float = -0.123,
     methods: tuple[str, ...] = METHODS,
 ) -> dict[str, Any]:
-    """Write every input of the report below `folder`; returns the arguments of `run`."""
+    """Write every input of the report below `folder`; returns what is where, for `report`."""
     random = np.random.default_rng(0)
     rounds = ("random", "bootstrap") if bootstrap else ("random",)
     arguments: dict[str, Any] = {"random": [], "bootstrap": [], "output": folder / "report.html"}
-    arguments |= {"tables": [folder / f"report/comparison.{kind}" for kind in ("csv", "md")]}
     arguments |= {"figures": [folder / f"report/{name}.svg" for name in ("gap", "sources", "map")]}
     for name in rounds:
         for part in range(2):
             path = folder / f"probe/{name}/shard-{part:05}.parquet"
             write_table(path, "probe", MADE, _probe(random, rollouts, part, 1 + (name != "random")))
             arguments[name].append(path)
-    models = ("initial", "final") if bootstrap else ("initial",)
+    models = ("initial", "final") if bootstrap else ("final",)
     for model in models:
         arguments[model] = folder / "fit" / model
         _fit(random, arguments[model], rollouts, rounds)
-    arguments.setdefault("final", arguments["initial"])
     if groups:
         arguments["groups"] = [_groups(folder / "groups/correlation.json")]
     arguments |= _pool(random, folder, documents, sources, clusters, shards, methods)
@@ -340,10 +338,18 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
 
+INPUTS = (
+    *("random", "bootstrap", "initial", "final", "groups", "score", "cluster", "centroids"),
+    *("semantic", "semantic_cluster", "semantic_centroids", "select", "curves", "summary"),
+)
+
+
 def report(arguments: dict[str, Any]) -> Page:
+    given = [arguments[name] for name in INPUTS if name in arguments]
     run(
         arguments.get("settings", settings()),
-        **{k: v for k, v in arguments.items() if k != "settings"},
+        inputs=[p for one in given for p in (one if isinstance(one, list) else [one])],
+        **{name: arguments[name] for name in ("pool", "root", "output", "figures")},
     )
     return Page(arguments["output"])
 
@@ -521,17 +527,16 @@ def test_finished_jobs_are_summed_per_stage_with_the_attempts_that_made_them(tmp
 
 
 def test_without_a_plan_the_page_says_how_to_make_one(tmp_path):
-    arguments = synthetic_run(tmp_path)
-    for plan in ({}, {"plan": tmp_path / "plan.json"}):
-        assert "There is no plan to compare the run with" in report(arguments | plan).text
+    text = report(synthetic_run(tmp_path)).text
+    assert "There is no plan to compare the run with" in text
 
 
 def test_a_plan_is_shown_beside_what_the_jobs_took(tmp_path):
-    arguments = synthetic_run(tmp_path) | {"plan": tmp_path / "plan.json"}
+    arguments = synthetic_run(tmp_path)
     stage = {"seconds": 40.0, "jobs": 2, "host_bytes": 2e9, "gpu_bytes": None}
     source = {"name": "results/small-calibration", "basis": "measured", "date": "2026-11-24"}
     planned = {"stages": {"probe": stage}, "sources": [source]}
-    arguments["plan"].write_text(json.dumps(planned))
+    (tmp_path / "plan.json").write_text(json.dumps(planned))
     used = {"peak_rss_bytes": 3e9, "gpu_peak_bytes": None}
     record(tmp_path / "logs/probe_0.json", "probe", started=60.0, **used)
     text = report(arguments).text

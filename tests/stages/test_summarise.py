@@ -17,7 +17,7 @@ LABELS = np.array([2, 8])
 
 def written(folder):
     """Curves, example losses, selections and scores of two methods and three seeds."""
-    paths = {"curves": [], "examples": [], "select": []}
+    paths = []
     for method, losses in FINAL.items():
         for seed, loss in enumerate(losses):
             curve = folder / f"evaluate/{method}/seed-{seed}.parquet"
@@ -29,8 +29,8 @@ def written(folder):
                 "label_tokens": LABELS,
             }
             write_table(examples, "example_losses", MADE, columns)
-            paths["curves"].append(curve)
-            paths["examples"].append(examples)
+            paths.append(curve)
+            paths.append(examples)
         selection = folder / f"select/{method}/shard-00000.parquet"
         columns = {
             "doc_id": ["x", "y"],
@@ -43,7 +43,7 @@ def written(folder):
             "group_influence": [0.0, 0.0],
         }
         write_table(selection, "select", MADE, columns)
-        paths["select"].append(selection)
+        paths.append(selection)
     score = folder / "score/shard-00000.parquet"
     columns = {
         "doc_id": ["x", "v", "w", "y"],
@@ -55,13 +55,13 @@ def written(folder):
         "embedding": np.ones((4, 1), np.float32),
     }
     write_table(score, "score", MADE, columns, embedding_size=1)
-    return paths | {"score": [score]}
+    return [*paths, score]
 
 
 @pytest.fixture
 def summary(tmp_path):
     output = tmp_path / "evaluate/summary.json"
-    summarise.run(SummarySettings(seed=0), **written(tmp_path), output=output)
+    summarise.run(SummarySettings(seed=0), inputs=written(tmp_path), output=output)
     return json.loads(output.read_text())
 
 

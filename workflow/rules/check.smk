@@ -11,7 +11,6 @@ rule check:
     log:
         logged("check_{shard}"),
     priority: 10
-    threads: 1
     resources:
         mem_mb=memory(4000),
         runtime=minutes(120),
@@ -33,7 +32,6 @@ rule check_pool:
     log:
         logged("check_pool"),
     priority: 10
-    threads: 1
     resources:
         mem_mb=memory(4000),
         runtime=minutes(30),
@@ -43,5 +41,5 @@ rule check_pool:
         root=given(POOL_ROOT),
     shell:
         "workflow/run check-pool --log {log:q} --job {params.job:q} --settings {params.settings:q}"
-        " --check {params.check:q} --root {params.root:q}"
-        " --output {output.files:q} --rejects {output.rejects:q}"
+        " --check {params.check:q} --root {params.root:q} --output {output.files:q}"
+        " --rejects {output.rejects:q}"

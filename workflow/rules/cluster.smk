@@ -32,7 +32,6 @@ rule cluster:
         artefact("cluster"),
     log:
         logged("cluster_{shard}"),
-    threads: 1
     resources:
         mem_mb=memory(8000),
         runtime=minutes(60),

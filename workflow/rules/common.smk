@@ -87,6 +87,11 @@ def listed(name):
     return lambda wildcards, input: listing.compact(list(input.get(name, [])))
 
 
+def all_inputs(wildcards, input):
+    """All inputs as such a list: the stage tells them apart by the catalogue."""
+    return listing.compact(list(input))
+
+
 def logged(stage):
     return f"results/{CONFIG.run}/logs/{stage}.log"
 
@@ -125,15 +130,11 @@ def threads_of_stages():
     return json.dumps({name.replace("_", "-"): n for name, n in found.items()})
 
 
-def from_corpus(paths):
-    return paths == "builtin"
-
-
 try:
     CONFIG = config_module.load(config)
     CORPUS = [artefact("corpus", shard=f"{i:05d}") for i in range(CONFIG.corpus.files)]
     POOL_PATTERNS = (
-        CORPUS if from_corpus(CONFIG.pool.paths) else list(CONFIG.pool.paths)
+        CORPUS if CONFIG.pool.paths == "builtin" else list(CONFIG.pool.paths)
     )
     POOL = listing.list_files(POOL_PATTERNS)
     POOL_ROOT = listing.common_root([f.path for f in POOL])
@@ -141,7 +142,7 @@ try:
     SAMPLED = listing.chosen(POOL, CONFIG.sample.paths)
     REFERENCE = (
         [artefact("corpus_reference")]
-        if from_corpus(CONFIG.reference.paths)
+        if CONFIG.reference.paths == "builtin"
         else listing.expand(list(CONFIG.reference.paths), "reference.paths")
     )
     REFERENCE_EVALUATION = listing.expand(
@@ -155,6 +156,7 @@ SHARD_OF = {file.name: shard for shard, files in SHARDS.items() for file in file
 METHODS = list(CONFIG.select.methods)
 SEEDS = range(CONFIG.evaluate.seeds)
 ROUNDS = ["random", "bootstrap"][: 1 + bool(CONFIG.probe.bootstrap.rollouts)]
+FITTED = ["initial", "final"][-len(ROUNDS) :]  # a model after each round
 PARTS = [f"{i:05d}" for i in range(CONFIG.probe.shards)]
 # Of the sets of documents whose group influence is probed; none where none are.
 GROUP_PARTS = [f"{i:05d}" for i in range(per_stage.group_jobs(CONFIG))]

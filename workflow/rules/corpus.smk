@@ -8,7 +8,6 @@ rule corpus:
         reference=artefact("corpus_reference"),
     log:
         logged("corpus"),
-    threads: 1
     resources:
         mem_mb=memory(2000),
         runtime=minutes(30),

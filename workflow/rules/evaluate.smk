@@ -14,7 +14,6 @@ rule evaluate:
         examples=artefact("example_losses"),
     log:
         logged("evaluate_{method}_{seed}"),
-    threads: 1
     resources:
         mem_mb=memory(16000),
         runtime=minutes(240),
@@ -26,11 +25,12 @@ rule evaluate:
         root=given(POOL_ROOT),
         srun=srun,
         processes=processes,
+    message:
+        "train on what {wildcards.method} selected, seed {wildcards.seed}"
     shell:
         "{params.srun} workflow/run evaluate {params.processes} --log {log:q} --job {params.job:q}"
-        " --threads {threads}"
-        " --settings {params.settings:q}"
-        " --base {input.base:q} --tokenizer {input.tokenizer:q} --reference {input.reference:q}"
+        " --threads {threads} --settings {params.settings:q} --base {input.base:q}"
+        " --tokenizer {input.tokenizer:q} --reference {input.reference:q}"
         " --select {params.select:q} --pool {params.pool:q} --root {params.root:q}"
         " --number {wildcards.seed} --curve {output.curve:q} --examples {output.examples:q}"
 
@@ -52,23 +52,20 @@ SELECTIONS = [
 
 rule summarise:
     input:
-        curves=CURVES,
-        examples=EXAMPLES,
-        select=SELECTIONS,
-        score=SCORES,
+        CURVES,
+        EXAMPLES,
+        SELECTIONS,
+        SCORES,
     output:
         artefact("summary"),
     log:
         logged("summarise"),
-    threads: 1
     resources:
         mem_mb=memory(4000),
         runtime=minutes(30),
     params:
         settings=settings("SummarySettings", "summary"),
-        select=listed("select"),
-        score=listed("score"),
+        inputs=all_inputs,
     shell:
         "workflow/run summarise --log {log:q} --job {params.job:q} --settings {params.settings:q}"
-        " --curves {input.curves:q} --examples {input.examples:q} --select {params.select:q}"
-        " --score {params.score:q} --output {output:q}"
+        " --inputs {params.inputs:q} --output {output:q}"

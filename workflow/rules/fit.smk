@@ -18,7 +18,6 @@ rule fit:
         directory(artefact("fit")),
     log:
         logged("fit_{model}"),
-    threads: 1
     resources:
         mem_mb=memory(16000),
         runtime=minutes(240),
@@ -35,11 +34,12 @@ rule fit:
         ),
         srun=srun,
         processes=processes,
+    message:
+        "fit the {wildcards.model} influence model"
     shell:
-        "{params.srun} workflow/run fit {params.processes} --log {log:q}"
-        " --job {params.job:q} --threads {threads}"
-        " --settings {params.settings:q}"
-        " --base {input.base:q} --tokenizer {input.tokenizer:q} --probe-pool {input.probe_pool:q}"
+        "{params.srun} workflow/run fit {params.processes} --log {log:q} --job {params.job:q}"
+        " --threads {threads} --settings {params.settings:q} --base {input.base:q}"
+        " --tokenizer {input.tokenizer:q} --probe-pool {input.probe_pool:q}"
         " --random {input.random:q} --bootstrap {input.bootstrap:q} --output {output:q}"
 
 
@@ -50,7 +50,6 @@ rule accept:
         artefact("accept"),
     log:
         logged("accept_{model}"),
-    threads: 1
     resources:
         mem_mb=memory(1000),
         runtime=minutes(10),

@@ -17,7 +17,6 @@ rule plan_groups:
         artefact("group_sets"),
     log:
         logged("plan_groups"),
-    threads: 1
     resources:
         mem_mb=memory(16000),
         runtime=minutes(120),
@@ -26,9 +25,9 @@ rule plan_groups:
         settings=settings("GroupPlanSettings", "group_sets"),
     shell:
         "workflow/run plan-groups --log {log:q} --job {params.job:q} --threads {threads}"
-        " --settings {params.settings:q}"
-        " --probe-pool {input.probe_pool:q} --random {input.random:q}"
-        " --bootstrap {input.bootstrap:q} --model {input.model:q} --output {output:q}"
+        " --settings {params.settings:q} --probe-pool {input.probe_pool:q}"
+        " --random {input.random:q} --bootstrap {input.bootstrap:q} --model {input.model:q}"
+        " --output {output:q}"
 
 
 rule probe_groups:
@@ -41,7 +40,6 @@ rule probe_groups:
         artefact("group_probe"),
     log:
         logged("probe_groups_{part}"),
-    threads: 1
     resources:
         mem_mb=memory(16000),
         runtime=minutes(240),
@@ -49,11 +47,13 @@ rule probe_groups:
     params:
         settings=settings("ProbeSettings", "group_probe"),
         parts=len(GROUP_PARTS),
+    message:
+        "probe whole sets: part {wildcards.part} of {params.parts}"
     shell:
         "workflow/run probe-groups --log {log:q} --job {params.job:q} --threads {threads}"
-        " --settings {params.settings:q}"
-        " --base {input.base:q} --probe-pool {input.probe_pool:q} --reference {input.reference:q}"
-        " --sets {input.sets:q} --part {wildcards.part} --parts {params.parts} --output {output:q}"
+        " --settings {params.settings:q} --base {input.base:q} --probe-pool {input.probe_pool:q}"
+        " --reference {input.reference:q} --sets {input.sets:q} --part {wildcards.part}"
+        " --parts {params.parts} --output {output:q}"
 
 
 rule groups:
@@ -65,7 +65,6 @@ rule groups:
         artefact("groups"),
     log:
         logged("groups"),
-    threads: 1
     resources:
         mem_mb=memory(2000),
         runtime=minutes(30),
@@ -73,5 +72,5 @@ rule groups:
         settings=settings("GroupsSettings", "groups"),
     shell:
         "workflow/run groups --log {log:q} --job {params.job:q} --settings {params.settings:q}"
-        " --sets {input.sets:q}"
-        " --probed {input.probed:q} --model {input.model:q} --output {output:q}"
+        " --sets {input.sets:q} --probed {input.probed:q} --model {input.model:q}"
+        " --output {output:q}"

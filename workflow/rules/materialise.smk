@@ -18,7 +18,6 @@ if FORMAT in ("same", "parquet"):
             artefact("dataset") + SUFFIX,
         log:
             logged("materialise_{method}/{file}"),
-        threads: 1
         resources:
             mem_mb=memory(4000),
             runtime=minutes(120),
@@ -28,9 +27,8 @@ if FORMAT in ("same", "parquet"):
             root=given(POOL_ROOT),
         shell:
             "workflow/run materialise --log {log:q} --job {params.job:q}"
-            " --settings {params.settings:q}"
-            " --pool {params.pool:q} --root {params.root:q} --selection {input.selection:q}"
-            " --output {output:q}"
+            " --settings {params.settings:q} --pool {params.pool:q} --root {params.root:q}"
+            " --selection {input.selection:q} --output {output:q}"
 
 else:
     # Parts of a Megatron dataset are joined; those of open_lm are the dataset.
@@ -53,7 +51,6 @@ else:
             temp(PART) if FORMAT == "megatron" else PART,
         log:
             logged("tokenise_{method}_{part}"),
-        threads: 1
         resources:
             mem_mb=memory(8000),
             runtime=minutes(240),
@@ -65,8 +62,7 @@ else:
             tokenizer=CONFIG.materialise.tokenizer or artefact("tokenizer"),
         shell:
             "workflow/run tokenise --log {log:q} --job {params.job:q}"
-            " --settings {params.settings:q}"
-            " --pool {params.pool:q} --root {params.root:q}"
+            " --settings {params.settings:q} --pool {params.pool:q} --root {params.root:q}"
             " --selection {params.selection:q} --tokenizer {params.tokenizer:q}"
             " --part {wildcards.part} --output {output:q}"
 
@@ -89,7 +85,6 @@ rule assemble:
         card=artefact("dataset_card"),
     log:
         logged("assemble_{method}"),
-    threads: 1
     resources:
         mem_mb=memory(4000),
         runtime=minutes(120),

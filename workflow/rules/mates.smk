@@ -10,15 +10,14 @@ rule plan_one_step:
         artefact("rollouts", round="one_step"),
     log:
         logged("plan_one_step"),
-    threads: 1
     resources:
         mem_mb=memory(4000),
         runtime=minutes(30),
     params:
         settings=settings("OneStepPlanSettings", "rollouts"),
     shell:
-        "workflow/run plan-one-step --log {log:q} --job {params.job:q} --settings {params.settings:q}"
-        " --probe-pool {input.probe_pool:q} --output {output:q}"
+        "workflow/run plan-one-step --log {log:q} --job {params.job:q}"
+        " --settings {params.settings:q} --probe-pool {input.probe_pool:q} --output {output:q}"
 
 
 # The pool by another model than the final one.
@@ -43,7 +42,6 @@ rule order_mates:
         logged("order_{method}_{partition}"),
     wildcard_constraints:
         method=methods_of("mates"),
-    threads: 1
     resources:
         mem_mb=memory(8000),
         runtime=minutes(60),

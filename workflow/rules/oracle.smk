@@ -18,7 +18,6 @@ rule check_oracle_greedy:
     wildcard_constraints:
         method=methods_of("oracle_greedy"),
     priority: 10
-    threads: 1
     resources:
         mem_mb=memory(1000),
         runtime=minutes(10),
@@ -29,9 +28,8 @@ rule check_oracle_greedy:
         most=lambda wildcards, resources: selector(wildcards.method).max_evaluations,
     shell:
         "workflow/run check-oracle-greedy --log {log:q} --job {params.job:q}"
-        " --settings {params.settings:q}"
-        " --method {wildcards.method} --files {input.files:q} --score {params.score:q}"
-        " --max-evaluations {params.most} --output {output:q}"
+        " --settings {params.settings:q} --method {wildcards.method} --files {input.files:q}"
+        " --score {params.score:q} --max-evaluations {params.most} --output {output:q}"
 
 
 rule order_oracle_greedy:
@@ -49,7 +47,6 @@ rule order_oracle_greedy:
     wildcard_constraints:
         method=methods_of("oracle_greedy"),
     priority: 10  # its steps follow each other: it is the longest job of a run
-    threads: 1
     resources:
         mem_mb=memory(16000),
         runtime=minutes(240),
@@ -61,6 +58,6 @@ rule order_oracle_greedy:
         score=listed("score"),
     shell:
         "workflow/run order-oracle-greedy --log {log:q} --job {params.job:q} --threads {threads}"
-        " --settings {params.settings:q}"
-        " --base {input.base:q} --tokenizer {input.tokenizer:q} --reference {input.reference:q}"
-        " --pool {params.pool:q} --root {params.root:q} --score {params.score:q} --output {output:q}"
+        " --settings {params.settings:q} --base {input.base:q} --tokenizer {input.tokenizer:q}"
+        " --reference {input.reference:q} --pool {params.pool:q} --root {params.root:q}"
+        " --score {params.score:q} --output {output:q}"

@@ -10,7 +10,6 @@ localrules:
 rule plan:
     log:
         logged("plan"),
-    threads: 1
     resources:
         mem_mb=2000,
         runtime=10,

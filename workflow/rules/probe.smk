@@ -9,7 +9,6 @@ rule plan_random:
         artefact("rollouts", round="random"),
     log:
         logged("plan_random"),
-    threads: 1
     resources:
         mem_mb=memory(4000),
         runtime=minutes(30),
@@ -38,8 +37,8 @@ rule plan_bootstrap:
         settings=settings("BootstrapPlanSettings", "rollouts"),
     shell:
         "workflow/run plan-bootstrap --log {log:q} --job {params.job:q} --threads {threads}"
-        " --settings {params.settings:q}"
-        " --probe-pool {input.probe_pool:q} --model {input.model:q} --output {output:q}"
+        " --settings {params.settings:q} --probe-pool {input.probe_pool:q} --model {input.model:q}"
+        " --output {output:q}"
 
 
 rule probe:
@@ -52,7 +51,6 @@ rule probe:
         artefact("probe"),
     log:
         logged("probe_{round}_{part}"),
-    threads: 1
     resources:
         mem_mb=memory(16000),
         runtime=minutes(240),
@@ -60,9 +58,10 @@ rule probe:
     params:
         settings=settings("ProbeSettings", "probe"),
         parts=len(PARTS),
+    message:
+        "probe: round {wildcards.round}, part {wildcards.part} of {params.parts}"
     shell:
         "workflow/run probe --log {log:q} --job {params.job:q} --threads {threads}"
-        " --settings {params.settings:q}"
-        " --base {input.base:q} --probe-pool {input.probe_pool:q} --reference {input.reference:q}"
-        " --rollouts {input.rollouts:q} --part {wildcards.part} --parts {params.parts}"
-        " --output {output:q}"
+        " --settings {params.settings:q} --base {input.base:q} --probe-pool {input.probe_pool:q}"
+        " --reference {input.reference:q} --rollouts {input.rollouts:q} --part {wildcards.part}"
+        " --parts {params.parts} --output {output:q}"

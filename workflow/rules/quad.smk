@@ -18,7 +18,6 @@ rule probe_quad:
         logged("probe_quad_{method}"),
     wildcard_constraints:
         method=methods_of("quad"),
-    threads: 1
     resources:
         mem_mb=memory(16000),
         runtime=minutes(240),
@@ -31,10 +30,9 @@ rule probe_quad:
         cluster=listed("cluster"),
     shell:
         "workflow/run probe-quad --log {log:q} --job {params.job:q} --threads {threads}"
-        " --settings {params.settings:q}"
-        " --base {input.base:q} --tokenizer {input.tokenizer:q} --reference {input.reference:q}"
-        " --pool {params.pool:q} --root {params.root:q} --score {params.score:q}"
-        " --cluster {params.cluster:q} --centroids {input.centroids:q}"
+        " --settings {params.settings:q} --base {input.base:q} --tokenizer {input.tokenizer:q}"
+        " --reference {input.reference:q} --pool {params.pool:q} --root {params.root:q}"
+        " --score {params.score:q} --cluster {params.cluster:q} --centroids {input.centroids:q}"
         " --output {output.probed:q} --clusters {output.clusters:q}"
 
 
@@ -49,7 +47,6 @@ rule order_quad:
         logged("order_{method}_{partition}"),
     wildcard_constraints:
         method=methods_of("quad"),
-    threads: 1
     resources:
         mem_mb=memory(8000),
         runtime=minutes(60),

@@ -16,7 +16,6 @@ rule fit_quality:
         logged("fit_quality_{method}"),
     wildcard_constraints:
         method=methods_of("quality"),
-    threads: 1
     resources:
         mem_mb=memory(16000),
         runtime=minutes(120),
@@ -40,7 +39,6 @@ rule order_quality:
         logged("order_{method}_{partition}"),
     wildcard_constraints:
         method=methods_of("quality"),
-    threads: 1
     resources:
         mem_mb=memory(8000),
         runtime=minutes(240),
@@ -53,6 +51,6 @@ rule order_quality:
         score=listed("score"),
     shell:
         "workflow/run order-quality --log {log:q} --job {params.job:q}"
-        " --settings {params.settings:q}"
-        " --pool {params.pool:q} --root {params.root:q} --score {params.score:q}"
-        " --classifier {input.classifier:q} --partition {wildcards.partition} --output {output:q}"
+        " --settings {params.settings:q} --pool {params.pool:q} --root {params.root:q}"
+        " --score {params.score:q} --classifier {input.classifier:q}"
+        " --partition {wildcards.partition} --output {output:q}"

@@ -12,7 +12,6 @@ rule sample:
         training_pool=artefact("training_pool"),
     log:
         logged("sample"),
-    threads: 1
     resources:
         mem_mb=memory(8000),
         runtime=minutes(240),
@@ -22,8 +21,7 @@ rule sample:
         root=given(POOL_ROOT),
     shell:
         "workflow/run sample --log {log:q} --job {params.job:q} --settings {params.settings:q}"
-        " --pool {params.pool:q} --root {params.root:q}"
-        " --tokenizer {output.tokenizer:q}"
+        " --pool {params.pool:q} --root {params.root:q} --tokenizer {output.tokenizer:q}"
         " --probe-pool {output.probe_pool:q} --training-pool {output.training_pool:q}"
 
 
@@ -37,7 +35,6 @@ rule reference:
     log:
         logged("reference"),
     priority: 10  # a bad example shows before the base model is made
-    threads: 1
     resources:
         mem_mb=memory(4000),
         runtime=minutes(30),

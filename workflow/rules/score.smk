@@ -12,7 +12,6 @@ rule score:
         artefact("score"),
     log:
         logged("score_{shard}"),
-    threads: 1
     resources:
         mem_mb=memory(16000),
         runtime=minutes(240),
@@ -23,6 +22,5 @@ rule score:
         root=given(POOL_ROOT),
     shell:
         "workflow/run score --log {log:q} --job {params.job:q} --threads {threads}"
-        " --settings {params.settings:q}"
-        " --pool {params.pool:q} --root {params.root:q} --check {input.check:q}"
-        " --model {input.model:q} --output {output:q}"
+        " --settings {params.settings:q} --pool {params.pool:q} --root {params.root:q}"
+        " --check {input.check:q} --model {input.model:q} --output {output:q}"

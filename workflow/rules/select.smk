@@ -25,9 +25,8 @@ rule order_group_mates:
         partitions=CONFIG.select.partitions,
     shell:
         "workflow/run order-group-mates --log {log:q} --job {params.job:q}"
-        " --settings {params.settings:q}"
-        " --score {params.score:q} --cluster {params.cluster:q} --model {input.model:q}"
-        " --scored-by {params.scored_by:q}"
+        " --settings {params.settings:q} --score {params.score:q} --cluster {params.cluster:q}"
+        " --model {input.model:q} --scored-by {params.scored_by:q}"
         " --partition {wildcards.partition} --partitions {params.partitions} --output {output:q}"
 
 
@@ -55,9 +54,8 @@ rule order_semdedup:
         partitions=CONFIG.select.partitions,
     shell:
         "workflow/run order-semdedup --log {log:q} --job {params.job:q}"
-        " --settings {params.settings:q}"
-        " --score {params.score:q} --cluster {params.cluster:q} --centroids {input.centroids:q}"
-        " --semantic {params.semantic:q}"
+        " --settings {params.settings:q} --score {params.score:q} --cluster {params.cluster:q}"
+        " --centroids {input.centroids:q} --semantic {params.semantic:q}"
         " --partition {wildcards.partition} --partitions {params.partitions} --output {output:q}"
 
 
@@ -68,7 +66,6 @@ rule order_random:
         artefact("order", method="random", partition="00000"),
     log:
         logged("order_random"),
-    threads: 1
     resources:
         mem_mb=memory(8000),
         runtime=minutes(60),
@@ -76,8 +73,8 @@ rule order_random:
         settings=settings("RandomSettings", "order"),
         score=listed("score"),
     shell:
-        "workflow/run order-random --log {log:q} --job {params.job:q} --settings {params.settings:q}"
-        " --score {params.score:q} --output {output:q}"
+        "workflow/run order-random --log {log:q} --job {params.job:q}"
+        " --settings {params.settings:q} --score {params.score:q} --output {output:q}"
 
 
 rule take:
@@ -89,7 +86,6 @@ rule take:
         [artefact("select", shard=shard) for shard in SHARDS],
     log:
         logged("take_{method}"),
-    threads: 1
     resources:
         mem_mb=memory(16000),
         runtime=minutes(60),
@@ -100,6 +96,5 @@ rule take:
         output=lambda wildcards, output: listing.compact(list(output)),
     shell:
         "workflow/run take --log {log:q} --job {params.job:q} --settings {params.settings:q}"
-        " --method {wildcards.method}"
-        " --orders {input.orders:q} --score {params.score:q} --cluster {params.cluster:q}"
-        " --output {params.output:q}"
+        " --method {wildcards.method} --orders {input.orders:q} --score {params.score:q}"
+        " --cluster {params.cluster:q} --output {params.output:q}"

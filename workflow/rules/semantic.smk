@@ -11,7 +11,6 @@ rule fit_semantic:
         record=artefact("semantic_encoder").replace(".safetensors", ".json"),
     log:
         logged("fit_semantic"),
-    threads: 1
     resources:
         mem_mb=memory(16000),
         runtime=minutes(60),
@@ -20,8 +19,8 @@ rule fit_semantic:
         settings=settings("SemanticFitSettings", "semantic_encoder"),
     shell:
         "workflow/run fit-semantic --log {log:q} --job {params.job:q} --threads {threads}"
-        " --settings {params.settings:q}"
-        " --base {input.base:q} --probe-pool {input.probe_pool:q} --output {output.encoder:q}"
+        " --settings {params.settings:q} --base {input.base:q} --probe-pool {input.probe_pool:q}"
+        " --output {output.encoder:q}"
 
 
 rule embed:
@@ -35,7 +34,6 @@ rule embed:
         artefact("semantic"),
     log:
         logged("embed_{shard}"),
-    threads: 1
     resources:
         mem_mb=memory(16000),
         runtime=minutes(240),
@@ -46,10 +44,9 @@ rule embed:
         root=given(POOL_ROOT),
     shell:
         "workflow/run embed --log {log:q} --job {params.job:q} --threads {threads}"
-        " --settings {params.settings:q}"
-        " --pool {params.pool:q} --root {params.root:q} --check {input.check:q}"
-        " --base {input.base:q} --tokenizer {input.tokenizer:q} --encoder {input.encoder:q}"
-        " --output {output:q}"
+        " --settings {params.settings:q} --pool {params.pool:q} --root {params.root:q}"
+        " --check {input.check:q} --base {input.base:q} --tokenizer {input.tokenizer:q}"
+        " --encoder {input.encoder:q} --output {output:q}"
 
 
 use rule centroids as centroids_semantic with:

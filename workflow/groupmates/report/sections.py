@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from groupmates.artefacts.catalogue import ARTEFACTS
+from groupmates.artefacts.found import Found
 from groupmates.artefacts.store import read_artefact_json, read_folder_json, read_json
 from groupmates.cost.compare import compare, read_plan
 from groupmates.maths.calibration import calibration
@@ -128,11 +129,11 @@ def influence(
     }, drawn
 
 
-def groups(path: Path | None) -> tuple[dict[str, Any], Figures]:
+def groups(paths: list[Path]) -> tuple[dict[str, Any], Figures]:
     """How well group influence is predicted; nothing where no sets were probed."""
-    if path is None:
+    if not paths:
         return {"groups_finding": None}, {}
-    found = read_artefact_json(path, "groups")
+    found = read_artefact_json(paths[0], "groups")
     rows = found["agreement"]
     return {"groups_finding": words.groups_finding(found)}, {"groups": figures.groups(rows)}
 
@@ -160,10 +161,10 @@ def cost(
     }, drawn
 
 
-def against_plan(plan: Path | None) -> dict[str, Any]:
+def against_plan(plan: Path) -> dict[str, Any]:
     """What was planned beside what the jobs took, whose records lie in logs/ beside the plan."""
-    planned = read_plan(plan) if plan else None
-    if plan is None or planned is None:
+    planned = read_plan(plan)
+    if planned is None:
         return {"against": None, "planned_by": []}
     return {
         "against": compare(planned, plan.parent / "logs"),
@@ -171,26 +172,14 @@ def against_plan(plan: Path | None) -> dict[str, Any]:
     }
 
 
-def origins(
-    probe: list[Path],
-    fits: dict[str, Path],
-    groups: list[Path],
-    score: list[Path],
-    semantic: list[Path],
-    cluster: list[Path],
-    selected: dict[str, dict[str, Path]],
-    curves: list[Path],
-    summary: Path,
-) -> dict[str, Any]:
+def origins(found: Found) -> dict[str, Any]:
     """Settings and code of every input, files that agree in both counted together."""
-    records = reading.table_records(probe, "probe")
-    records += [read_json(fit / "provenance.json") for fit in fits.values()]
-    records += [read_json(path)["provenance"] for path in groups]
-    records += reading.table_records(score, "score") + reading.table_records(cluster, "cluster")
-    records += reading.table_records(semantic, "semantic")
-    for shards in selected.values():
-        records += reading.table_records(list(shards.values()), "select")
-    records += [*reading.table_records(curves, "curve"), read_json(summary)["provenance"]]
+    tables = {name: name for name in ("probe", "score", "cluster", "semantic", "select", "curve")}
+    tables["semantic_cluster"] = "cluster"  # written by the same stage
+    records = [r for at, kind in tables.items() for r in reading.table_records(found.all(at), kind)]
+    records += [read_json(fit / "provenance.json") for fit in found.all("fit")]
+    for name in ("groups", "summary"):
+        records += [read_json(path)["provenance"] for path in found.all(name)]
 
     def kind(record: dict[str, Any]) -> tuple[int, str, str]:
         place = list(ARTEFACTS).index(record["artefact"])

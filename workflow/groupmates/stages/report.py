@@ -11,8 +11,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from groupmates import formatting
+from groupmates.artefacts import catalogue
+from groupmates.artefacts.catalogue import ARTEFACTS
+from groupmates.artefacts.found import Found
 from groupmates.artefacts.store import Provenance, digests, read_artefact_json, replacing
-from groupmates.pool.listing import located
+from groupmates.pool.listing import PoolFile, located
 from groupmates.progress import note
 from groupmates.report import atlas, comparison, examples, kept, sections, words
 from groupmates.report.data import reading, repeats, texts
@@ -29,134 +32,112 @@ FILTERS = (
 def run(
     settings: ReportSettings,
     *,
-    random: list[Path],
-    bootstrap: list[Path],
-    initial: Path,
-    final: Path,
-    groups: list[Path] | None = None,
-    score: list[Path],
-    cluster: list[Path],
-    centroids: Path,
-    semantic: list[Path] | None = None,
-    semantic_cluster: list[Path] | None = None,
-    semantic_centroids: list[Path] | None = None,
-    select: list[Path],
-    curves: list[Path],
-    summary: Path,
-    logs: Path,
+    inputs: list[Path],
     pool: list[str],
     root: str,
-    plan: Path | None = None,
     output: Path,
     figures: list[Path],
-    tables: list[Path],
 ) -> None:
-    """Write the page, its figures as files of their own, each called by its name, and the
-    comparison as `tables`, .csv and .md.
+    """Write the page and, beside it, its figures and the comparison as files of their own.
 
-    `bootstrap` may be empty, `groups` is one file or none, `initial` and `final` may be the same
-    folder; `semantic…` are there where a method has semantic clusters, the centroids as a list of
-    one. Of the `pool` files, which lie below the folder `root`, some may be gone: they are read for
-    texts alone.
+    `inputs` are all that the page tells of, in the folder where it is written. Files of the `pool`,
+    which lie below the folder `root`, are read for texts alone: some may be gone.
     """
-    found = read_artefact_json(summary, "summary")
-    selected = reading.by_method(select)
-    colours = canvas.palette(sorted(found["methods"] | selected), found["baseline"])
-    fits = {"initial": initial, "final": final} if initial != final else {"final": final}
-    rounds = {"random": random, "bootstrap": bootstrap} if bootstrap else {"random": random}
-    records = reading.records(logs)
-    effect, drawn_effect = sections.evaluation(found, reading.curves(curves), colours)
-    featured = next((m for m in effect["ranked"] if m != found["baseline"]), found["baseline"])
-    meaning = semantic or []
-    of_meaning = settings.clusters.get(featured) == "semantic"
-    looked_at = examples.Pool(
-        score,
-        (semantic_cluster or []) if of_meaning else cluster,
-        selected,
-        semantic_centroids[0] if of_meaning and semantic_centroids else centroids,
-        located(pool, root),
-        clustered=meaning if of_meaning else score,
-        compared=meaning if of_meaning and settings.selectors[featured] == "semdedup" else score,
-    )
+    found = Found(output.parent, inputs)
+    records = reading.records(found.run / "logs")
+    page, drawn, rows = content(settings, found, records, located(pool, root))
+    provenance = Provenance("report", settings.model_dump(mode="json"), made_of(found, records))
+    record = json.dumps(provenance.record("report"), sort_keys=True).replace("<", "\\u003c")
+    page["provenance"] = Markup(record)
+    for path in figures:
+        with replacing(path) as temporary:
+            temporary.write_text(canvas.alone(drawn.get(path.stem)), encoding="utf-8")
+    tables = {"csv": comparison.as_csv(rows), "md": comparison.as_markdown(rows, page["decimals"])}
+    for kind, text in tables.items():
+        with replacing(found.run / catalogue.path("comparison").format(format=kind)) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    with replacing(output) as temporary:
+        temporary.write_text(render(page), encoding="utf-8")
+    note("report", f"{output}: {output.stat().st_size / 1e6:.1f} MB")
+
+
+def content(
+    settings: ReportSettings, found: Found, records: reading.Records, pool: list[PoolFile]
+) -> tuple[dict[str, Any], sections.Figures, list[dict[str, Any]]]:
+    """What the template needs, the figures by name, and the rows of the comparison."""
+    summary = read_artefact_json(found.one("summary"), "summary")
+    selected = reading.by_method(found.all("select"))
+    colours = canvas.palette(sorted(summary["methods"] | selected), summary["baseline"])
+    effect, drawn_effect = sections.evaluation(summary, reading.curves(found.all("curve")), colours)
+    featured = next((m for m in effect["ranked"] if m != summary["baseline"]), summary["baseline"])
+    looked_at = pool_of(settings, found, selected, pool, featured)
     readable = texts.readable(looked_at.files, settings.report.texts_gigabytes * 1e9)
     surveyed, looked, drawn_pool = examples.examine(looked_at, readable, settings, featured)
     shares, drawn_shares = kept.shares(surveyed.tally, surveyed.sources, list(selected), colours)
-    labels = {name: reading.labels(parts) for name, parts in rounds.items()}
+    labels = {name: reading.labels(parts) for name, parts in found.by("round", "probe").items()}
+    fits = {name: fit for name, (fit,) in found.by("model", "fit").items()}
     honesty, drawn_honesty = sections.influence(labels, fits)
-    of_groups, drawn_groups = sections.groups(groups[0] if groups else None)
+    of_groups, drawn_groups = sections.groups(found.all("groups"))
     spent, drawn_times = sections.cost(
         reading.stage_times(records), reading.gpu_use(records), records
     )
     drawn = drawn_effect | drawn_honesty | drawn_groups | drawn_pool | drawn_shares | drawn_times
-    rows = comparison.table(found, settings, records)
+    rows = comparison.table(summary, settings, records)
     in_order = [file for file in looked_at.files if file in readable]
     comparison.add_repeats(rows, repeats.repeats(selected, in_order, settings.text_columns))
-    oracle = comparison.add_oracle(rows, found, list(selected), surveyed.tally.shared_MM)
-    decimals = words.decimals_for(found)
+    oracle = comparison.add_oracle(rows, summary, list(selected), surveyed.tally.shared_MM)
     page = {
         "comparison": rows if len(rows) > 2 else [],
         "oracle": oracle,
         "unsought": comparison.unsought(rows),
-        "conclusion": comparison.conclusion(found) if len(rows) > 2 else None,
+        "conclusion": comparison.conclusion(summary) if len(rows) > 2 else None,
         "run": settings.run,
-        "summary": found,
-        "decimals": decimals,
+        "summary": summary,
+        "decimals": words.decimals_for(summary),
         **effect,
         **honesty,
         **of_groups,
         **looked,
         **shares,
         **spent,
-        **sections.against_plan(plan),
-        **sections.origins(
-            random + bootstrap,
-            fits,
-            groups or [],
-            score,
-            meaning,
-            cluster + (semantic_cluster or []),
-            selected,
-            curves,
-            summary,
-        ),
+        **sections.against_plan(found.run / catalogue.path("plan")),
+        **sections.origins(found),
         "figures": {name: Markup(svg) for name, svg in drawn.items()},
         "plotly": Markup(atlas.plotly()),
     }
-    provenance = Provenance(
-        "report",
-        settings.model_dump(mode="json"),
-        digests(
-            random=random,
-            bootstrap=bootstrap,
-            initial=initial,
-            final=final,
-            groups=groups or [],
-            score=score,
-            cluster=cluster,
-            centroids=centroids,
-            semantic=meaning,
-            semantic_cluster=semantic_cluster or [],
-            semantic_centroids=semantic_centroids or [],
-            select=select,
-            curves=curves,
-            summary=summary,
-            plan=[plan] if plan and plan.exists() else [],
-        )
-        # As they were read: the records of a run that goes on change from second to second.
-        | {"logs": hashlib.sha256(json.dumps(records, sort_keys=True).encode()).hexdigest()},
+    return page, drawn, rows
+
+
+def pool_of(
+    settings: ReportSettings,
+    found: Found,
+    selected: dict[str, dict[str, Path]],
+    files: list[PoolFile],
+    featured: str,
+) -> examples.Pool:
+    """The pool as the featured method sees it: by meaning, where its clusters are semantic."""
+    score, meaning = found.all("score"), found.all("semantic")
+    of_meaning = settings.clusters.get(featured) == "semantic"
+    prefix = "semantic_" if of_meaning else ""
+    by_meaning = of_meaning and settings.selectors[featured] == "semdedup"
+    return examples.Pool(
+        score,
+        found.all(f"{prefix}cluster"),
+        selected,
+        found.one(f"{prefix}centroids"),
+        files,
+        clustered=meaning if of_meaning else score,
+        compared=meaning if by_meaning else score,
     )
-    record = json.dumps(provenance.record("report"), sort_keys=True).replace("<", "\\u003c")
-    page["provenance"] = Markup(record)
-    for path in figures:
-        with replacing(path) as temporary:
-            temporary.write_text(canvas.alone(drawn.get(path.stem)), encoding="utf-8")
-    written = {".csv": comparison.as_csv(rows), ".md": comparison.as_markdown(rows, decimals)}
-    for path in tables:
-        with replacing(path) as temporary:
-            temporary.write_text(written[path.suffix], encoding="utf-8")
-    with replacing(output) as temporary:
-        temporary.write_text(render(page), encoding="utf-8")
-    note("report", f"{output}: {output.stat().st_size / 1e6:.1f} MB")
+
+
+def made_of(found: Found, records: reading.Records) -> dict[str, str]:
+    """Digests of what the page was made of."""
+    plan = found.run / catalogue.path("plan")
+    parts = {name: found.all(name) for name in ARTEFACTS if found.all(name)}
+    # The records as they were read: those of a run that goes on change from second to second.
+    told = hashlib.sha256(json.dumps(records, sort_keys=True).encode()).hexdigest()
+    return digests(**parts, plan=[plan] if plan.exists() else []) | {"logs": told}
 
 
 def render(page: dict[str, Any]) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from functools import cache
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from groupmates.artefacts.found import Found
 from groupmates.artefacts.store import Provenance, concatenate, digests, read_table, write_json
 from groupmates.maths.randomness import generator
 from groupmates.maths.statistics import example_interval, paired_interval, tokens_to_reach
@@ -18,106 +19,134 @@ BASELINE = "random"
 CONFIDENCE = 0.95
 
 
-def run(
-    settings: SummarySettings,
-    *,
-    curves: list[Path],
-    examples: list[Path],
-    select: list[Path],
-    score: list[Path],
-    output: Path,
-) -> None:
-    """Compare every method with random selection on the held-out half of the reference."""
-    final: dict[str, list[float]] = {}
-    means: dict[str, list[np.ndarray]] = {}
-    tokens_P = np.empty(0)
-    for path in curves:
-        table = read_table(path, "curve")
-        losses_P, tokens_P = table["loss_nats"].to_numpy(), table["tokens"].to_numpy()
-        final.setdefault(path.parent.name, []).append(float(losses_P[-1]))
-        means.setdefault(path.parent.name, []).append(losses_P)
-        base_loss = float(losses_P[0])
-    trained_tokens = int(tokens_P[-1])
-    sums, labels = example_sums(examples)
-    pool_tokens = np.concatenate(
-        [read_table(p, "score", ["n_tokens"])["n_tokens"].to_numpy() for p in score]
-    )
-    methods = {}
-    for method, losses in final.items():
-        mine = [p for p in select if p.parent.name == method]
-        n_tokens = concatenate(mine, "select", ["n_tokens"])["n_tokens"].to_numpy()
-        methods[method] = {
-            "losses_nats": losses,
-            "mean_nats": float(np.mean(losses)),
-            "documents": len(n_tokens),
-            "tokens": int(n_tokens.sum()),
-            "epochs": trained_tokens / float(n_tokens.sum()),
-            "tokens_to_reach_baseline": tokens_to_reach(
-                tokens_P, np.mean(means[method], axis=0), float(np.mean(final[BASELINE]))
-            )
-            if BASELINE in final
-            else None,
-        }
+def run(settings: SummarySettings, *, inputs: list[Path], output: Path) -> None:
+    """Compare every method with random selection on the held-out half of the reference.
 
-    @cache
-    def compared(a: str, b: str) -> dict[str, Any]:
+    `inputs` are the curves, example losses and selections of all methods, and the scored pool.
+    """
+    found = Found(output.parent.parent, inputs)
+    trained = {method: trainings(paths) for method, paths in found.by("method", "curve").items()}
+    comparison = Comparison(settings.seed, trained, *example_sums(found))
+    first = next(iter(trained.values()))
+    pool_tokens = np.concatenate([tokens_of([p], "score") for p in found.all("score")])
+    ranked = sorted(trained, key=lambda method: trained[method].mean_nats)
+    others = [method for method in trained if method != BASELINE]
+    comparisons = {
+        method: comparison.minus(method, BASELINE) for method in others if BASELINE in trained
+    }
+    body = {
+        "methods": {
+            method: row(trained[method], tokens_of(select, "select"), trained.get(BASELINE))
+            for method, select in found.by("method", "select").items()
+        },
+        "baseline": BASELINE,
+        "base_loss_nats": float(first.losses_SP[-1][0]),
+        "comparisons": comparisons,
+        "pairs": {
+            better: {worse: comparison.minus(better, worse) for worse in ranked[i + 1 :]}
+            for i, better in enumerate(ranked)
+        },
+        "seeds": max(len(training.losses_SP) for training in trained.values()),
+        "trained_tokens": int(first.tokens_P[-1]),
+        "evaluation_examples": len(comparison.labels_E),
+        "label_tokens": int(comparison.labels_E.sum()),
+        "pool_documents": len(pool_tokens),
+        "pool_tokens": int(pool_tokens.sum()),
+    }
+    for method, against in comparisons.items():
+        note(
+            "summarise",
+            f"{method} - {BASELINE}: {against['difference_nats']:+.4f} nats, by seed "
+            f"{against['interval_by_seed_nats']}, by example {against['interval_by_example_nats']}",
+        )
+    made_of = digests(
+        curves=found.all("curve"),
+        examples=found.all("example_losses"),
+        select=found.all("select"),
+    )
+    provenance = Provenance("summarise", settings.model_dump(mode="json"), made_of)
+    write_json(output, "summary", provenance, body)
+
+
+@dataclass(frozen=True)
+class Trainings:
+    """The held-out losses of a method's trainings: S seeds, P points of so many tokens."""
+
+    tokens_P: np.ndarray
+    losses_SP: list[np.ndarray]
+
+    @property
+    def final_S(self) -> list[float]:
+        return [float(losses_P[-1]) for losses_P in self.losses_SP]
+
+    @property
+    def mean_nats(self) -> float:
+        return float(np.mean(self.final_S))
+
+
+def trainings(curves: list[Path]) -> Trainings:
+    tables = [read_table(path, "curve") for path in curves]
+    losses = [table["loss_nats"].to_numpy() for table in tables]
+    return Trainings(tables[-1]["tokens"].to_numpy(), losses)
+
+
+def tokens_of(paths: list[Path], artefact: str) -> np.ndarray:
+    """Tokens of each document of these tables."""
+    found: np.ndarray = concatenate(paths, artefact, ["n_tokens"])["n_tokens"].to_numpy()
+    return found
+
+
+def row(trained: Trainings, n_tokens: np.ndarray, baseline: Trainings | None) -> dict[str, Any]:
+    """What is told of one method by itself."""
+    reached = None
+    if baseline is not None:
+        mean_P = np.mean(trained.losses_SP, axis=0)
+        reached = tokens_to_reach(trained.tokens_P, mean_P, baseline.mean_nats)
+    return {
+        "losses_nats": trained.final_S,
+        "mean_nats": trained.mean_nats,
+        "documents": len(n_tokens),
+        "tokens": int(n_tokens.sum()),
+        "epochs": int(trained.tokens_P[-1]) / float(n_tokens.sum()),
+        "tokens_to_reach_baseline": reached,
+    }
+
+
+class Comparison:
+    """Differences of two methods; `sums_E`: the loss of each held-out example, mean over seeds."""
+
+    def __init__(
+        self,
+        seed: int,
+        trained: dict[str, Trainings],
+        sums_E: dict[str, np.ndarray],
+        labels_E: np.ndarray,
+    ) -> None:
+        self.seed, self.trained, self.sums_E, self.labels_E = seed, trained, sums_E, labels_E
+
+    def minus(self, a: str, b: str) -> dict[str, Any]:
         """Method `a` minus method `b`; the trainings of one seed belong together."""
-        difference = np.array(final[a]) - np.array(final[b])
-        random = generator(settings.seed, "summary", a if b == BASELINE else f"{a} - {b}")
-        by_example = example_interval(sums[a], sums[b], labels, CONFIDENCE, random)
+        difference_S = np.array(self.trained[a].final_S) - np.array(self.trained[b].final_S)
+        random = generator(self.seed, "summary", a if b == BASELINE else f"{a} - {b}")
+        by_example = example_interval(
+            self.sums_E[a], self.sums_E[b], self.labels_E, CONFIDENCE, random
+        )
         return {
-            "difference_nats": float(difference.mean()),
-            "interval_by_seed_nats": finite(paired_interval(difference, CONFIDENCE)),
+            "difference_nats": float(difference_S.mean()),
+            "interval_by_seed_nats": finite(paired_interval(difference_S, CONFIDENCE)),
             "interval_by_example_nats": finite(by_example),
             "confidence": CONFIDENCE,
         }
 
-    comparisons = {}
-    for method in methods.keys() - {BASELINE} if BASELINE in methods else ():
-        comparisons[method] = compared(method, BASELINE)
-        found = comparisons[method]
-        note(
-            "summarise",
-            f"{method} - {BASELINE}: {found['difference_nats']:+.4f} nats, by seed "
-            f"{found['interval_by_seed_nats']}, by example {found['interval_by_example_nats']}",
-        )
-    ranked = sorted(final, key=lambda m: float(np.mean(final[m])))
-    write_json(
-        output,
-        "summary",
-        Provenance(
-            "summarise",
-            settings.model_dump(mode="json"),
-            digests(curves=curves, examples=examples, select=select),
-        ),
-        {
-            "methods": methods,
-            "baseline": BASELINE,
-            "base_loss_nats": base_loss,
-            "comparisons": comparisons,
-            "pairs": {
-                better: {worse: compared(better, worse) for worse in ranked[i + 1 :]}
-                for i, better in enumerate(ranked)
-            },
-            "seeds": max(len(v) for v in final.values()),
-            "trained_tokens": trained_tokens,
-            "evaluation_examples": len(labels),
-            "label_tokens": int(labels.sum()),
-            "pool_documents": len(pool_tokens),
-            "pool_tokens": int(pool_tokens.sum()),
-        },
-    )
 
-
-def example_sums(paths: list[Path]) -> tuple[dict[str, np.ndarray], np.ndarray]:
+def example_sums(found: Found) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Summed loss per example, averaged over seeds, by method; and label tokens per example."""
-    tables: dict[str, list[np.ndarray]] = {}
-    labels = np.empty(0, np.int64)
-    for path in paths:
-        table = read_table(path, "example_losses")
-        tables.setdefault(path.parent.name, []).append(table["loss_sum_nats"].to_numpy())
-        labels = table["label_tokens"].to_numpy()
-    return {method: np.mean(found, axis=0) for method, found in tables.items()}, labels
+    sums, labels_E = {}, np.empty(0, np.int64)
+    for method, paths in found.by("method", "example_losses").items():
+        tables = [read_table(path, "example_losses") for path in paths]
+        sums[method] = np.mean([table["loss_sum_nats"].to_numpy() for table in tables], axis=0)
+        labels_E = tables[-1]["label_tokens"].to_numpy()
+    return sums, labels_E
 
 
 def finite(interval: tuple[float, float]) -> list[float] | None:
