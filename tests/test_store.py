@@ -222,7 +222,7 @@ def test_a_corrupted_page_is_found_by_its_checksum(tmp_path):
     content[start + chunk.total_compressed_size // 2] ^= 1
     path.write_bytes(content)
     error = refusal(store.read_table, path, "curve")
-    assert "damaged" in error.found
+    assert "cannot be read" in error.found
     assert error.where == str(path)
 
 

@@ -92,7 +92,7 @@ def command(name: str, inputs: Inputs, results: Path, **changed: object) -> list
     elif name == "fit":
         settings = fit_settings(**changed)
         rest = ["--base", run.base, "--tokenizer", run.tokenizer, "--probe-pool", run.probe_pool]
-        rest += ["--random", folder / "probe.parquet", "--output", results / "fit"]
+        rest += ["--probes", folder / "probe.parquet", "--output", results / "fit"]
     else:
         settings = evaluate_settings(**changed)
         rest = ["--base", run.base, "--tokenizer", run.tokenizer, "--reference", run.reference]

@@ -75,9 +75,7 @@ def refitted(
         tempfile.TemporaryDirectory() as folder,
         Training(Path(folder) / "fit", "fit", made, model, optimizer, seeds[1]) as under_way,
     ):
-        fit.train(
-            settings, under_way, model, optimizer, prepared, training, validation, scale, "again"
-        )
+        fit.train(settings, under_way, model, optimizer, prepared, training, validation, scale)
     return model.eval(), scale
 
 

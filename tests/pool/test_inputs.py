@@ -308,7 +308,7 @@ def test_chosen_rows_of_all_kinds_are_those_that_were_read_whole(bucket, tmp_pat
             assert take_text(values, small.COLUMNS.text, "") == whole[row]
             assert small.COLUMNS.text not in values
         error = refusal(lambda f=file: list(chosen_texts(f, np.array([3, 10]), "text")))
-        assert "as when the pool was scored" in error.expected
+        assert "as when the run read it before" in error.expected
 
 
 @pytest.mark.parametrize("suffix", KINDS)
@@ -318,7 +318,7 @@ def test_the_text_of_chosen_rows_may_be_nested(tmp_path, suffix):
     (values,) = chosen_rows(file, np.array([2]))
     assert take_text(values, NESTED.text, "") == "text 2"
     assert values["content"] == {"n": 2}
-    with pytest.raises(UserError, match="as when the pool was scored"):
+    with pytest.raises(UserError, match="as when the run read it before"):
         list(chosen_texts(file, np.array([1]), "content.words"))
 
 

@@ -19,7 +19,7 @@ from test_readers import COLUMNS, KINDS, LINES, PACKED, PLAIN, refusal, write_st
 import small
 from groupmates.artefacts.store import read_table
 from groupmates.errors import UserError
-from groupmates.pool import documents
+from groupmates.pool import documents, text_lines
 from groupmates.pool.documents import BadRecord, Reject, read_documents
 from groupmates.pool.listing import PoolFile
 from groupmates.settings import config, per_stage
@@ -158,13 +158,13 @@ def test_a_text_of_100_mb_in_a_table_is_a_bad_record(tmp_path, suffix):
 
 def test_a_file_of_one_long_line_is_cut_while_it_streams(tmp_path, monkeypatch):
     monkeypatch.setattr("groupmates.pool.text_lines.CHUNK_BYTES", 100)
-    monkeypatch.setattr(documents, "LONGEST_RECORD_BYTES", 1000)
+    monkeypatch.setattr(text_lines, "LONGEST_RECORD_BYTES", 1000)
     longest = []
     true_object = documents._object
     monkeypatch.setattr(
         documents,
         "_object",
-        lambda line, where: longest.append(len(line)) or true_object(line, where),
+        lambda line: longest.append(len(line)) or true_object(line),
     )
     rows, rejects = read(lines_file(tmp_path, [b"[" * 50_000, GOOD]))
     assert (rows, [r.row for r in rejects]) == ([1], [0])
@@ -388,7 +388,7 @@ def test_of_any_damaged_file_every_record_is_read_or_listed_or_the_file_is_refus
     path.write_bytes(damaged(path.read_bytes(), how))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("groupmates.pool.text_lines.CHUNK_BYTES", chunk)
-        patch.setattr(documents, "LONGEST_RECORD_BYTES", 100)
+        patch.setattr(text_lines, "LONGEST_RECORD_BYTES", 100)
         try:
             rows, rejects = read(file)
         except UserError as error:

@@ -12,15 +12,16 @@ import torch
 
 import small
 from groupmates.artefacts.store import Provenance, read_table, write_table
+from groupmates.artefacts.unfinished import Kept
 from groupmates.errors import UserError
 from groupmates.maths.packing import windows
-from groupmates.models import tokenizer as text
 from groupmates.models.checkpoint import open_base
 from groupmates.models.reference import reference_part
 from groupmates.models.tokenizer import document_tokens, load_tokenizer
 from groupmates.pool.listing import named
 from groupmates.settings import config, per_stage
 from groupmates.stages import evaluate, reference
+from groupmates.stages.selected_tokens import kept_of, read_selected
 
 FILES = ["books/a.jsonl", "web/a.jsonl", "web/b.jsonl"]
 
@@ -104,18 +105,17 @@ def evaluated(run, pool, folder: Path, method: str = "random", number: int = 0, 
 def test_rows_are_those_of_the_pool_s_files():
     # Everything is drawn.
     drawn = evaluate.draw_documents(selection({"a": 2, "b": 3}), 10**9, np.random.default_rng(0))
-    assert {name: rows.tolist() for name, rows in drawn.items()} == {"a": [0, 3], "b": [0, 3, 6]}
+    assert drawn["source_file"].to_pylist() == ["a", "a", "b", "b", "b"]
+    assert drawn["source_row"].to_pylist() == [0, 3, 0, 3, 6]
 
 
 def test_documents_are_drawn_until_the_tokens_are_reached_and_no_further():
     table = selection({"a": 20, "b": 20})
-    tokens = table["n_tokens"].to_numpy()
     for seed in range(20):
         drawn = evaluate.draw_documents(table, 300, np.random.default_rng(seed))
-        nothing = np.empty(0, np.int64)
-        rows = np.concatenate([drawn.get("a", nothing), drawn.get("b", nothing) + 60]) // 3
-        assert tokens[rows].sum() >= 306  # with the margin for ends that packing drops
-        assert tokens[rows].sum() - 49 < 306  # without one of the largest it would be too few
+        total = drawn["n_tokens"].to_numpy().sum()
+        assert total >= 306  # with the margin for ends that packing drops
+        assert total - 49 < 306  # without one of the largest it would be too few
 
 
 def test_every_document_is_drawn_about_equally_often():
@@ -125,35 +125,25 @@ def test_every_document_is_drawn_about_equally_often():
     counts = np.zeros(10)
     for seed in range(400):
         drawn = evaluate.draw_documents(table, 48, np.random.default_rng(seed))
-        for name, offset in (("a", 0), ("b", 5)):
-            counts[drawn.get(name, np.empty(0, np.int64)) + offset] += 1
+        offset = np.array([5 * (name == "b") for name in drawn["source_file"].to_pylist()])
+        counts[drawn["source_row"].to_numpy() + offset] += 1
     assert counts.sum() == 400 * 5
     assert np.abs(counts - 200).max() < 5 * 10  # five standard deviations
 
 
-def test_the_drawn_rows_are_read_as_the_documents_of_the_selection(small_run, pool):
+def test_the_drawn_rows_are_read_as_the_documents_of_the_selection(small_run, pool, tmp_path):
     _, files, root = pool
     tokenizer = load_tokenizer(small_run.tokenizer)
+    names = pa.array([FILES[0], FILES[0], FILES[2]]).dictionary_encode()
+    drawn = pa.table({"source_file": names, "source_row": [0, 33, 9]})
+    kept = Kept(tmp_path / "examples", "example_losses", Provenance("evaluate", {}))
     pool_files = [named(path, root) for path in files]
-    chosen = {FILES[0]: np.array([0, 33]), FILES[2]: np.array([9])}
-    found = list(evaluate.read_drawn(chosen, pool_files, "text", tokenizer))
+    read_selected(kept, pool_files, drawn, "text", tokenizer, np.dtype(np.int32), "tokens")
     texts = [small.documents()[i]["text"] for i in (0, 11, 12 + 3)]
-    assert [t.tolist() for t in found] == [t.tolist() for t in document_tokens(tokenizer, texts)]
-
-
-def test_tokenising_in_blocks_changes_nothing(small_run, pool, monkeypatch):
-    _, files, root = pool
-    tokenizer = load_tokenizer(small_run.tokenizer)
-    arguments = (
-        {FILES[2]: np.arange(18) * 3},
-        [named(path, root) for path in files],
-        "text",
-        tokenizer,
-    )
-    whole = [t.tolist() for t in evaluate.read_drawn(*arguments)]
-    monkeypatch.setattr(text, "TOKENISED_TOGETHER", 5)
-    assert [t.tolist() for t in evaluate.read_drawn(*arguments)] == whole
-    assert len(whole) == 18
+    expected = document_tokens(tokenizer, texts)
+    (tokens,), (lengths,) = (map(np.load, kept_of(kept, name)) for name in ("tokens", "lengths"))
+    assert tokens.tolist() == np.concatenate(expected).tolist()
+    assert lengths.tolist() == [len(t) for t in expected]
 
 
 def test_batches_use_every_window_of_a_pass_before_any_comes_again():
@@ -238,7 +228,7 @@ def test_a_learning_rate_that_breaks_the_training_is_told(small_run, pool, tmp_p
     with pytest.raises(UserError, match=r"evaluate\.training\.learning_rate") as caught:
         evaluated(small_run, pool, tmp_path, learning_rate=1e38)
     assert caught.value.where == "method random, seed 0"
-    assert not (tmp_path / "evaluate").exists()
+    assert not list(tmp_path.rglob("*seed-0*.parquet"))
 
 
 def test_a_held_out_example_longer_than_the_models_positions_is_refused(small_run, pool, tmp_path):

@@ -74,7 +74,7 @@ def fitted(run, output: Path, random: Path, bootstrap: Path | None = None, **cha
         base=run.base,
         tokenizer=run.tokenizer,
         probe_pool=run.probe_pool,
-        random=[random],
+        probes=[random],
         bootstrap=[bootstrap] if bootstrap else [],
         output=output,
     )
@@ -281,7 +281,7 @@ def test_the_best_epoch_of_the_validation_rollouts_is_kept(
     monkeypatch.setattr(fit, "spearman", told)
     optimizer = fit.make_optimizer(model, wanted.fit.training)
     with Training(tmp_path / "initial", "fit", Provenance("fit", {}), model, optimizer, 0) as steps:
-        fit.train(wanted, steps, model, optimizer, prepared, training, validation, scale, "initial")
+        fit.train(wanted, steps, model, optimizer, prepared, training, validation, scale)
     kept = model.state_dict()
     assert all(torch.equal(kept[n], after_epoch[1][n]) for n in kept)
     assert not torch.equal(kept["head.weight"], after_epoch[2]["head.weight"])

@@ -14,7 +14,7 @@ import waiting
 from groupmates import __main__ as cli
 from groupmates.artefacts import unfinished
 from groupmates.models.resumable import warm_up_then_decay
-from groupmates.stages import evaluate
+from groupmates.stages import evaluate, selected_tokens
 
 PACKAGE = Path(unfinished.__file__).parents[2]
 
@@ -99,15 +99,16 @@ def test_progress_of_other_settings_is_never_picked_up(
 
 
 def test_documents_that_were_read_are_not_read_again(inputs, undisturbed, tmp_path, monkeypatch):
-    read, original = [], evaluate.read_drawn
+    read, original = [], selected_tokens.chosen_texts
 
-    def reads(chosen, files, *rest):
-        read.extend(file.name for file in files)
-        if read == ["a.jsonl", "b.jsonl"]:
-            raise RuntimeError("broken off")
-        return original(chosen, files, *rest)
+    def reads(file, rows, column):
+        if len(rows):
+            read.append(file.name)
+            if read == ["a.jsonl", "b.jsonl"]:
+                raise RuntimeError("broken off")
+        return original(file, rows, column)
 
-    monkeypatch.setattr(evaluate, "read_drawn", reads)
+    monkeypatch.setattr(selected_tokens, "chosen_texts", reads)
     save_after_every(1, monkeypatch)
     command = trainings.command("evaluate", inputs, tmp_path)
     assert [cli.main(command), cli.main(command)] == [1, 0]

@@ -66,7 +66,7 @@ def test_a_pool_file_that_changed_since_it_was_sampled_is_refused(tmp_path, mode
     scored(tmp_path, model, 1)
     file = named(tmp_path / "0.jsonl", tmp_path)
     with pytest.raises(UserError, match=r"0\.jsonl") as error:
-        shard_rows.check_unchanged(file, 5)
+        shard_rows.check_size(file, 5)
     assert "expected: 5 bytes" in str(error.value)
 
 

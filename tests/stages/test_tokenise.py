@@ -17,7 +17,7 @@ from groupmates.errors import UserError
 from groupmates.models.tokenizer import document_tokens, load_tokenizer, train_tokenizer
 from groupmates.pool.token_files import token_type
 from groupmates.settings import config, per_stage
-from groupmates.stages import materialise, tokenise
+from groupmates.stages import materialise, selected_tokens, tokenise
 
 WINDOW, PER_SHARD = 20, 3
 OPEN_LM = config.OpenLm(window_tokens=WINDOW, windows_per_shard=PER_SHARD)
@@ -229,8 +229,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("format", ["open_lm", "megatron"])
 def test_the_size_of_pieces_and_blocks_changes_no_byte(format, pool, small_run, monkeypatch):
     whole = contents(part_of(pool, format, "00000", small_run.tokenizer))
-    monkeypatch.setattr(tokenise, "PIECE_TOKENS", 37)
-    monkeypatch.setattr(tokenise, "TEXT_TOGETHER", 100)
+    monkeypatch.setattr(selected_tokens, "PIECE_TOKENS", 37)
+    monkeypatch.setattr(selected_tokens, "TEXT_TOGETHER", 100)
     assert contents(part_of(pool, format, "00000", small_run.tokenizer)) == whole
 
 
@@ -242,8 +242,8 @@ class Killed(Exception):
 def test_a_part_killed_after_any_of_its_saves_ends_as_if_it_had_not_been(
     format, pool, small_run, monkeypatch
 ):
-    monkeypatch.setattr(tokenise, "PIECE_TOKENS", 60)
-    monkeypatch.setattr(tokenise, "TEXT_TOGETHER", 100)
+    monkeypatch.setattr(selected_tokens, "PIECE_TOKENS", 60)
+    monkeypatch.setattr(selected_tokens, "TEXT_TOGETHER", 100)
     output = part_of(pool, format, "00000", small_run.tokenizer)
     whole = contents(output)
     save, calls = unfinished.Kept.save, []
@@ -274,7 +274,7 @@ def test_progress_with_another_tokenizer_is_not_gone_on_with(
     other = tmp_path / "other"
     train_tokenizer([d["text"] for d in small.documents(10)], 290).save_pretrained(other)
     with monkeypatch.context() as patched:
-        patched.setattr(tokenise, "replacing", lambda path: (_ for _ in ()).throw(Killed))
+        patched.setattr(tokenise.store, "replacing", lambda path: (_ for _ in ()).throw(Killed))
         with pytest.raises(Killed):
             part_of(pool, "megatron", "00000", small_run.tokenizer)
     folder = dataset_of(pool, "megatron", other)

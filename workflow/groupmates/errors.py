@@ -13,10 +13,17 @@ class UserError(Exception):
             where="pool/a.jsonl.zst, line 17",
             todo="set pool.columns.text to the name of the text field",
         )
+
+    Named constructors have the words of what happens in many places: `store.damaged` for artefacts,
+    `pool.damage` for pool files.
     """
 
     def __init__(self, *, expected: str, found: str, where: str, todo: str) -> None:
+        super().__init__()
         self.expected, self.found, self.where, self.todo = expected, found, where, todo
-        super().__init__(
-            f"expected: {expected}\n   found: {found}\n   where: {where}\n   to do: {todo}"
+
+    def __str__(self) -> str:
+        return (
+            f"expected: {self.expected}\n   found: {self.found}\n   where: {self.where}\n"
+            f"   to do: {self.todo}"
         )

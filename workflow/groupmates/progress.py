@@ -1,6 +1,6 @@
 """Progress of a stage: one line every few seconds with count, rate and time left.
 
-Of a job that takes hours the log gets a line a minute; the terminal, where there is one, gets all.
+The log gets a line a minute. The terminal, where there is one, gets all.
 """
 
 from __future__ import annotations

@@ -82,8 +82,7 @@ TRAINING = ("base", "fit", "evaluate")  # may do so in several processes
 
 def stage_function(stage: str) -> Callable[..., None]:
     module, function = STAGES[stage]
-    loaded: Callable[..., None] = getattr(importlib.import_module(f"groupmates.{module}"), function)
-    return loaded
+    return getattr(importlib.import_module(f"groupmates.{module}"), function)
 
 
 def stage_arguments(function: Callable[..., None], arguments: list[str]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ rule fit:
         encoder=folder_files(CONFIG.fit.encoder.name),
         tokenizer=artefact("tokenizer"),
         probe_pool=artefact("probe_pool"),
-        random=lambda wildcards: probed(
+        probes=lambda wildcards: probed(
             "one_step" if wildcards.model == "one_step" else "random"
         ),
         bootstrap=bootstrapped,
@@ -40,7 +40,7 @@ rule fit:
         "{params.srun} workflow/run fit {params.processes} --log {log:q} --job {params.job:q}"
         " --threads {threads} --settings {params.settings:q} --base {input.base:q}"
         " --tokenizer {input.tokenizer:q} --probe-pool {input.probe_pool:q}"
-        " --random {input.random:q} --bootstrap {input.bootstrap:q} --output {output:q}"
+        " --probes {input.probes:q} --bootstrap {input.bootstrap:q} --output {output:q}"
 
 
 rule accept:

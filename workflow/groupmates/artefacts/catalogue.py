@@ -28,40 +28,36 @@ class Artefact:
         import pyarrow as pa
 
         assert self.columns is not None, f"{self.path} is not a table"
+        reject = {"row": pa.int64(), "reason": pa.string(), "found": pa.string()}
+        kinds = {
+            "tokens": pa.list_(pa.int32()),
+            "hashes": pa.list_(pa.uint64()),
+            "rejects": pa.list_(pa.struct(reject)),
+            "dictionary": pa.dictionary(pa.int32(), pa.string()),
+            "embedding": pa.list_(pa.float32(), embedding_size or -1),
+        }
+        assert embedding_size or "embedding" not in self.columns.values()
+        fields = [
+            pa.field(
+                name, kinds[kind] if kind in kinds else pa.type_for_alias(kind), nullable=False
+            )
+            for name, kind in self.columns.items()
+        ]
+        return pa.schema(fields)
 
-        def arrow(name: str) -> pa.DataType:
-            if name == "tokens":
-                return pa.list_(pa.int32())
-            if name == "hashes":
-                return pa.list_(pa.uint64())
-            if name == "rejects":
-                fields = {"row": pa.int64(), "reason": pa.string(), "found": pa.string()}
-                return pa.list_(pa.struct(fields))
-            if name == "embedding":
-                assert embedding_size is not None
-                return pa.list_(pa.float32(), embedding_size)
-            if name == "dictionary":
-                return pa.dictionary(pa.int32(), pa.string())
-            return pa.type_for_alias(name)
 
-        return pa.schema([pa.field(c, arrow(t), nullable=False) for c, t in self.columns.items()])
+def columns(listed: str) -> dict[str, str]:
+    """Columns and their types, from `doc_id string, row int64`."""
+    pairs = (column.split() for column in listed.split(","))
+    return {pair[0]: pair[1] for pair in pairs}
 
 
-DOCUMENT = {"doc_id": "string", "source_file": "dictionary", "source_row": "int64"}
-LISTED = {
-    "source_file": "string",
-    "bytes": "int64",
-    "sha256": "string",
-    "documents": "int64",
-    "rejected": "int64",
-}
-SCORED = DOCUMENT | {
-    "source": "dictionary",
-    "n_tokens": "int64",
-    "individual_influence": "float32",
-    "embedding": "embedding",
-}
-PROBED = DOCUMENT | {"text": "string", "input_ids": "tokens"}
+DOCUMENT = columns("doc_id string, source_file dictionary, source_row int64")
+LISTED = columns("source_file string, bytes int64, sha256 string, documents int64, rejected int64")
+SCORED = DOCUMENT | columns(
+    "source dictionary, n_tokens int64, individual_influence float32, embedding embedding"
+)
+PROBED = DOCUMENT | columns("text string, input_ids tokens")
 
 ARTEFACTS = {
     "corpus": Artefact(
@@ -75,7 +71,7 @@ ARTEFACTS = {
         2,
         "one row per pool file of the shard: size, sha256 of its bytes, numbers of documents and of "
         "bad records, a 64-bit hash of each document's id, and the bad records",
-        LISTED | {"id_hashes": "hashes", "rejects": "rejects"},
+        LISTED | columns("id_hashes hashes, rejects rejects"),
     ),
     "files": Artefact(
         "check/files.parquet",
@@ -88,7 +84,7 @@ ARTEFACTS = {
         1,
         "the pool's bad records, which every stage leaves out: why, and the beginning of what was "
         "found; none where pool.bad_records is stop",
-        {"source_file": "string", "source_row": "int64", "reason": "string", "found": "string"},
+        columns("source_file string, source_row int64, reason string, found string"),
     ),
     "tokenizer": Artefact("sample/tokenizer", 1, "the language model's tokenizer, a HF folder"),
     "probe_pool": Artefact(
@@ -110,12 +106,7 @@ ARTEFACTS = {
         "reference examples, in random order: the first so many of each split are used; split is "
         "'selection' or 'evaluation'; the loss counts the tokens from position label_start (at "
         "least 1) to the end",
-        {
-            "example_id": "string",
-            "split": "string",
-            "input_ids": "tokens",
-            "label_start": "int32",
-        },
+        columns("example_id string, split string, input_ids tokens, label_start int32"),
     ),
     "base": Artefact(
         "base", 1, "the checkpoint that is probed: HF folder, optimizer.safetensors, training.json"
@@ -124,20 +115,16 @@ ARTEFACTS = {
         "probe/{round}/rollouts.parquet",
         1,
         "which documents are trained on in which order; step counts from 1",
-        {"rollout": "int64", "step": "int32", "doc_id": "string"},
+        columns("rollout int64, step int32, doc_id string"),
     ),
     "probe": Artefact(
         "probe/{round}/shard-{part}.parquet",
         1,
         "oracle influences: loss_after_nats - loss_before_nats of each step",
-        {
-            "rollout": "int64",
-            "step": "int32",
-            "doc_id": "string",
-            "loss_before_nats": "float64",
-            "loss_after_nats": "float64",
-            "influence_nats": "float64",
-        },
+        columns(
+            "rollout int64, step int32, doc_id string, loss_before_nats float64, "
+            "loss_after_nats float64, influence_nats float64"
+        ),
     ),
     "fit": Artefact(
         "fit/{model}",
@@ -149,14 +136,10 @@ ARTEFACTS = {
         "fit/{model}/heldout.parquet",
         1,
         "oracle and predicted influence of the held-out rollouts, both in nats",
-        {
-            "round": "string",
-            "rollout": "int64",
-            "step": "int32",
-            "doc_id": "string",
-            "influence_nats": "float64",
-            "predicted_nats": "float64",
-        },
+        columns(
+            "round string, rollout int64, step int32, doc_id string, "
+            "influence_nats float64, predicted_nats float64"
+        ),
     ),
     "accept": Artefact(
         "accept/{model}.json", 1, "that the influence model passed the floor, and its correlation"
@@ -169,30 +152,20 @@ ARTEFACTS = {
         "to that size; kind: random, or near (a random document and its nearest neighbours); seen: "
         "whether the fit has trained on the document, or chosen by it; influence and embedding are "
         "the final model's",
-        {
-            "set": "int64",
-            "kind": "string",
-            "size": "int32",
-            "step": "int32",
-            "doc_id": "string",
-            "seen": "bool",
-            "individual_influence": "float32",
-            "embedding": "embedding",
-        },
+        columns(
+            "set int64, kind string, size int32, step int32, doc_id string, seen bool, "
+            "individual_influence float32, embedding embedding"
+        ),
     ),
     "group_probe": Artefact(
         "probe/groups/part-{part}.parquet",
         1,
         "true group influence: loss_after_nats, after all documents of the set, minus "
         "loss_before_nats, of the checkpoint",
-        {
-            "set": "int64",
-            "kind": "string",
-            "size": "int32",
-            "loss_before_nats": "float64",
-            "loss_after_nats": "float64",
-            "influence_nats": "float64",
-        },
+        columns(
+            "set int64, kind string, size int32, loss_before_nats float64, "
+            "loss_after_nats float64, influence_nats float64"
+        ),
     ),
     "groups": Artefact(
         "groups/correlation.json",
@@ -225,7 +198,7 @@ ARTEFACTS = {
         "score/semantic/shard-{shard}.parquet",
         1,
         "an embedding of unit length that no influence has shaped, rows as in score/",
-        {"doc_id": "string", "embedding": "embedding"},
+        columns("doc_id string, embedding embedding"),
     ),
     "centroids": Artefact(
         "cluster/centroids.npy",
@@ -237,7 +210,7 @@ ARTEFACTS = {
         "cluster/shard-{shard}.parquet",
         1,
         "the cluster of every document, rows as in score/",
-        {"doc_id": "string", "cluster": "int32"},
+        columns("doc_id string, cluster int32"),
     ),
     "semantic_centroids": Artefact(
         "cluster/semantic/centroids.npy", 1, "the same of the embeddings in score/semantic/"
@@ -246,7 +219,7 @@ ARTEFACTS = {
         "cluster/semantic/shard-{shard}.parquet",
         1,
         "the same by the semantic centroids",
-        {"doc_id": "string", "cluster": "int32"},
+        columns("doc_id string, cluster int32"),
     ),
     "classifier": Artefact(
         "quality/{method}.safetensors",
@@ -264,12 +237,7 @@ ARTEFACTS = {
         1,
         "documents that a quad method probed, in the order in which it did; influence: change of the "
         "reference loss per unit of a step along the document's gradient on the attention layers",
-        {
-            "iteration": "int32",
-            "cluster": "int32",
-            "doc_id": "string",
-            "influence": "float64",
-        },
+        columns("iteration int32, cluster int32, doc_id string, influence float64"),
     ),
     "quad_clusters": Artefact(
         "probe/quad/{method}.clusters.parquet",
@@ -277,27 +245,17 @@ ARTEFACTS = {
         "what the bandit knows of every cluster in the end: documents, how many were probed, visits "
         "(those to neighbours by their weight), mean influence of its own documents (NaN without), "
         "mean reward: threshold - influence, HIGHER is better, 0 where nothing is known",
-        {
-            "cluster": "int32",
-            "documents": "int64",
-            "probed": "int64",
-            "visits": "float64",
-            "influence": "float64",
-            "reward": "float64",
-        },
+        columns(
+            "cluster int32, documents int64, probed int64, visits float64, "
+            "influence float64, reward float64"
+        ),
     ),
     "order": Artefact(
         "order/{method}/part-{partition}.parquet",
         1,
         "a method's preference: documents are taken by (key, rank, shard, row), smallest first, "
         "until the budget is met; row is the position in the score shard of that number",
-        {
-            "shard": "int32",
-            "row": "int64",
-            "rank": "int32",
-            "key": "float64",
-            "group_influence": "float64",
-        },
+        columns("shard int32, row int64, rank int32, key float64, group_influence float64"),
     ),
     "select": Artefact(
         "select/{method}/shard-{shard}.parquet",
@@ -305,13 +263,10 @@ ARTEFACTS = {
         "one row per selected document, in pool order; rank counts from 0 within the cluster; "
         "group_influence is theta when picked, in label standard deviations (NaN for methods without)",
         DOCUMENT
-        | {
-            "n_tokens": "int64",
-            "cluster": "int32",
-            "rank": "int32",
-            "individual_influence": "float32",
-            "group_influence": "float64",
-        },
+        | columns(
+            "n_tokens int64, cluster int32, rank int32, individual_influence float32, "
+            "group_influence float64"
+        ),
     ),
     "dataset": Artefact(
         "dataset/{method}/{file}",
@@ -335,13 +290,13 @@ ARTEFACTS = {
         "evaluate/{method}/seed-{seed}.parquet",
         1,
         "held-out reference loss after `tokens` training tokens",
-        {"tokens": "int64", "loss_nats": "float64"},
+        columns("tokens int64, loss_nats float64"),
     ),
     "example_losses": Artefact(
         "evaluate/{method}/seed-{seed}.examples.parquet",
         1,
         "summed loss and number of label tokens per held-out example after the last step",
-        {"example_id": "string", "loss_sum_nats": "float64", "label_tokens": "int64"},
+        columns("example_id string, loss_sum_nats float64, label_tokens int64"),
     ),
     "summary": Artefact(
         "evaluate/summary.json", 2, "every method against random and against each other"

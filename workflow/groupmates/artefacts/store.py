@@ -10,25 +10,27 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
-import shutil
 import subprocess
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import BaseModel
+from safetensors import SafetensorError
 
 from groupmates import __version__
+from groupmates.artefacts.atomic import replacing
 from groupmates.artefacts.catalogue import ARTEFACTS
 from groupmates.errors import UserError
 
 KEY = b"groupmates"
+UNREADABLE = (OSError, EOFError, ValueError, KeyError, SafetensorError)  # ValueError: JSON, Arrow
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,15 @@ class Provenance:
     stage: str
     settings: dict[str, Any]
     inputs: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, stage: str, settings: BaseModel, **inputs: Path | list[Path] | None) -> Self:
+        """What a stage makes with these settings of these files; None stands for no input."""
+        return cls(stage, settings.model_dump(mode="json"), digests(**inputs))
+
+    def also(self, **settings: Any) -> Self:
+        """With more settings, such as the part of the work."""
+        return replace(self, settings=self.settings | settings)
 
     def record(self, artefact: str) -> dict[str, Any]:
         return {
@@ -51,15 +62,8 @@ class Provenance:
 @cache
 def code_revision() -> str:
     """Package version and, in a git checkout, the commit, with `-dirty` for local changes."""
-    git = [
-        "git",
-        "-C",
-        str(Path(__file__).parent),
-        "describe",
-        "--always",
-        "--dirty",
-        "--abbrev=12",
-    ]
+    here, describe = str(Path(__file__).parent), "describe --always --dirty --abbrev=12"
+    git = ["git", "-C", here, *describe.split()]
     try:
         described = subprocess.run(git, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
@@ -90,48 +94,15 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def digests(**inputs: Path | list[Path]) -> dict[str, str]:
+def digests(**inputs: Path | list[Path] | None) -> dict[str, str]:
     """Digests by name; a list is numbered."""
     found: dict[str, str] = {}
     for name, value in inputs.items():
         if isinstance(value, list):
             found |= {f"{name}[{i}]": digest(p) for i, p in enumerate(value)}
-        else:
+        elif value is not None:
             found[name] = digest(value)
     return found
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path (file or folder, the caller makes it) that becomes `path` on success.
-
-    What a killed job left of the same path is removed first.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # The number in full: `x.examples` beside `x` may be in the making in another job.
-    leftover = re.compile(rf"\.{re.escape(path.name)}\.\d+\.partial")
-    for sibling in path.parent.iterdir():
-        if leftover.fullmatch(sibling.name):
-            _remove(sibling)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        yield temporary
-        if temporary.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
-        temporary.rename(path)
-    finally:
-        _remove(temporary)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 class TableWriter:
@@ -186,29 +157,36 @@ def write_table(
         writer.write(columns)
 
 
+def damaged(path: Path, expected: str, found: str | Exception, hint: str = "") -> UserError:
+    """An artefact is missing or broken, or is not of the inputs beside it; snakemake remakes it."""
+    kind = "folder" if path.is_dir() else "file"
+    redo = f"delete the {kind} and run snakemake again: it remakes it and what follows from it"
+    if isinstance(found, Exception):
+        if not path.exists():
+            found, redo = "no file", "run snakemake, which makes it"
+        else:
+            found = f"a file that cannot be read ({found})"
+    return UserError(expected=expected, found=found, where=str(path), todo=redo + hint)
+
+
+@contextmanager
+def intact(path: Path, expected: str = "intact pages") -> Iterator[None]:
+    """What fails inside is a missing or damaged artefact at `path`."""
+    try:
+        yield
+    except UNREADABLE as error:
+        raise damaged(Path(path), expected, error) from error
+
+
 def open_table(path: Path, artefact: str) -> pq.ParquetFile:
     """A checked Parquet file: whole, written by us, of this artefact, version and columns."""
-    path = Path(path)
-    redo = f"delete the file and run snakemake again: it remakes {ARTEFACTS[artefact].path}"
-    try:
+    with intact(path, f"a Parquet file with {ARTEFACTS[artefact].meaning}"):
         file = pq.ParquetFile(path, page_checksum_verification=True)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise UserError(
-            expected=f"a Parquet file with {ARTEFACTS[artefact].meaning}",
-            found=f"a file that cannot be read ({error})" if path.exists() else "no file",
-            where=str(path),
-            todo=redo,
-        ) from error
     metadata = (file.schema_arrow.metadata or {}).get(KEY)
     _check_record(json.loads(metadata) if metadata else {}, artefact, path, "file")
     names = set(ARTEFACTS[artefact].columns or ())
     if not names <= set(file.schema_arrow.names):
-        raise UserError(
-            expected=f"the columns {sorted(names)}",
-            found=f"{file.schema_arrow.names}",
-            where=str(path),
-            todo=redo,
-        )
+        raise damaged(path, f"the columns {sorted(names)}", f"{file.schema_arrow.names}")
     return file
 
 
@@ -221,8 +199,7 @@ def embedded_as(path: Path) -> str:
 
 def embedding_size(path: Path) -> int:
     """Size of the embeddings in such a table."""
-    size: int = open_table(path, embedded_as(path)).schema_arrow.field("embedding").type.list_size
-    return size
+    return open_table(path, embedded_as(path)).schema_arrow.field("embedding").type.list_size
 
 
 def read_table(path: Path, artefact: str, columns: list[str] | None = None) -> pa.Table:
@@ -245,8 +222,7 @@ def read_where(
 
 def table_record(path: Path, artefact: str) -> dict[str, Any]:
     """The provenance of a checked table."""
-    record: dict[str, Any] = json.loads(open_table(path, artefact).schema_arrow.metadata[KEY])
-    return record
+    return json.loads(open_table(path, artefact).schema_arrow.metadata[KEY])
 
 
 def row_groups(path: Path, artefact: str, columns: list[str]) -> Iterator[pa.Table]:
@@ -256,20 +232,6 @@ def row_groups(path: Path, artefact: str, columns: list[str]) -> Iterator[pa.Tab
         with intact(path):
             table = file.read_row_group(group, columns)
         yield table
-
-
-@contextmanager
-def intact(path: Path) -> Iterator[None]:
-    """What fails inside is a damaged page of the artefact at `path`."""
-    try:
-        yield
-    except (OSError, pa.ArrowInvalid) as error:
-        raise UserError(
-            expected="intact pages",
-            found=f"a damaged file ({error})",
-            where=str(path),
-            todo="delete the file and run snakemake again: it remakes it and what follows from it",
-        ) from error
 
 
 def embeddings(table: pa.Table | pa.RecordBatch, column: str = "embedding") -> Any:
@@ -291,16 +253,8 @@ def write_json(path: Path, artefact: str, provenance: Provenance, body: dict[str
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON artefact, with a `UserError` where it is missing or damaged."""
-    try:
-        content: dict[str, Any] = json.loads(Path(path).read_text())
-        return content
-    except (OSError, ValueError) as error:
-        raise UserError(
-            expected="a JSON artefact",
-            found=f"a file that cannot be read ({error})",
-            where=str(path),
-            todo="run snakemake; where the file exists and is damaged, delete it first",
-        ) from error
+    with intact(path, "a JSON artefact"):
+        return json.loads(Path(path).read_text())
 
 
 def write_folder_provenance(folder: Path, artefact: str, provenance: Provenance) -> None:
@@ -324,34 +278,24 @@ def read_artefact_json(path: Path, artefact: str) -> dict[str, Any]:
 
 def read_centroids(path: Path) -> np.ndarray:
     """The centroids [K, D], which must be those that the record beside them describes."""
-    try:
-        centroids_KD: np.ndarray = np.load(path)
+    with intact(path, "the centroids of the clusters"):
+        centroids_KD = np.load(path)
         if read_artefact_json(path.with_suffix(".json"), "centroids").get("sha256") != digest(path):
             raise ValueError("its sha256 is not the one in the .json beside it")
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(
-            expected="the centroids of the clusters",
-            found=f"a file that cannot be read ({error})",
-            where=str(path),
-            todo="delete the file and run snakemake again",
-        ) from error
     return centroids_KD
 
 
 def _check_record(record: dict[str, Any], artefact: str, path: Path, kind: str) -> None:
-    expected = {"artefact": artefact, "version": ARTEFACTS[artefact].version}
+    version = ARTEFACTS[artefact].version
+    expected = {"artefact": artefact, "version": version}
     found = {key: record.get(key) for key in expected}
     if found != expected:
-        version = found["version"] or 0
-        newer = found["artefact"] == artefact and version > ARTEFACTS[artefact].version
-        redo = f"delete the {kind.split()[-1]} and run snakemake again: it remakes it"
-        raise UserError(
-            expected=f"a {kind} of the artefact {expected}",
-            found=f"{found}, written by {record.get('code', 'something else')}",
-            where=str(path),
-            todo=f"use the code that wrote it, which is newer than this; or {redo}"
-            if newer
-            else redo,
+        newer = found["artefact"] == artefact and (found["version"] or 0) > version
+        raise damaged(
+            path,
+            f"a {kind} of the artefact {expected}",
+            f"{found}, written by {record.get('code', 'something else')}",
+            "; or use the code that wrote it, which is newer than this" if newer else "",
         )
 
 
@@ -361,8 +305,7 @@ def concatenate(paths: Iterable[Path], artefact: str, columns: list[str] | None 
 
 
 def rows_of(score: Path) -> int:
-    rows: int = open_table(score, "score").metadata.num_rows
-    return rows
+    return open_table(score, "score").metadata.num_rows
 
 
 def read_clusters(score: Path, cluster: Path) -> np.ndarray:
@@ -370,11 +313,7 @@ def read_clusters(score: Path, cluster: Path) -> np.ndarray:
     ids = read_table(score, "score", ["doc_id"])["doc_id"]
     table = read_table(cluster, "cluster")
     if not ids.equals(table["doc_id"]):
-        raise UserError(
-            expected=f"clusters of the {len(ids):,} documents of {score}, row by row",
-            found=f"{len(table):,} rows of other documents or in another order",
-            where=str(cluster),
-            todo="delete the clusters of this shard and run snakemake again",
-        )
-    clusters: np.ndarray = table["cluster"].to_numpy()
-    return clusters
+        expected = f"clusters of the {len(ids):,} documents of {score}, row by row"
+        found = f"{len(table):,} rows of other documents or in another order"
+        raise damaged(cluster, expected, found)
+    return table["cluster"].to_numpy()

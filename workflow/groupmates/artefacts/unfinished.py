@@ -9,25 +9,49 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, Self
 
+import numpy as np
+
+from groupmates.artefacts import atomic
 from groupmates.artefacts.store import Provenance, digest
 from groupmates.progress import note
 
 # A job that dies loses at most about as much work. `python -m groupmates --save-seconds` sets it.
 seconds_between_saves = 60.0
-# Of the time between two saves, at most this share is spent on saving: large models save less often.
+# Saving takes at most this share of the time between two saves: large models save less often.
 SAVING_SHARE = 0.1
 STOPPED = 128 + signal.SIGTERM  # status of a job that was told to stop and has saved its progress
+
+
+@contextmanager
+def signals(*numbers: int) -> Iterator[list[int]]:
+    """The signals of these numbers as they come in; inside the block they end no process.
+
+    Python lets the main thread alone listen: any other hears nothing.
+    """
+    told: list[int] = []
+
+    def tell(number: int, frame: FrameType | None) -> None:
+        told.append(number)
+
+    main = threading.current_thread() is threading.main_thread()
+    handlers = {number: signal.signal(number, tell) for number in numbers if main}
+    try:
+        yield told
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 class Kept:
@@ -36,11 +60,10 @@ class Kept:
     ::
 
         with Kept(output, "probe", provenance) as kept:
-            losses = load(kept.file("losses.npy")) if kept.state else []
-            for i in range(kept.state.get("steps", 0), steps):
+            losses = kept.values
+            for i in range(len(losses), steps):
                 losses.append(...)
-                if kept.due():
-                    kept.save({"steps": i + 1}, {"losses.npy": write}, only=True)
+                kept.measured(losses)
             write_table(output, ...)
             kept.clear()
 
@@ -52,7 +75,7 @@ class Kept:
         self.folder = folder_of(output)
         self._key = _key(provenance.record(artefact))
         self._label = output.name
-        self._terminated = False
+        self._told: list[int] = []
         self._last, self._cost = time.monotonic(), 0.0
         self.state: dict[str, Any] = {}
         self._digests: dict[str, str] = {}
@@ -78,21 +101,12 @@ class Kept:
                 stray.unlink()
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            self._handler = signal.signal(signal.SIGTERM, self._terminate)
+        self._listening = signals(signal.SIGTERM)
+        self._told = self._listening.__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, self._handler)
-
-    def _terminate(self, number: int, frame: FrameType | None) -> None:
-        self._terminated = True
+    def __exit__(self, *error: object) -> None:
+        self._listening.__exit__(None, None, None)
 
     @property
     def files(self) -> list[str]:
@@ -107,7 +121,18 @@ class Kept:
     def due(self) -> bool:
         """Whether it is time to save."""
         wait = max(seconds_between_saves, self._cost / SAVING_SHARE)
-        return self._terminated or time.monotonic() - self._last >= wait
+        return bool(self._told) or time.monotonic() - self._last >= wait
+
+    @property
+    def values(self) -> list[Any]:
+        """The numbers that `measured` kept, in their order; [] where there are none."""
+        return np.load(self.file(self.files[0])).tolist() if self.files else []
+
+    def measured(self, values: list[Any]) -> None:
+        """Keep all numbers that were measured so far, where it is time to save."""
+        if self.due():
+            write = partial(np.save, arr=np.array(values))
+            self.save({"values": len(values)}, {f"values-{len(values)}.npy": write}, only=True)
 
     def save(
         self,
@@ -127,19 +152,16 @@ class Kept:
             assert name not in self._digests, name
             path = self.folder / name
             write(path)
-            _sync(path)
+            atomic.sync(path)
             kept[name] = digest(path)
         index = {"key": self._key, "state": state, "files": kept}
-        temporary = self.folder / ".index.json"
-        temporary.write_text(json.dumps(index))
-        _sync(temporary)
-        temporary.rename(self.folder / "index.json")
+        atomic.write_text(self.folder / "index.json", json.dumps(index), durable=True)
         for name in self._digests.keys() - kept.keys():
             (self.folder / name).unlink()
         self.state, self._digests = state, kept
         self._last = time.monotonic()
         self._cost = self._last - start
-        if self._terminated:
+        if self._told:
             note("resume", f"{self._label}: stopped by SIGTERM, progress is kept")
             sys.exit(STOPPED)
 
@@ -164,11 +186,6 @@ def _remove(folder: Path) -> None:
 
 
 def _key(record: dict[str, Any]) -> str:
-    """Of what decides the artefact's content; its version stands for the code."""
+    """A hash of what decides the artefact's content; its version stands for the code."""
     decisive = {name: value for name, value in record.items() if name != "code"}
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

@@ -19,9 +19,10 @@ from tokenizers import Tokenizer
 
 from groupmates.cost.flops import Shape, clipped_mean
 from groupmates.errors import UserError
-from groupmates.pool.arrow_tables import number_of_rows
+from groupmates.pool.arrow_tables import Table
 from groupmates.pool.documents import read_documents, read_reference
-from groupmates.pool.listing import TABLES, PoolFile, deal, expand, list_files
+from groupmates.pool.formats import format_of
+from groupmates.pool.listing import PoolFile, deal, expand, list_files
 from groupmates.pool.opening import exists, opened, size_of
 from groupmates.settings.config import Config, PlannedShape
 
@@ -177,8 +178,9 @@ def count_documents(files: list[PoolFile], there: list[PoolFile]) -> tuple[int, 
 
 def lines_of(file: PoolFile) -> float:
     """Rows of a pool file: exact for a table, else by the lines in its first megabyte."""
-    if file.suffix in TABLES:
-        return float(number_of_rows(file.path))
+    table = format_of(file.path)
+    if isinstance(table, Table):
+        return float(table.number_of_rows())
     size = size_of(file.path)
     with opened(file.path) as stream:
         prefix = stream.read(PREFIX_BYTES)

@@ -14,7 +14,7 @@ def drawn_order(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Documents cluster by cluster, by priority within each, and where each cluster begins [K + 1].
 
-    Of equal priorities the first in the pool's order comes first.
+    Where priorities are equal, the first in the pool's order comes first.
     """
     order_N = np.lexsort((priority_N, cluster_N))
     starts = np.searchsorted(cluster_N[order_N], np.arange(clusters + 1))

@@ -44,7 +44,7 @@ def greedy(
 
     `draw(pick, left)`: which of the remaining documents are measured, in pool order; `measure(pick,
     document)`: the loss with that document beside the picks so far; `choose(pick, document)`: it is
-    one of them from now on. Of equal losses the first in the pool's order wins.
+    one of them from now on. Where losses are equal, the first in the pool's order wins.
     """
     last_N = np.full(documents, np.inf)
     left = np.arange(documents)

@@ -16,12 +16,8 @@ from groupmates.maths.relation import Relation, on_grid
 
 def random_sets(documents: int, sets: int, length: int, seed: int) -> np.ndarray:
     """Distinct documents drawn at random, int64 [S, L]; set s depends on (seed, s) alone."""
-    return np.stack(
-        [
-            generator(seed, "random set", s).choice(documents, length, replace=False)
-            for s in range(sets)
-        ]
-    )
+    drawn = (generator(seed, "random set", s) for s in range(sets))
+    return np.stack([g.choice(documents, length, replace=False) for g in drawn])
 
 
 def near_sets(emb_ND: np.ndarray, sets: int, length: int, seed: int) -> np.ndarray:
@@ -86,5 +82,4 @@ def _standard_ranks(values_BS: np.ndarray) -> np.ndarray:
     ranks_BS = rankdata(values_BS, axis=1)
     ranks_BS -= ranks_BS.mean(1, keepdims=True)
     norm_B1 = np.linalg.norm(ranks_BS, axis=1, keepdims=True)
-    standard: np.ndarray = ranks_BS / np.where(norm_B1 > 0, norm_B1, 1.0)
-    return standard
+    return ranks_BS / np.where(norm_B1 > 0, norm_B1, 1.0)

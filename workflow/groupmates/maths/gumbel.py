@@ -15,5 +15,4 @@ def gumbel_keys(standard_N: np.ndarray, uniform_N: np.ndarray, temperature: floa
     that is the key below, which at temperature 0 is the influence itself. `uniform_N` in [0, 1).
     """
     gumbel_N = -np.log(-np.log(np.clip(uniform_N, SMALLEST, 1 - 2.0**-53)))
-    keys: np.ndarray = standard_N - temperature * gumbel_N
-    return keys
+    return standard_N - temperature * gumbel_N

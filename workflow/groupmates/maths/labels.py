@@ -24,7 +24,7 @@ class LabelScale:
         return standard_RT * self.std + self.mean
 
     def extended(self, steps: int) -> LabelScale:
-        """Of so many steps: those past the last are as the last."""
+        """The scale of so many steps: those past the last are as the last."""
         place = np.minimum(np.arange(steps), len(self.mean) - 1)
         return LabelScale(self.mean[place], self.std[place])
 

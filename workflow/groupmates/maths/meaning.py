@@ -39,13 +39,11 @@ def shrunk(variance_F: np.ndarray, documents: int) -> np.ndarray:
     excess = (documents + 1 - 2 / size) * (square - total**2 / size)
     doubt = (1 - 2 / size) * square + total**2
     weight = 1.0 if doubt >= excess else doubt / excess
-    moved: np.ndarray = (1 - weight) * variance_F + weight * total / size
-    return moved
+    return (1 - weight) * variance_F + weight * total / size
 
 
 def embedded(hidden_NF: np.ndarray, mean_F: np.ndarray, axes_FD: np.ndarray) -> np.ndarray:
     """(h - mean) axes, scaled to unit length: float32 [N, D]; all zeros where h is the mean."""
     emb_ND = (hidden_NF - mean_F) @ axes_FD
     length_N1 = np.linalg.norm(emb_ND, axis=1, keepdims=True)
-    found: np.ndarray = (emb_ND / np.maximum(length_N1, 1e-12)).astype(np.float32)
-    return found
+    return (emb_ND / np.maximum(length_N1, 1e-12)).astype(np.float32)

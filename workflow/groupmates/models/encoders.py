@@ -17,29 +17,20 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn.functional import normalize
-from transformers import (
-    AutoModel,
-    AutoModelForCausalLM,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
 from groupmates.errors import UserError
 from groupmates.maths.meaning import whitening
 from groupmates.maths.packing import length_batches, pad_right
-from groupmates.models.language_model import autocast, device
-from groupmates.models.tokenizer import load_tokenizer, text_tokens
+from groupmates.models.language_model import autocast, device, load_lm
+from groupmates.models.tokenizer import load_tokenizer, loading, text_tokens
 
 BATCH_TOKENS = 8192  # of a forward pass over the probe pool; scoring has a setting of its own
 
 
 def frozen_lm(folder: Path) -> PreTrainedModel:
     """The language model of a folder on the device, not to be trained."""
-    lm = AutoModelForCausalLM.from_pretrained(
-        folder, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
-    )
-    frozen: PreTrainedModel = lm.eval().to(device()).requires_grad_(False)
-    return frozen
+    return load_lm(folder).eval().requires_grad_(False)
 
 
 @torch.no_grad()
@@ -125,17 +116,11 @@ class ChunkEncoder(nn.Module):
 
     def __init__(self, folder: str | Path, chunk_tokens: int, chunks: int) -> None:
         super().__init__()
-        try:
+        expected = 'fit.encoder.name to be "lm" or a Hugging Face encoder with safetensors'
+        with loading(folder, expected, "give a local folder where the node has no network"):
             self.encoder = AutoModel.from_pretrained(
                 folder, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
             )
-        except (OSError, ValueError) as error:
-            raise UserError(
-                expected='fit.encoder.name to be "lm" or a Hugging Face encoder with safetensors',
-                found=str(error).splitlines()[0],
-                where=str(folder),
-                todo="give a local folder where the node has no network",
-            ) from error
         self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(folder, needs_end=False)
         if self.tokenizer.cls_token_id is None or self.tokenizer.sep_token_id is None:
             raise UserError(
@@ -163,9 +148,8 @@ class ChunkEncoder(nn.Module):
         pieces = []
         for tokens in text_tokens(self.tokenizer, texts, room * self.chunks):
             starts = range(0, max(1, len(tokens)), room)
-            pieces.append(
-                [np.array([first, *tokens[s : s + room], last], np.int64) for s in starts]
-            )
+            cut = [np.array([first, *tokens[s : s + room], last], np.int64) for s in starts]
+            pieces.append(cut)
             advance(1)
         return pieces
 

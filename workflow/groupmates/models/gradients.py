@@ -77,7 +77,7 @@ class AttentionGradients:
         tangents, head = self._named(vector_P), _LabelLogits(self._model)
 
         def curved(logits_TV: torch.Tensor, batch: tuple[torch.Tensor, ...]) -> torch.Tensor:
-            # Of the attention kernels one alone has a forward derivative.
+            # Only one of the attention kernels has a forward derivative.
             with forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH):
                 moved = {
                     f"model.{name}": forward_ad.make_dual(parameter.detach(), tangents[name])

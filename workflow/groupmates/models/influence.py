@@ -11,8 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from groupmates.artefacts.store import read_folder_json
-from groupmates.errors import UserError
+from groupmates.artefacts.store import damaged, read_folder_json
 from groupmates.maths.labels import LabelScale
 from groupmates.maths.relation import Relation
 from groupmates.maths.theta import rollout_theta
@@ -21,12 +20,14 @@ from groupmates.models.language_model import device
 from groupmates.settings.config import Fit
 
 
-def make_encoder(settings: Fit, lm_folder: Path) -> LmEncoder | ChunkEncoder:
-    """`lm_folder` holds the probed language model; other encoders come from fit.encoder.name."""
+def make_encoder(
+    settings: Fit, lm_folder: Path, fitted: Path | None = None
+) -> LmEncoder | ChunkEncoder:
+    """`lm_folder` holds the probed language model; `fitted` another encoder that was trained on."""
     encoder = settings.encoder
     if encoder.name == "lm":
         return LmEncoder(lm_folder, encoder.embedding_size)
-    return ChunkEncoder(encoder.name, encoder.chunk_tokens, encoder.chunks)
+    return ChunkEncoder(fitted or encoder.name, encoder.chunk_tokens, encoder.chunks)
 
 
 class InfluenceModel(nn.Module):
@@ -80,21 +81,14 @@ class InfluenceModel(nn.Module):
     def save(self, folder: Path) -> None:
         """Weights and encoder; `relation_record` belongs beside them as relation.json."""
         folder.mkdir(parents=True, exist_ok=True)
-        weights = {n: t.contiguous() for n, t in self.state_dict().items()}
-        save_file(
-            {n: t.cpu() for n, t in weights.items() if "encoder.encoder." not in n},
-            folder / "model.safetensors",
-        )
+        state = self.state_dict().items()
+        weights = {n: t.contiguous().cpu() for n, t in state if "encoder.encoder." not in n}
+        save_file(weights, folder / "model.safetensors")
         self.encoder.save(folder / "encoder")
 
     def relation_record(self, scale: LabelScale) -> dict[str, Any]:
         """What later stages read of the fitted model, beside its weights."""
-        relation = self.relation()
-        return {
-            "kernel": relation.kernel,
-            "alpha": relation.alpha,
-            "beta": relation.beta,
-            "sharpness": relation.sharpness,
+        return vars(self.relation()) | {
             "head_bias": self.head.bias.item(),
             "label_mean_nats": scale.mean.tolist(),
             "label_std_nats": scale.std.tolist(),
@@ -106,22 +100,11 @@ class InfluenceModel(nn.Module):
         """The fitted model of a `fit` artefact, ready to score."""
         record = read_folder_json(folder, "fit", "relation.json")
         settings = Fit.model_validate(record["fit"])
-        encoder: LmEncoder | ChunkEncoder
-        if settings.encoder.name == "lm":
-            encoder = LmEncoder(folder / "encoder", settings.encoder.embedding_size)
-        else:
-            encoder = ChunkEncoder(
-                folder / "encoder", settings.encoder.chunk_tokens, settings.encoder.chunks
-            )
-        model = cls(settings, encoder)
+        model = cls(settings, make_encoder(settings, folder / "encoder", folder / "encoder"))
         # A fine-tuned encoder's weights are in encoder/, all others here.
         result = model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
         absent = [n for n in result.missing_keys if not n.startswith("encoder.encoder.")]
         if absent or result.unexpected_keys:
-            raise UserError(
-                expected="every weight of the influence model",
-                found=f"{absent} missing, {result.unexpected_keys} unknown",
-                where=str(folder / "model.safetensors"),
-                todo="delete the folder and run snakemake again",
-            )
+            found = f"{absent} missing, {result.unexpected_keys} unknown"
+            raise damaged(folder, "every weight of the influence model", found)
         return model.eval()

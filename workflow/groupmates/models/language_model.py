@@ -24,10 +24,10 @@ from transformers import (
 
 from groupmates.errors import UserError
 from groupmates.models.distributed import averaging, processes
-from groupmates.models.tokenizer import check_folder
+from groupmates.models.tokenizer import check_folder, loading
 from groupmates.settings.config import Architecture, Optimizer
 
-# Of one backward pass: at a vocabulary of 50,000 the float32 logits of as many take 3 GB.
+# A backward pass has at most as many: at a vocabulary of 50,000 their float32 logits take 3 GB.
 MICRO_TOKENS = 16_384
 # Tokens x layers x hidden size of one pass, about 34 bytes each are kept for its gradient: 14 GB. A
 # model of 2.8B parameters then needs about 70 GB with its AdamW state (DECISIONS.md).
@@ -75,22 +75,13 @@ def load_lm(folder: Path) -> PreTrainedModel:
     """A Hugging Face causal LM in float32; safetensors only, no remote code."""
     check_folder(folder)
     expected = "a Hugging Face causal language model with safetensors weights"
-    try:
-        found: Any = AutoModelForCausalLM.from_pretrained(
-            folder,
-            trust_remote_code=False,
-            use_safetensors=True,
-            dtype=torch.float32,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise UserError(
-            expected=expected,
-            found=str(error).splitlines()[0],
-            where=str(folder),
-            todo="correct base.checkpoint; pickled weights: load and save_pretrained them once; a "
-            "checkpoint's own code is never run: convert it to a model that transformers knows",
-        ) from error
+    todo = (
+        "correct base.checkpoint; pickled weights: load and save_pretrained them once; a "
+        "checkpoint's own code is never run: convert it to a model that transformers knows"
+    )
+    safely = {"trust_remote_code": False, "use_safetensors": True, "output_loading_info": True}
+    with loading(folder, expected, todo):
+        found: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **safely)
     model, loaded = found
     if absent := sorted(loaded["missing_keys"]):  # transformers draws them at random
         raise UserError(
@@ -99,8 +90,7 @@ def load_lm(folder: Path) -> PreTrainedModel:
             where=str(folder),
             todo="copy the checkpoint again: a file of its weights may be missing, or save it anew",
         )
-    placed: PreTrainedModel = model.to(device())
-    return placed
+    return model.to(device())
 
 
 def check_finite(model: nn.Module, when: str, where: str, todo: str) -> None:
@@ -141,11 +131,12 @@ def make_optimizer(model: nn.Module, settings: Optimizer) -> torch.optim.AdamW:
     fused = device().type == "cuda"
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     vectors = [p for p in model.parameters() if p.ndim < 2]
+    groups = [
+        {"params": matrices, "weight_decay": settings.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
     optimizer = torch.optim.AdamW(
-        [
-            {"params": matrices, "weight_decay": settings.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ],
+        groups,
         lr=settings.learning_rate,
         betas=(settings.beta1, settings.beta2),
         eps=settings.epsilon,

@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import torch
 
+from groupmates.artefacts.store import read_table
 from groupmates.errors import UserError
 from groupmates.maths.randomness import hash64
 from groupmates.models import language_model as lm
 from groupmates.models.checkpoint import open_base
 from groupmates.models.reference import Reference
+from groupmates.models.tokenizer import token_lists
+
+
+def part_of(plan: pa.Table, item: str, part: int, parts: int) -> pa.Table:
+    """The `part`-th of `parts` nearly equal ranges of rollouts or sets, which `item` numbers."""
+    numbers = np.array_split(np.unique(plan[item].to_numpy()), parts)[part]
+    return plan.filter(np.isin(plan[item].to_numpy(), numbers))
+
+
+def sequences_of(probe_pool: Path) -> dict[str, np.ndarray]:
+    """The tokens of the documents of the probe pool, by id."""
+    pool = read_table(probe_pool, "probe_pool", ["doc_id", "input_ids"])
+    return dict(zip(pool["doc_id"].to_pylist(), token_lists(pool), strict=True))
 
 
 class Probing:
@@ -49,6 +65,29 @@ class Probing:
         """One step on one document's tokens [L]."""
         ids = torch.from_numpy(sequence.astype(np.int64))[None, :].to(lm.device())
         lm.train_step(self._model, self._optimizer, ids, self._hyper.clip_norm, self._hyper.z_loss)
+
+    def along(
+        self,
+        sequences: dict[str, np.ndarray],
+        plan: pa.Table,
+        purpose: str,
+        item: str,
+        done: int,
+    ) -> Iterator[int]:
+        """Rows of a plan of steps, from row `done` on, each after it was trained on.
+
+        Step 1 begins anew at the checkpoint; the column `item` names what begins there. In the middle
+        of one the steps before row `done` are trained once more, as no model is kept.
+        """
+        step, items, doc_ids = (plan[name].to_pylist() for name in ("step", item, "doc_id"))
+        start = self.snapshot()
+        for row in range(done - (step[done] - 1) if done < len(step) else done, len(step)):
+            if step[row] == 1:
+                start.restore()
+                self.seed_dropout(purpose, str(items[row]))
+            self.train(sequences[doc_ids[row]])
+            if row >= done:
+                yield row
 
     def loss(self, doc_id: str, where: str) -> float:
         """Reference loss after training on document `doc_id`, nats; `where` is for the error."""

@@ -8,14 +8,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 from scipy.sparse import csr_matrix
 from sklearn.feature_extraction.text import HashingVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from groupmates.errors import UserError
+from groupmates.artefacts.store import intact
 from groupmates.settings.selectors import Quality
 
 HELD_OUT = 10  # every so many texts are kept for the figure
@@ -57,16 +56,9 @@ class QualityClassifier:
 
     @classmethod
     def load(cls, settings: Quality, path: Path) -> QualityClassifier:
-        try:
-            with safe_open(path, framework="numpy") as file:
-                weight_F, bias = file.get_tensor("weight"), file.get_tensor("bias")
-        except (OSError, ValueError, SafetensorError) as error:
-            raise UserError(
-                expected="a quality classifier",
-                found=f"a file that cannot be read ({error})",
-                where=str(path),
-                todo="delete the file and run snakemake again",
-            ) from error
+        with intact(path, "a quality classifier"):
+            found = load_file(path)
+            weight_F, bias = found["weight"], found["bias"]
         return cls(settings, weight_F, float(bias[0]))
 
 

@@ -17,7 +17,6 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType, TracebackType
 from typing import Any, Self
 
 import torch
@@ -25,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from groupmates.artefacts.store import Provenance
-from groupmates.artefacts.unfinished import STOPPED, Kept
+from groupmates.artefacts.unfinished import STOPPED, Kept, signals
 from groupmates.maths.randomness import hash64
 from groupmates.models.distributed import processes
 from groupmates.progress import Progress, note
@@ -53,28 +52,20 @@ class Training:
         self.processes = processes()
         self._kept = Kept(output, artefact, provenance) if self.processes.first else None
         self._model, self._optimizer = model, optimizer
-        self._seed, self._label = seed, output.name
-        self._told = False
+        self._seed, self.label = seed, output.name
+        self._told: list[int] = []
         self.done = 0
         self.state: dict[str, Any] = {}
         self.tensors: dict[str, torch.Tensor] = {}
         self._restore()
 
     def __enter__(self) -> Self:
-        self._handlers = [signal.signal(number, self._tell) for number in STOPPING]
+        self._listening = signals(*STOPPING)
+        self._told = self._listening.__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for number, handler in zip(STOPPING, self._handlers, strict=True):
-            signal.signal(number, handler)
-
-    def _tell(self, number: int, frame: FrameType | None) -> None:
-        self._told = True
+    def __exit__(self, *error: object) -> None:
+        self._listening.__exit__(None, None, None)
 
     def steps(self, total: int, label: str) -> Iterator[int]:
         """Numbers of the steps that are left; between two of them progress is kept.
@@ -97,11 +88,11 @@ class Training:
         self._kept.clear()
 
     def _between(self) -> None:
-        stopped = self.processes.any(self._told)
+        stopped = self.processes.any(bool(self._told))
         if self._kept is not None and (stopped or self._kept.due()):
             self._save(self._kept)
         if stopped:
-            note("resume", f"{self._label}: told to stop, progress is kept")
+            note("resume", f"{self.label}: told to stop, progress is kept")
             sys.exit(STOPPED)
 
     def _save(self, kept: Kept) -> None:
@@ -128,8 +119,7 @@ class Training:
 
     @torch.no_grad()
     def _restore(self) -> None:
-        kept = self._kept.state if self._kept is not None else {}
-        kept = self.processes.of_first(kept)
+        kept = self.processes.of_first(self._kept.state if self._kept is not None else {})
         if not kept:
             return
         tensors = {}

@@ -6,11 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from transformers import PreTrainedModel
 
-from groupmates.errors import UserError
+from groupmates.artefacts.store import damaged, intact
 from groupmates.maths.meaning import embedded, whitening
 from groupmates.models.encoders import BATCH_TOKENS, frozen_lm, mean_hidden_states
 
@@ -48,22 +47,11 @@ class SemanticEncoder:
     @classmethod
     def load(cls, base: Path, path: Path) -> SemanticEncoder:
         """`base`: the model that it was fitted with."""
-        try:
+        with intact(path, "mean and directions of the semantic embeddings"):
             found = load_file(path)
             mean_F, axes_FD = found["mean"], found["axes"]
-        except (OSError, KeyError, SafetensorError) as error:
-            raise UserError(
-                expected="mean and directions of the semantic embeddings",
-                found=f"a file that cannot be read ({error})",
-                where=str(path),
-                todo="delete the file and run snakemake again",
-            ) from error
         lm = frozen_lm(base)
         if lm.config.hidden_size != len(mean_F):
-            raise UserError(
-                expected=f"those of a model with hidden size {lm.config.hidden_size}",
-                found=f"hidden size {len(mean_F)}",
-                where=str(path),
-                todo="delete the file and run snakemake again",
-            )
+            expected = f"those of a model with hidden size {lm.config.hidden_size}"
+            raise damaged(path, expected, f"hidden size {len(mean_F)}")
         return cls(lm, mean_F, axes_FD)

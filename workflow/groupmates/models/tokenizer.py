@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+from safetensors import SafetensorError
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from groupmates.errors import UserError
@@ -37,6 +39,16 @@ def check_folder(folder: str | Path) -> None:
         )
 
 
+@contextmanager
+def loading(folder: str | Path, expected: str, todo: str) -> Iterator[None]:
+    """What fails inside is a folder that transformers cannot load."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        found = str(error).splitlines()[0]
+        raise UserError(expected=expected, found=found, where=str(folder), todo=todo) from error
+
+
 def load_tokenizer(folder: str | Path, needs_end: bool = True) -> PreTrainedTokenizerBase:
     """The tokenizer of a Hugging Face folder; a language model's has an end-of-text token.
 
@@ -44,18 +56,13 @@ def load_tokenizer(folder: str | Path, needs_end: bool = True) -> PreTrainedToke
     """
     if needs_end:
         check_folder(folder)
-    try:
-        tokenizer: PreTrainedTokenizerBase = _reader(Path(folder)).from_pretrained(
-            folder, trust_remote_code=False
-        )
-    except (OSError, ValueError) as error:
-        raise UserError(
-            expected="a folder with a Hugging Face tokenizer",
-            found=str(error).splitlines()[0],
-            where=str(folder),
-            todo="put the tokenizer's files, tokenizer.json among them, beside the weights of "
-            "base.checkpoint, or set sample.tokenizer (or materialise.tokenizer) to such a folder",
-        ) from error
+    todo = (
+        "put the tokenizer's files, tokenizer.json among them, beside the weights of "
+        "base.checkpoint, or set sample.tokenizer (or materialise.tokenizer) to such a folder"
+    )
+    with loading(folder, "a folder with a Hugging Face tokenizer", todo):
+        reader = _reader(Path(folder))
+        tokenizer: PreTrainedTokenizerBase = reader.from_pretrained(folder, trust_remote_code=False)
     if needs_end and tokenizer.eos_token_id is None:
         raise UserError(
             expected="a tokenizer with an end-of-text token",
@@ -117,14 +124,13 @@ def _block_tokens(
     side = tokenizer.truncation_side
     tokenizer.truncation_side = "right"  # whatever the tokenizer's own, the start is kept
     try:
-        found: list[list[int]] = tokenizer(
+        return tokenizer(
             texts,
             add_special_tokens=False,
             truncation=limit is not None,
             max_length=limit,
             verbose=False,
         )["input_ids"]
-        return found
     finally:
         tokenizer.truncation_side = side
         # A fast tokenizer keeps the truncation of its last call, and would save it with itself.

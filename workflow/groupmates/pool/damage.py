@@ -1,11 +1,12 @@
-"""What is told of a pool file that cannot be read to its end, and where a record lies in it."""
+"""What is told of a pool file that is damaged or has changed, and where a record lies in it."""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import pyarrow as pa
 import zstandard
 
@@ -29,15 +30,6 @@ def bytes_of(path: str) -> int:
     """Size of a file as it lies there."""
     with reading(path):
         return size_of(path)
-
-
-def empty(path: str) -> UserError:
-    return UserError(
-        expected="at least one row",
-        found="none",
-        where=path,
-        todo="remove the file from the paths, or make it again: its writer may have failed",
-    )
 
 
 def place(path: str, row: int) -> str:
@@ -69,3 +61,38 @@ def reading(path: str) -> Iterator[None]:
         if not is_url(path):
             raise
         raise out_of_reach(path, error) from error
+
+
+def empty(path: str) -> UserError:
+    return UserError(
+        expected="at least one row",
+        found="none",
+        where=path,
+        todo="remove the file from the paths, or make it again: its writer may have failed",
+    )
+
+
+def changed(expected: str, found: str, where: str) -> UserError:
+    """A pool file is no longer what the run has read before."""
+    return UserError(
+        expected=f"{expected}, as when the run read it before",
+        found=found,
+        where=where,
+        todo="bring the old file back, or delete the run's results and run snakemake again",
+    )
+
+
+def check_end(path: str, rows: np.ndarray, found: int) -> None:
+    """Refuse rows behind the end of a file that has `found`."""
+    if len(rows) and rows[-1] >= found:
+        raise changed(f"at least {int(rows[-1]) + 1:,} documents", f"{found:,}", path)
+
+
+def repeated(found: str, places: Iterable[str]) -> UserError:
+    """Two documents of the pool have one id."""
+    return UserError(
+        expected="every document id once in the pool",
+        found=found,
+        where=" and ".join(places),
+        todo="remove the copies, or set pool.columns.id to null: ids then come from file and row",
+    )

@@ -16,16 +16,14 @@ from typing import Any
 import orjson
 
 from groupmates.errors import UserError
-from groupmates.pool import arrow_tables
+from groupmates.pool import text_lines
 from groupmates.pool.damage import empty, place, reading
+from groupmates.pool.formats import format_of
 from groupmates.pool.listing import TABLES, PoolFile, suffix_of
 from groupmates.pool.opening import opened
-from groupmates.pool.text_lines import blocks
 from groupmates.settings.config import BadRecords, PoolColumns
 
 LABELLED = (("context", "continuation"), ("prompt", "response"))
-# The tokenizer's memory is many times the text's, and a file without line ends is one record.
-LONGEST_RECORD_BYTES = 64 << 20
 SHOWN = 200  # characters of what was found
 MOST_REJECTS = 1_000_000  # that are listed in memory
 ABSENT = object()
@@ -51,10 +49,10 @@ class Reject:
 
 
 class BadRecord(UserError):
-    """One record of a file is not as it must be."""
+    """One record of a file is not as it must be; who has read it knows where it is."""
 
-    def __init__(self, reason: str, **told: str) -> None:
-        super().__init__(**told)
+    def __init__(self, reason: str, expected: str, found: str, todo: str) -> None:
+        super().__init__(expected=expected, found=found, where="", todo=todo)
         self.reason = reason
 
 
@@ -71,25 +69,27 @@ def read_documents(
     Bad records raise `BadRecord`, or are appended to `rejects`, where it is given. Without columns.id,
     ids are `{file.name}#{row}`. A document whose source field is absent or null has the source ''.
     """
+    source = format_of(file.path)
     row, good, first = -1, 0, None
-    for row, record in enumerate(_records(file, columns)):
+    for row, record in enumerate(source.records(columns)):
         try:
             document = _document(file, columns, row, record)
         except BadRecord as error:
+            error.where = place(file.path, row)
             if rejects is None:
-                for _ in _records(file, columns):  # a file damaged further on has no lines to mend
+                for _ in source.records(columns):  # a file damaged further on has no lines to mend
                     pass
-                raise BadRecord(
-                    error.reason,
-                    expected=error.expected,
-                    found=error.found,
-                    where=error.where,
-                    todo=f"{error.todo}; or set pool.bad_records: skip, which lists such rows",
-                ) from None
+                error.todo += "; or set pool.bad_records: skip, which lists such rows"
+                raise
             first = first or error
             rejects.append(Reject(row, error.reason, error.found[:SHOWN]))
             if len(rejects) > MOST_REJECTS:
-                raise _too_many(error, file) from None
+                raise UserError(
+                    expected=f"at most {MOST_REJECTS:,} bad records in one job",
+                    found=f"more, the last: {error.found}",
+                    where=error.where,
+                    todo=f"{error.todo}; or remove {file.path} from pool.paths",
+                ) from None
             continue
         good += 1
         yield document
@@ -105,23 +105,15 @@ def read_documents(
         )
 
 
-def _records(file: PoolFile, columns: PoolColumns) -> Iterator[bytes | dict[str, Any]]:
-    """The lines of a file, or the fields that are read of its rows."""
-    if file.suffix in TABLES:
-        return arrow_tables.rows(file.path, columns.model_dump())
-    return _lines(file.path)
-
-
 def _document(
     file: PoolFile, columns: PoolColumns, row: int, record: bytes | dict[str, Any]
 ) -> Document:
-    where = place(file.path, row)
-    values = _object(record, where) if isinstance(record, bytes) else record
+    values = _object(record) if isinstance(record, bytes) else record
     return Document(
         row,
-        f"{file.name}#{row}" if columns.id is None else _id(values, columns.id, where),
-        _text(values, columns.text, where, "pool.columns.text"),
-        _source(values, columns.source, where),
+        f"{file.name}#{row}" if columns.id is None else _id(values, columns.id),
+        _text(values, columns.text, "pool.columns.text"),
+        "" if columns.source is None else _source(values, columns.source),
     )
 
 
@@ -131,27 +123,32 @@ def read_reference(path: Path) -> Iterator[tuple[str, str]]:
     Rows are {context, continuation}, {prompt, response} or {text}, whose context is ''; other
     fields are ignored. The labelled text must not be blank.
     """
-    if suffix_of(str(path)) in TABLES:
+    suffix, row = suffix_of(str(path)), -1
+    if suffix in TABLES:
         raise UserError(
             expected="reference examples in .jsonl, .jsonl.gz or .jsonl.zst",
-            found=f"a {suffix_of(str(path))} file",
+            found=f"a {suffix} file",
             where=str(path),
             todo="convert it, or correct reference.paths",
         )
-    row = -1
-    for row, line in enumerate(_lines(str(path))):
-        where = place(str(path), row)
-        values = _object(line, where)
-        for context, labelled in LABELLED:
-            if context in values and labelled in values:
-                if not isinstance(values[context], str):
-                    raise _not_a_string(values, context, where, "reference.paths")
-                yield values[context], _text(values, labelled, where, "reference.paths")
-                break
-        else:
-            yield "", _text(values, "text", where, "reference.paths")
+    for row, line in enumerate(text_lines.TextLines(str(path)).records()):
+        try:
+            example = _example(_object(line))
+        except BadRecord as error:
+            error.where = place(str(path), row)
+            raise
+        yield example
     if row < 0:
         raise empty(str(path))
+
+
+def _example(values: dict[str, Any]) -> tuple[str, str]:
+    for context, labelled in LABELLED:
+        if context in values and labelled in values:
+            if not isinstance(values[context], str):
+                raise _no_text(values, context, "reference.paths")
+            return values[context], _text(values, labelled, "reference.paths")
+    return "", _text(values, "text", "reference.paths")
 
 
 def sha256_of(path: str | Path) -> str:
@@ -163,30 +160,6 @@ def sha256_of(path: str | Path) -> str:
         return digest.hexdigest()
 
 
-def _lines(path: str) -> Iterator[bytes]:
-    for lines in blocks(path, LONGEST_RECORD_BYTES):
-        yield from lines
-
-
-def _object(line: bytes, where: str) -> dict[str, Any]:
-    """The JSON object on a line."""
-    if len(line) > LONGEST_RECORD_BYTES:
-        raise _too_long(f"a longer line: {_shown(line)}", where)
-    try:
-        values = orjson.loads(line)
-    except orjson.JSONDecodeError as error:
-        raise _not_json(line, error, where) from None
-    if not isinstance(values, dict):
-        raise BadRecord(
-            "no JSON object",
-            expected="a JSON object",
-            found=f"a JSON {type(values).__name__}: {_shown(line)}",
-            where=where,
-            todo="write one object with a text field on each line",
-        )
-    return values
-
-
 def value_of(values: dict[str, Any], field: str) -> Any:
     """The value of a field, in nested objects where it is `outer.inner`; ABSENT without."""
     if field in values:
@@ -196,68 +169,92 @@ def value_of(values: dict[str, Any], field: str) -> Any:
     return value_of(nested, inner) if isinstance(nested, dict) else ABSENT
 
 
-def _id(values: dict[str, Any], field: str, where: str) -> str:
+# From a record to a document.
+
+
+def _object(line: bytes) -> dict[str, Any]:
+    """The JSON object on a line."""
+    if len(line) > text_lines.LONGEST_RECORD_BYTES:
+        raise _too_long(f"a longer line: {_shown(line)}")
+    try:
+        values = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        raise _not_json(line, error) from None
+    if not isinstance(values, dict):
+        raise BadRecord(
+            "no JSON object",
+            "a JSON object",
+            f"a JSON {type(values).__name__}: {_shown(line)}",
+            "write one object with a text field on each line",
+        )
+    return values
+
+
+def _decoded(values: dict[str, Any], field: str) -> Any:
+    """`value_of`, which a table may hold in bytes that are no text."""
     value = value_of(values, field)
     if isinstance(value, UnicodeDecodeError):
-        raise _not_utf8(value, where)
+        raise _not_utf8(value)
+    return value
+
+
+def _id(values: dict[str, Any], field: str) -> str:
+    value = _decoded(values, field)
     if isinstance(value, bool) or not isinstance(value, (str, int)) or value == "":
         raise BadRecord(
             "no id",
-            expected=f"an id in the field {field!r}, a string or an integer",
-            found=f"the fields {list(values)}" if value is ABSENT else f"{value!r:.100}",
-            where=where,
-            todo="correct pool.columns.id; null makes ids from file name and row",
+            f"an id in the field {field!r}, a string or an integer",
+            f"the fields {list(values)}" if value is ABSENT else f"{value!r:.100}",
+            "correct pool.columns.id; null makes ids from file name and row",
         )
     return str(value)
 
 
-def _text(values: dict[str, Any], field: str, where: str, setting: str) -> str:
-    value = value_of(values, field)
-    if isinstance(value, UnicodeDecodeError):
-        raise _not_utf8(value, where)
+def _text(values: dict[str, Any], field: str, setting: str) -> str:
+    value = _decoded(values, field)
     if not isinstance(value, str):
-        raise _not_a_string(values, field, where, setting)
+        raise _no_text(values, field, setting)
     if not value or value.isspace():
         raise BadRecord(
             "empty text",
-            expected=f"text in the field {field!r}",
-            found="an empty string" if not value else f"nothing but white space: {value!r:.40}",
-            where=where,
-            todo="remove the row: there is nothing to train on",
+            f"text in the field {field!r}",
+            "an empty string" if not value else f"nothing but white space: {value!r:.40}",
+            "remove the row: there is nothing to train on",
         )
-    # Of a table: lines have been measured.
-    if 4 * len(value) > LONGEST_RECORD_BYTES and len(value.encode()) > LONGEST_RECORD_BYTES:
-        raise _too_long(f"a longer text: {value[:80]!r}", where)
+    # A text in a table: lines have been measured already.
+    longest = text_lines.LONGEST_RECORD_BYTES
+    if 4 * len(value) > longest and len(value.encode()) > longest:
+        raise _too_long(f"a longer text: {value[:80]!r}")
     return value
 
 
-def _source(values: dict[str, Any], field: str | None, where: str) -> str:
-    value = ABSENT if field is None else value_of(values, field)
-    if isinstance(value, UnicodeDecodeError):
-        raise _not_utf8(value, where)
+def _source(values: dict[str, Any], field: str) -> str:
+    value = _decoded(values, field)
     unknown = value is ABSENT or value is None or isinstance(value, ValueError)
     return "" if unknown else str(value)
 
 
-def _not_a_string(values: dict[str, Any], field: str, where: str, setting: str) -> BadRecord:
+# What is wrong with a record.
+
+
+def _no_text(values: dict[str, Any], field: str, setting: str) -> BadRecord:
     value = value_of(values, field)
     pairs = " or ".join(f"{{{a}, {b}}}" for a, b in LABELLED)
     fields = f" (or {pairs})" if setting == "reference.paths" else ""
-    found = f"{'null' if value is None else type(value).__name__} in {field!r}"
+    kind = "null" if value is None else type(value).__name__
     return BadRecord(
         "no text",
-        expected=f"a string in the field {field!r}{fields}",
-        found=f"the fields {list(values)}"[:1000] if value is ABSENT else found,
-        where=where,
-        todo=f"correct {setting}, or the row",
+        f"a string in the field {field!r}{fields}",
+        f"the fields {list(values)}"[:1000] if value is ABSENT else f"{kind} in {field!r}",
+        f"correct {setting}, or the row",
     )
 
 
-def _not_json(line: bytes, error: orjson.JSONDecodeError, where: str) -> BadRecord:
+def _not_json(line: bytes, error: orjson.JSONDecodeError) -> BadRecord:
     try:
         line.decode()
     except UnicodeDecodeError as undecoded:
-        return _not_utf8(undecoded, where)
+        return _not_utf8(undecoded)
     todo = "correct or remove the line"
     if line.startswith("\ufeff".encode()):
         todo = (
@@ -265,44 +262,21 @@ def _not_json(line: bytes, error: orjson.JSONDecodeError, where: str) -> BadReco
         )
     elif line.strip() in (b"[", b"{"):
         todo = "if the file is one JSON value, write one object on each line: jq -c '.[]' FILE"
-    return BadRecord(
-        "not JSON",
-        expected="a JSON object on every line",
-        found=f"{_shown(line)} ({error})" if line.strip() else "a blank line",
-        where=where,
-        todo=todo,
-    )
+    found = f"{_shown(line)} ({error})" if line.strip() else "a blank line"
+    return BadRecord("not JSON", "a JSON object on every line", found, todo)
 
 
-def _not_utf8(error: UnicodeDecodeError, where: str) -> BadRecord:
+def _not_utf8(error: UnicodeDecodeError) -> BadRecord:
     begin = _shown(error.object[max(0, error.start - 40) :])
-    return BadRecord(
-        "not UTF-8",
-        expected="text in UTF-8",
-        found=f"the byte 0x{error.object[error.start]:02x} at position {error.start + 1}: {begin}",
-        where=where,
-        todo="convert the file to UTF-8, or remove the row",
-    )
+    found = f"the byte 0x{error.object[error.start]:02x} at position {error.start + 1}: {begin}"
+    todo = "convert the file to UTF-8, or remove the row"
+    return BadRecord("not UTF-8", "text in UTF-8", found, todo)
 
 
-def _too_long(found: str, where: str) -> BadRecord:
-    return BadRecord(
-        "too long",
-        expected=f"a record of at most {LONGEST_RECORD_BYTES:,} bytes",
-        found=found,
-        where=where,
-        todo="split or remove the document; if the file is one JSON value, write one object on each "
-        "line",
-    )
-
-
-def _too_many(error: BadRecord, file: PoolFile) -> UserError:
-    return UserError(
-        expected=f"at most {MOST_REJECTS:,} bad records in one job",
-        found=f"more, the last: {error.found}",
-        where=error.where,
-        todo=f"{error.todo}; or remove {file.path} from pool.paths",
-    )
+def _too_long(found: str) -> BadRecord:
+    expected = f"a record of at most {text_lines.LONGEST_RECORD_BYTES:,} bytes"
+    todo = "split or remove the document; a file of one JSON value needs one object on each line"
+    return BadRecord("too long", expected, found, todo)
 
 
 def _shown(line: bytes) -> str:

@@ -9,6 +9,7 @@ import posixpath
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 from groupmates.errors import UserError
@@ -172,8 +173,7 @@ def hub_files(name: str, setting: str) -> list[str]:
 
 def _json(path: str) -> dict:
     try:
-        body: dict = json.loads(lying.content(path))
-        return body
+        return json.loads(lying.content(path))
     except (OSError, ValueError) as error:
         raise UserError(
             expected="the JSON file of a folder of save_to_disk",
@@ -193,27 +193,22 @@ def compact(paths: list[str]) -> list[str]:
     `a-00.x`, `a-01.x`, `a-02.x` become `a-{00..02}.x`: a command line of 10,000 shards stays below
     the system's limit that way.
     """
+    numbers = [_LAST_NUMBER.fullmatch(path) for path in paths]
+
+    def run(i: int) -> tuple[object, ...]:
+        """The same for paths that count up."""
+        number = numbers[i]
+        return (number[1], number[3], len(number[2]), int(number[2]) - i) if number else (i,)
+
     patterns: list[str] = []
-    run: list[re.Match[str]] = []
-    for path in [*paths, None]:
-        number = _LAST_NUMBER.fullmatch(path) if path is not None else None
-        if run and number and _follows(run[-1], number):
-            run.append(number)
-            continue
-        if len(run) > 1:
-            before, first, after = run[0].groups()
-            patterns.append(f"{before}{{{first}..{run[-1][2]}}}{after}")
-        elif run:
-            patterns.append(run[0].string)
-        run = [number] if number else []
-        if path is not None and not number:
-            patterns.append(path)
+    for _, group in groupby(range(len(paths)), run):
+        places = list(group)
+        first, last = numbers[places[0]], numbers[places[-1]]
+        if first and last and first is not last:
+            patterns.append(f"{first[1]}{{{first[2]}..{last[2]}}}{first[3]}")
+        else:
+            patterns.append(paths[places[0]])
     return patterns
-
-
-def _follows(one: re.Match[str], other: re.Match[str]) -> bool:
-    same = (one[1], one[3], len(one[2])) == (other[1], other[3], len(other[2]))
-    return same and int(other[2]) == int(one[2]) + 1
 
 
 def list_files(patterns: list[str]) -> list[PoolFile]:

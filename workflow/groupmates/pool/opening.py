@@ -24,8 +24,7 @@ def opened(path: str) -> IO[bytes]:
     if not is_url(path):
         return open(path, "rb")
     with _reaching(path) as (system, name):
-        stream: IO[bytes] = system.open(name, "rb")
-        return stream
+        return system.open(name, "rb")
 
 
 def content(path: str) -> bytes:
@@ -34,8 +33,7 @@ def content(path: str) -> bytes:
         with open(path, "rb") as stream:
             return stream.read()
     with _reaching(path) as (system, name):
-        found: bytes = system.cat_file(name)
-        return found
+        return system.cat_file(name)
 
 
 def size_of(path: str) -> int:

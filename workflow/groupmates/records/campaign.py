@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from groupmates.artefacts import atomic
 from groupmates.progress import note
 from groupmates.records.jobs import stage_name
 
@@ -114,14 +115,12 @@ def _comment(job: Any) -> str:
 
 
 def _write(path: Path, body: dict[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(body))
-        # By the clock that stamps the records too, a file server's where there is one: what is
-        # older is of an earlier campaign, however much the clocks of the nodes differ.
-        body.setdefault("begun", temporary.stat().st_mtime)
-        temporary.write_text(json.dumps(body))
-        temporary.rename(path)
+        with atomic.replacing(path) as temporary:
+            temporary.touch()
+            # By the clock that stamps the records too, a file server's where there is one: what is
+            # older is of an earlier campaign, however much the clocks of the nodes differ.
+            body.setdefault("begun", temporary.stat().st_mtime)
+            temporary.write_text(json.dumps(body))
     except OSError as error:
         note("status", f"WARNING: {path} cannot be written ({error}): no totals in `make status`")

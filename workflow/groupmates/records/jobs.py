@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from groupmates import progress
+from groupmates.artefacts import atomic
 
 SECONDS_BETWEEN_BEATS = 5.0
 SILENT_SECONDS = 60.0  # a running job that was not heard of for so long is dead, or its node is
@@ -94,10 +95,9 @@ class Record:
                 "phases": [p.record() for p in progress.STARTED],
                 **ending,
             }
-            temporary = self.path.with_name(f".{self.path.name}.partial")
             try:
-                temporary.write_text(json.dumps({"attempts": self.attempts[-MOST_ATTEMPTS:]}))
-                temporary.rename(self.path)
+                record = {"attempts": self.attempts[-MOST_ATTEMPTS:]}
+                atomic.write_text(self.path, json.dumps(record))
             except OSError as error:
                 # The work itself goes on: it has its own message where the disk is full for it too.
                 progress.note("job", f"WARNING: no record of this job in {self.path} ({error})")
@@ -244,6 +244,7 @@ def alone(log: Path) -> Iterator[tuple[TextIO, bool]]:
     with open_log(log) as file:
         waited = False
         try:
+            # Not filelock: without locks it makes a file, which outlives a process that is killed.
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             waited = True

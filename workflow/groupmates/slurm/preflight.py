@@ -51,6 +51,7 @@ def claim(folder: Path, executor: str, say: Say) -> bool:
     path = folder / ".main.json"
     file = path.open("a+")
     try:
+        # Not filelock: without locks it makes a file, which outlives a process that is killed.
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise _occupied(path, _owner(path)) from None

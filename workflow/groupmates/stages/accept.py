@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from groupmates.artefacts.store import Provenance, digests, read_folder_json, write_json
+from groupmates.artefacts.store import Provenance, read_folder_json, write_json
 from groupmates.errors import UserError
 from groupmates.settings.per_stage import AcceptSettings
 
@@ -22,9 +22,5 @@ def run(settings: AcceptSettings, *, model: Path, output: Path) -> None:
             todo="probe more rollouts (probe.random.rollouts), use a larger reference set, train "
             "the base model further, or try another fit.encoder; to go on regardless lower the floor",
         )
-    write_json(
-        output,
-        "accept",
-        Provenance("accept", settings.model_dump(mode="json"), digests(model=model)),
-        {"spearman_within_position": found},
-    )
+    provenance = Provenance.of("accept", settings, model=model)
+    write_json(output, "accept", provenance, {"spearman_within_position": found})

@@ -11,13 +11,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from groupmates.artefacts.store import (
-    Provenance,
-    digests,
-    read_table,
-    replacing,
-    write_folder_provenance,
-)
+from groupmates.artefacts import store
+from groupmates.artefacts.store import Provenance
 from groupmates.errors import UserError
 from groupmates.maths.packing import windows
 from groupmates.maths.randomness import generator, hash64
@@ -36,68 +31,76 @@ def run(
 ) -> None:
     """Write `base/`: a Hugging Face folder with optimizer.safetensors and training.json."""
     torch.set_num_threads(threads)
-    base = settings.base
-    tokens = load_tokenizer(tokenizer)
-    inputs = digests(tokenizer=tokenizer, training_pool=training_pool)
-    if base.checkpoint is None:
-        model = lm.make_lm(
-            base.architecture,
-            vocabulary_size=-(-len(tokens) // 64) * 64,
-            positions=settings.sequence_length + 1,
-            end_of_text=tokens.eos_token_id,
-            seed=hash64(settings.seed, "base", "weights") % 2**63,
-        )
-        hyper, steps = base.optimizer, base.training_steps
+    base, tokens = settings.base, load_tokenizer(tokenizer)
+    checkpoint = None if base.checkpoint is None else Path(base.checkpoint)
+    if checkpoint is None:
+        model, hyper, steps = new_model(settings, tokens), base.optimizer, base.training_steps
         optimizer = lm.make_optimizer(model, hyper)
     else:
-        folder = Path(base.checkpoint)
-        model = lm.load_lm(folder)
-        inputs |= digests(checkpoint=folder)
-        hyper, steps = checkpoint_optimizer(folder, base.optimizer), 0
+        model, hyper = given_model(checkpoint, settings, tokens, tokenizer)
         optimizer = lm.make_optimizer(model, hyper)
-        lm.check_fits(model, len(tokens), settings.sequence_length, str(folder))
-        lm.check_finite(
-            model, "of the checkpoint", str(folder), "copy it again, or take another step's"
-        )
-        check_tokenizer(folder, tokens, tokenizer)
-        state = folder / "optimizer.safetensors"
-        if state.exists():
-            lm.load_optimizer(optimizer, model, state)
-        else:
-            steps = base.optimizer_warmup_steps
-            note(
-                "base",
-                f"WARNING: no {state}: influences are measured with AdamW state that is built "
-                f"here in {steps} steps, not with that of the training run",
-            )
-    provenance = Provenance("base", settings.model_dump(mode="json"), inputs)
+        steps = 0 if load_state(checkpoint, model, optimizer) else base.optimizer_warmup_steps
+    provenance = Provenance.of(
+        "base", settings, tokenizer=tokenizer, training_pool=training_pool, checkpoint=checkpoint
+    )
     seed = hash64(settings.seed, "base", "steps")
     with Training(output, "base", provenance, model, optimizer, seed) as training:
         train(settings, training, model, optimizer, hyper, training_pool, steps)
         if not training.processes.first:
             return
-        with replacing(output) as folder:
+        with store.replacing(output) as folder:
             model.save_pretrained(folder)
             tokens.save_pretrained(folder)
             lm.save_optimizer(optimizer, model, folder / "optimizer.safetensors")
-            (folder / "training.json").write_text(
-                json.dumps({"optimizer": hyper.model_dump()}, indent=2, sort_keys=True) + "\n"
-            )
-            write_folder_provenance(folder, "base", provenance)
+            body = json.dumps({"optimizer": hyper.model_dump()}, indent=2, sort_keys=True)
+            (folder / "training.json").write_text(body + "\n")
+            store.write_folder_provenance(folder, "base", provenance)
         training.clear()
+
+
+def new_model(settings: BaseSettings, tokens: PreTrainedTokenizerBase) -> PreTrainedModel:
+    return lm.make_lm(
+        settings.base.architecture,
+        vocabulary_size=-(-len(tokens) // 64) * 64,
+        positions=settings.sequence_length + 1,
+        end_of_text=tokens.eos_token_id,
+        seed=hash64(settings.seed, "base", "weights") % 2**63,
+    )
+
+
+def given_model(
+    folder: Path, settings: BaseSettings, tokens: PreTrainedTokenizerBase, tokenizer: Path
+) -> tuple[PreTrainedModel, Optimizer]:
+    """The user's checkpoint, which must fit the tokenizer, and the settings of its AdamW."""
+    model, hyper = lm.load_lm(folder), checkpoint_optimizer(folder, settings.base.optimizer)
+    lm.check_fits(model, len(tokens), settings.sequence_length, str(folder))
+    todo = "copy it again, or take another step's"
+    lm.check_finite(model, "of the checkpoint", str(folder), todo)
+    check_tokenizer(folder, tokens, tokenizer)
+    return model, hyper
+
+
+def load_state(folder: Path, model: PreTrainedModel, optimizer: torch.optim.AdamW) -> bool:
+    """Whether the checkpoint has AdamW's state, which is loaded then."""
+    state = folder / "optimizer.safetensors"
+    if state.exists():
+        lm.load_optimizer(optimizer, model, state)
+        return True
+    note(
+        "base",
+        f"WARNING: no {state}: influences are measured with AdamW state that is built here in "
+        "base.optimizer_warmup_steps steps, not with that of the training run",
+    )
+    return False
 
 
 def check_tokenizer(checkpoint: Path, tokens: PreTrainedTokenizerBase, tokenizer: Path) -> None:
     """A token that the checkpoint's own tokenizer knows, if there is one, must have the same id."""
-    if not any(
-        (checkpoint / name).exists() for name in ("tokenizer.json", "tokenizer_config.json")
-    ):
+    files = ("tokenizer.json", "tokenizer_config.json")
+    if not any((checkpoint / name).exists() for name in files):
         return
-    own = load_tokenizer(checkpoint, needs_end=False).get_vocab()
-    given = tokens.get_vocab()
-    moved = sorted(
-        (given[token], token) for token in given.keys() & own if given[token] != own[token]
-    )
+    own, given = load_tokenizer(checkpoint, needs_end=False).get_vocab(), tokens.get_vocab()
+    moved = sorted((given[t], t) for t in given.keys() & own if given[t] != own[t])
     if moved:
         number, token = moved[0]
         raise UserError(
@@ -128,7 +131,7 @@ def checkpoint_optimizer(folder: Path, fallback: Optimizer) -> Optimizer:
 def batches(settings: BaseSettings, training_pool: Path) -> Iterator[torch.Tensor]:
     """Endless batches [batch_sequences, sequence_length + 1] of packed documents, shuffled anew
     in every pass over the training pool."""
-    documents = token_lists(read_table(training_pool, "training_pool", ["input_ids"]))
+    documents = token_lists(store.read_table(training_pool, "training_pool", ["input_ids"]))
     size, pass_number = settings.base.batch_sequences, 0
     while True:
         random = generator(settings.seed, "base", pass_number)

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow.compute as pc
 
-from groupmates.artefacts.store import Provenance, digests, read_table, write_table
+from groupmates.artefacts.store import Provenance, read_table, write_table
 from groupmates.errors import UserError
 from groupmates.maths.randomness import hash64
-from groupmates.pool.damage import bytes_of, place
+from groupmates.pool.damage import bytes_of, place, repeated
 from groupmates.pool.documents import read_documents, rejects_of, sha256_of
 from groupmates.pool.listing import located, named, path_of
 from groupmates.progress import Progress, note
@@ -61,14 +61,10 @@ def run_pool(
     hashes.sort()
     twice = np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
     if len(twice):
-        raise UserError(
-            expected="every document id once in the pool",
-            found=f"{len(twice):,} ids that occur more than once, the first:",
-            where=" and ".join(places(settings, tables, int(twice[0]), root)),
-            todo="remove the copies, or set pool.columns.id to null: ids then come from file and row",
-        )
+        found = f"{len(twice):,} ids that occur more than once, the first:"
+        raise repeated(found, places(settings, tables, int(twice[0]), root))
     note("check", f"{len(hashes):,} documents, every id once")
-    provenance = Provenance("check", settings.model_dump(mode="json"), digests(check=check))
+    provenance = Provenance.of("check", settings, check=check)
     left_out = [(file["source_file"], reject) for file in files for reject in file["rejects"]]
     listing = {
         "source_file": [name for name, _ in left_out],
@@ -100,10 +96,8 @@ def check_share(settings: CheckPoolSettings, files: list[dict], root: str) -> No
             todo="mend the files or correct pool.columns; or raise pool.max_bad_share: "
             "check/rejects.parquet then lists every one",
         )
-    note(
-        "check",
-        f"WARNING: {bad:,} of {records:,} records are left out: {told}; see rejects.parquet",
-    )
+    left_out = f"{bad:,} of {records:,} records are left out: {told}"
+    note("check", f"WARNING: {left_out}; see rejects.parquet")
 
 
 def places(settings: CheckPoolSettings, tables: list, twice: int, root: str) -> list[str]:

@@ -12,21 +12,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from groupmates.artefacts.store import (
-    Provenance,
-    digest,
-    digests,
-    embedded_as,
-    embedding_size,
-    embeddings,
-    open_table,
-    read_centroids,
-    read_table,
-    replacing,
-    row_groups,
-    table_writer,
-    write_json,
-)
+from groupmates.artefacts import store
+from groupmates.artefacts.store import Provenance
 from groupmates.errors import UserError
 from groupmates.maths.kmeans import Assignment, spherical_kmeans
 from groupmates.maths.randomness import hash64, priorities
@@ -39,12 +26,10 @@ LONGEST = 1 + 1e-3  # embeddings are normalised in float32 or bfloat16
 
 def run_centroids(settings: CentroidSettings, *, score: list[Path], output: Path) -> None:
     """Fit the centroids on a sample of the pool; memory: its embeddings and one row group."""
-    kind = embedded_as(score[0])
+    kind = store.embedded_as(score[0])
+    ids_of = {path: store.read_table(path, kind, ["doc_id"])["doc_id"] for path in score}
     priority_of = {
-        path: priorities(
-            settings.seed, "cluster", read_table(path, kind, ["doc_id"])["doc_id"].to_pylist()
-        )
-        for path in score
+        path: priorities(settings.seed, "cluster", ids.to_pylist()) for path, ids in ids_of.items()
     }
     documents = sum(len(p) for p in priority_of.values())
     clusters = number_of_clusters(settings.cluster, documents)
@@ -62,38 +47,33 @@ def run_centroids(settings: CentroidSettings, *, score: list[Path], output: Path
     )
     progress.total = progress.done  # fewer where nothing changed any more
     progress.finish()
+    inertia, sizes = fitted.inertia, fitted.sizes
     note(
         "cluster",
-        f"mean squared distance {fitted.inertia[0]:.4f} -> {fitted.inertia[-1]:.4f} after "
-        f"{len(fitted.inertia)} iterations; {fitted.sizes.count(0):,} clusters without a document "
-        f"of the sample, the largest has {max(fitted.sizes):,}",
+        f"mean squared distance {inertia[0]:.4f} -> {inertia[-1]:.4f} after {len(inertia)} "
+        f"iterations; {sizes.count(0):,} clusters without a document of the sample, the largest "
+        f"has {max(sizes):,}",
     )
-    provenance = Provenance("cluster", settings.model_dump(mode="json"), digests(score=score))
-    body = {
-        "clusters": clusters,
-        "documents": documents,
-        "sampled": sampled,
-        "inertia": fitted.inertia,
-        "sizes": fitted.sizes,
-    }
-    with replacing(output) as temporary, temporary.open("wb") as file:
+    with store.replacing(output) as temporary, temporary.open("wb") as file:
         np.save(file, fitted.centroids_KD)
-    body["sha256"] = digest(output)
-    write_json(output.with_suffix(".json"), "centroids", provenance, body)
+    counts = {"clusters": clusters, "documents": documents, "sampled": sampled}
+    body = counts | {"inertia": inertia, "sizes": sizes, "sha256": store.digest(output)}
+    provenance = Provenance.of("cluster", settings, score=score)
+    store.write_json(output.with_suffix(".json"), "centroids", provenance, body)
 
 
 def read_sample(kind: str, keep_of: dict[Path, np.ndarray]) -> np.ndarray:
     """Embeddings of the rows to keep of every shard, in pool order, row group by row group."""
-    size = embedding_size(next(iter(keep_of)))
+    size = store.embedding_size(next(iter(keep_of)))
     sample_ND = np.empty((sum(keep.sum() for keep in keep_of.values()), size), np.float32)
     progress, filled = Progress("cluster sample", len(sample_ND), "documents"), 0
     for path, keep in keep_of.items():
         start = 0
-        for table in row_groups(path, kind, ["doc_id", "embedding"]):
-            kept = table.filter(pa.array(keep[start : start + len(table)]))
-            sample_ND[filled : filled + len(kept)] = checked_embeddings(kept, path, size)
-            start, filled = start + len(table), filled + len(kept)
-            progress.advance(len(kept))
+        for table in store.row_groups(path, kind, ["doc_id", "embedding"]):
+            drawn = table.filter(pa.array(keep[start : start + len(table)]))
+            sample_ND[filled : filled + len(drawn)] = checked_embeddings(drawn, path, size)
+            start, filled = start + len(table), filled + len(drawn)
+            progress.advance(len(drawn))
     progress.finish()
     return sample_ND
 
@@ -117,16 +97,14 @@ def number_of_clusters(cluster: Cluster, documents: int) -> int:
 
 def run_assign(settings: ClusterSettings, *, score: Path, centroids: Path, output: Path) -> None:
     """Assign every document of a shard to its most similar centroid, row group by row group."""
-    centroids_KD = read_centroids(centroids)
+    centroids_KD = store.read_centroids(centroids)
     assign = Assignment(centroids_KD)
-    provenance = Provenance(
-        "cluster", settings.model_dump(mode="json"), digests(score=score, centroids=centroids)
-    )
-    kind = embedded_as(score)
-    rows = open_table(score, kind).metadata.num_rows
+    provenance = Provenance.of("cluster", settings, score=score, centroids=centroids)
+    kind = store.embedded_as(score)
+    rows = store.open_table(score, kind).metadata.num_rows
     progress = Progress(f"cluster {score.stem}", rows, "documents")
-    with table_writer(output, "cluster", provenance) as writer:
-        for table in row_groups(score, kind, ["doc_id", "embedding"]):
+    with store.table_writer(output, "cluster", provenance) as writer:
+        for table in store.row_groups(score, kind, ["doc_id", "embedding"]):
             emb_ND = checked_embeddings(table, score, centroids_KD.shape[1])
             writer.write({"doc_id": table["doc_id"], "cluster": assign(emb_ND)})
             progress.advance(len(table))
@@ -138,23 +116,18 @@ def checked_embeddings(table: pa.Table, path: Path, size: int) -> np.ndarray:
 
     An average of unit-length chunks is shorter than one of them; nothing is of length 0.
     """
-    redo = f"delete {path.name} and run snakemake again; "
-    emb_ND: np.ndarray = embeddings(table)
+    emb_ND = store.embeddings(table)
     if emb_ND.shape[1] != size:
-        raise UserError(
-            expected=f"embeddings of size {size}, as in the other files",
-            found=f"size {emb_ND.shape[1]}",
-            where=str(path),
-            todo=redo + "its embeddings are of another model",
-        )
+        found = f"size {emb_ND.shape[1]}, of another model"
+        raise store.damaged(path, f"embeddings of size {size}, as in the other files", found)
     length_N = np.linalg.norm(emb_ND, axis=1)
     wrong = np.flatnonzero(~((length_N > 0) & (length_N <= LONGEST)))
     if len(wrong):
         doc_id = table["doc_id"][int(wrong[0])].as_py()
-        raise UserError(
-            expected="finite embeddings of at most length 1",
-            found=f"length {length_N[wrong[0]]} of {doc_id!r}, one of {len(wrong):,} such",
-            where=str(path),
-            todo=redo + "if it recurs, the model is broken: look at fit/final/metrics.json",
+        raise store.damaged(
+            path,
+            "finite embeddings of at most length 1",
+            f"length {length_N[wrong[0]]} of {doc_id!r}, one of {len(wrong):,} such",
+            "; if it recurs, the model is broken: look at fit/final/metrics.json",
         )
     return emb_ND

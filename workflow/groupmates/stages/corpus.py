@@ -81,16 +81,10 @@ def run(settings: CorpusSettings, *, shards: list[Path], reference: Path) -> Non
     kinds = Counter(d["source"] for d in documents)
     note("corpus", f"{len(documents):,} documents {dict(kinds)}, {len(rows):,} reference passages")
     versions = {d.metadata["Name"]: d.version for d in metadata.distributions()}
-    write_json(
-        shards[0].parent / "provenance.json",
-        "corpus",
-        Provenance(
-            "corpus",
-            settings.model_dump(mode="json"),
-            {"python": platform.python_version(), **versions},
-        ),
-        {"documents": dict(kinds), "reference_passages": len(rows)},
-    )
+    inputs = {"python": platform.python_version(), **versions}
+    provenance = Provenance("corpus", settings.model_dump(mode="json"), inputs)
+    body = {"documents": dict(kinds), "reference_passages": len(rows)}
+    write_json(shards[0].parent / "provenance.json", "corpus", provenance, body)
 
 
 def write_rows(path: Path, rows: Iterable[dict[str, str]]) -> None:
@@ -243,7 +237,7 @@ def passages(texts: dict[str, str]) -> list[str]:
     """Passages of prose, some hundred characters each, that share no run of SHARED_WORDS words.
 
     Topics repeat one another's sections, often reworded; the split into selection and evaluation
-    examples would hold the same text on both sides. Of such passages the first is kept.
+    examples would hold the same text on both sides. The first of such passages is taken.
     """
     shortest, longest = PASSAGE_CHARACTERS
     seen: set[tuple[str, ...]] = set()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from groupmates.artefacts.store import Provenance, digests, read_table, write_table
+from groupmates.artefacts.store import Provenance, read_table, write_table
 from groupmates.errors import UserError
 from groupmates.maths.randomness import generator
 from groupmates.maths.rollouts import beam_rollouts, random_rollouts
@@ -22,12 +22,11 @@ def run_random(settings: RandomPlanSettings, *, probe_pool: Path, output: Path) 
     """Rollouts of documents drawn at random."""
     ids = read_table(probe_pool, "probe_pool", ["doc_id"])["doc_id"].to_numpy()
     progress = Progress("plan random", settings.random.rollouts, "rollouts")
-    chosen = random_rollouts(
-        len(ids), settings.random.rollouts, settings.rollout_length, settings.seed
-    )
+    rollouts, length = settings.random.rollouts, settings.rollout_length
+    chosen = random_rollouts(len(ids), rollouts, length, settings.seed)
     progress.advance(len(chosen))
     progress.finish()
-    provenance = Provenance("probe", settings.model_dump(mode="json"), digests(pool=probe_pool))
+    provenance = Provenance.of("probe", settings, pool=probe_pool)
     _write(output, provenance, ids, chosen)
 
 
@@ -38,7 +37,7 @@ def run_one_step(settings: OneStepPlanSettings, *, probe_pool: Path, output: Pat
     """
     ids = read_table(probe_pool, "probe_pool", ["doc_id"])["doc_id"].to_numpy()
     order = generator(settings.seed, "one step").permutation(len(ids))
-    provenance = Provenance("probe", settings.model_dump(mode="json"), digests(pool=probe_pool))
+    provenance = Provenance.of("probe", settings, pool=probe_pool)
     _write(output, provenance, ids, order[: settings.steps, None])
 
 
@@ -100,22 +99,16 @@ def run_bootstrap(
     search.finish()
     chosen = np.concatenate(rounds)
     note("probe", f"{len(chosen):,} sets over {len(np.unique(chosen)):,} documents")
-    provenance = Provenance(
-        "probe", settings.model_dump(mode="json"), digests(pool=probe_pool, model=model)
-    )
+    provenance = Provenance.of("probe", settings, pool=probe_pool, model=model)
     _write(output, provenance, pool["doc_id"].to_numpy(), chosen)
 
 
 def _write(path: Path, provenance: Provenance, ids: np.ndarray, chosen: np.ndarray) -> None:
     """Rollouts `chosen` [R, T], rows of the documents `ids`."""
     rollouts, length = chosen.shape
-    write_table(
-        path,
-        "rollouts",
-        provenance,
-        {
-            "rollout": np.repeat(np.arange(rollouts), length),
-            "step": np.tile(np.arange(1, length + 1), rollouts),
-            "doc_id": ids[chosen.ravel()],
-        },
-    )
+    columns = {
+        "rollout": np.repeat(np.arange(rollouts), length),
+        "step": np.tile(np.arange(1, length + 1), rollouts),
+        "doc_id": ids[chosen.ravel()],
+    }
+    write_table(path, "rollouts", provenance, columns)

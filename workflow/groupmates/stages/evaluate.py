@@ -3,33 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
-from safetensors.torch import load_file, save_file
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
-from groupmates.artefacts.store import Provenance, concatenate, digests, write_table
+from groupmates.artefacts.store import Provenance, concatenate, write_table
 from groupmates.artefacts.unfinished import Kept
 from groupmates.errors import UserError
 from groupmates.maths.packing import windows
 from groupmates.maths.randomness import generator, hash64
 from groupmates.models import language_model as lm
 from groupmates.models.checkpoint import open_base
-from groupmates.models.distributed import processes
+from groupmates.models.distributed import Processes, processes
 from groupmates.models.reference import Reference, reference_part
 from groupmates.models.resumable import Training, set_learning_rate, warm_up_then_decay
-from groupmates.models.tokenizer import document_tokens, load_tokenizer
-from groupmates.pool.chosen_rows import chosen_texts
-from groupmates.pool.listing import PoolFile, located
-from groupmates.progress import Progress
+from groupmates.models.tokenizer import load_tokenizer
+from groupmates.pool.listing import located
 from groupmates.settings.config import Optimizer
 from groupmates.settings.per_stage import EvaluateSettings
+from groupmates.stages.selected_tokens import kept_of, read_selected
 
 
 def run(
@@ -59,30 +55,20 @@ def run(
     lm.check_fits(model, 0, heldout.longest, "the held-out reference set")
     tokens = load_tokenizer(tokenizer)
     random = generator(settings.seed, "evaluate", number)
-    chosen = draw_documents(
-        concatenate(select, "select", ["source_file", "source_row", "n_tokens"]),
-        training.tokens,
-        random,
-    )
-    provenance = Provenance(
-        "evaluate",
-        settings.model_dump(mode="json") | {"number": number},
-        digests(base=base, reference=reference, select=select),
-    )
-    ours = processes()
+    selected = concatenate(select, "select", ["source_file", "source_row", "n_tokens"])
+    chosen = draw_documents(selected, training.tokens, random)
+    provenance = Provenance.of("evaluate", settings, base=base, reference=reference, select=select)
+    provenance = provenance.also(number=number)
+    ours, label = processes(), f"evaluate {method} seed {number}"
     reading = Kept(examples, "example_losses", provenance) if ours.first else None
-    drawn = {}
     if reading is not None:
-        files = located(pool, root)
-        label = f"evaluate {method} seed {number} tokens"
-        drawn = read_on(reading, chosen, files, settings.text_columns.text, tokens, label)
-    drawn = ours.tensors_of_first(drawn)
-    ends = drawn["lengths"].cumsum(0)[:-1].numpy()
-    documents = np.split(drawn["tokens"].numpy(), ends)
+        files, column, kind = located(pool, root), settings.text_columns.text, np.dtype(np.int32)
+        with reading:
+            read_selected(reading, files, chosen, column, tokens, kind, f"{label} tokens")
+    documents = shared_documents(reading, ours)
     seed = hash64(settings.seed, "evaluate", f"steps of {number}")
     with Training(curve, "curve", provenance, model, optimizer, seed) as under_way:
         batches = training_batches(documents, settings, random)
-        label = f"evaluate {method} seed {number}"
         seen, losses = train(settings, under_way, model, optimizer, hyper, batches, heldout, label)
         if reading is None:
             return
@@ -94,18 +80,25 @@ def run(
                 todo="lower evaluate.training.learning_rate",
             )
         write_table(curve, "curve", provenance, {"tokens": seen, "loss_nats": losses})
-        write_table(
-            examples,
-            "example_losses",
-            provenance,
-            {
-                "example_id": example_ids,
-                "loss_sum_nats": heldout.example_losses(model),
-                "label_tokens": heldout.labels_N,
-            },
-        )
+        columns = {
+            "example_id": example_ids,
+            "loss_sum_nats": heldout.example_losses(model),
+            "label_tokens": heldout.labels_N,
+        }
+        write_table(examples, "example_losses", provenance, columns)
         under_way.clear()
         reading.clear()
+
+
+def shared_documents(kept: Kept | None, ours: Processes) -> list[np.ndarray]:
+    """The tokens of each document; the first process has read them, the others get them from it."""
+    read: dict[str, torch.Tensor] = {}
+    if kept is not None:
+        for name in ("tokens", "lengths"):
+            pieces = [np.load(path) for path in kept_of(kept, name)]
+            read[name] = torch.from_numpy(np.concatenate(pieces))
+    read = ours.tensors_of_first(read)
+    return np.split(read["tokens"].numpy(), read["lengths"].cumsum(0)[:-1].numpy())
 
 
 def train(
@@ -147,69 +140,12 @@ def steps_of(settings: EvaluateSettings) -> int:
     )
 
 
-def draw_documents(
-    selected: pa.Table, tokens: int, random: np.random.Generator
-) -> dict[str, np.ndarray]:
-    """Rows of each pool file, in random order until `tokens` are reached, all where they are not."""
+def draw_documents(selected: pa.Table, tokens: int, random: np.random.Generator) -> pa.Table:
+    """Documents in pool order, drawn at random until `tokens` are reached; all where they are not."""
     order = random.permutation(len(selected))
     reached = np.cumsum(selected["n_tokens"].to_numpy()[order])
     # A margin for the documents' ends that packing drops.
-    drawn = selected.take(np.sort(order[: int(np.searchsorted(reached, tokens * 1.02)) + 1]))
-    files = drawn["source_file"].combine_chunks()
-    code, names = files.indices.to_numpy(), files.dictionary.to_pylist()
-    starts = np.flatnonzero(np.diff(code, prepend=-1))  # a file's documents follow each other
-    rows = np.split(drawn["source_row"].to_numpy(), starts[1:])
-    return {names[c]: r for c, r in zip(code[starts].tolist(), rows, strict=True)}
-
-
-def read_drawn(
-    chosen: dict[str, np.ndarray], files: list[PoolFile], column: str, tokenizer: Any
-) -> Iterator[np.ndarray]:
-    """Tokens of the drawn documents, file by file."""
-    for file in files:
-        rows = chosen.get(file.name, np.empty(0, np.int64))
-        yield from document_tokens(tokenizer, list(chosen_texts(file, rows, column)))
-
-
-def read_on(
-    kept: Kept,
-    chosen: dict[str, np.ndarray],
-    files: list[PoolFile],
-    column: str,
-    tokenizer: PreTrainedTokenizerBase,
-    label: str,
-) -> dict[str, torch.Tensor]:
-    """`tokens` of the drawn documents below each other and their `lengths`.
-
-    What an earlier attempt had read of them is taken from where it was kept.
-    """
-    pieces = [load_file(kept.file(name)) for name in kept.files]
-    fresh: list[np.ndarray] = []
-    first = kept.state.get("files", 0)
-    known = sum(len(piece["lengths"]) for piece in pieces)
-    progress = Progress(label, sum(map(len, chosen.values())), "documents", known)
-    with kept:
-        for number, file in enumerate(files[first:], first + 1):
-            fresh += read_drawn(chosen, [file], column, tokenizer)
-            progress.advance(len(chosen.get(file.name, ())))
-            if kept.due():
-                piece = joined_documents(fresh)
-                kept.save(
-                    {"files": number},
-                    {f"tokens-{number:09d}.safetensors": partial(save_file, piece)},
-                )
-                pieces, fresh = [*pieces, piece], []
-    progress.finish()
-    pieces.append(joined_documents(fresh))
-    return {name: torch.cat([piece[name] for piece in pieces]) for name in ("tokens", "lengths")}
-
-
-def joined_documents(documents: list[np.ndarray]) -> dict[str, torch.Tensor]:
-    tokens = np.concatenate(documents) if documents else np.empty(0, np.int32)
-    return {
-        "tokens": torch.from_numpy(tokens),
-        "lengths": torch.tensor([len(d) for d in documents], dtype=torch.int64),
-    }
+    return selected.take(np.sort(order[: int(np.searchsorted(reached, tokens * 1.02)) + 1]))
 
 
 def training_batches(

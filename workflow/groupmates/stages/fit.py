@@ -13,15 +13,8 @@ import numpy as np
 import torch
 from torch.nn.functional import mse_loss
 
-from groupmates.artefacts.store import (
-    Provenance,
-    concatenate,
-    digests,
-    read_table,
-    replacing,
-    write_folder_provenance,
-    write_table,
-)
+from groupmates.artefacts import store
+from groupmates.artefacts.store import Provenance
 from groupmates.errors import UserError
 from groupmates.maths.labels import LabelScale, label_scale
 from groupmates.maths.randomness import generator, hash64
@@ -54,16 +47,19 @@ def run(
     base: Path,
     tokenizer: Path,
     probe_pool: Path,
-    random: list[Path],
+    probes: list[Path],
     bootstrap: list[Path] | None = None,
     output: Path,
     threads: int = 1,
 ) -> None:
-    """Fit on random and bootstrapped rollouts; figures are of random rollouts nothing is chosen by."""
+    """Fit on rollouts drawn at random, of many steps or of one, and on bootstrapped ones.
+
+    Reported figures come from held-out random rollouts. Neither training nor early stopping sees them.
+    """
     torch.set_num_threads(threads)
     fit = settings.fit
-    pool = read_table(probe_pool, "probe_pool", ["doc_id", "text", "input_ids"])
-    rounds = [read_rollouts("random", random, pool["doc_id"].to_pylist())]
+    pool = store.read_table(probe_pool, "probe_pool", ["doc_id", "text", "input_ids"])
+    rounds = [read_rollouts("random", probes, pool["doc_id"].to_pylist())]
     if bootstrap:
         rounds.append(read_rollouts("bootstrap", bootstrap, pool["doc_id"].to_pylist()))
     training, validation, heldout = split(settings, rounds)
@@ -78,22 +74,13 @@ def run(
     )
     model.encoder.calibrate(prepared)
     progress.finish()
-    inputs = digests(base=base, probe_pool=probe_pool, random=random, bootstrap=bootstrap or [])
-    provenance = Provenance("fit", settings.model_dump(mode="json"), inputs)
+    provenance = Provenance.of(
+        "fit", settings, base=base, probe_pool=probe_pool, probes=probes, bootstrap=bootstrap
+    )
     optimizer = make_optimizer(model, fit.training)
     seed = hash64(settings.seed, "fit steps", output.name)
     with Training(output, "fit", provenance, model, optimizer, seed) as under_way:
-        train(
-            settings,
-            under_way,
-            model,
-            optimizer,
-            prepared,
-            training,
-            validation,
-            scale,
-            output.name,
-        )
+        train(settings, under_way, model, optimizer, prepared, training, validation, scale)
         if not under_way.processes.first:
             return
         check_beta(model, output)
@@ -101,45 +88,38 @@ def run(
         metrics, predicted = evaluate(settings, model, prepared, training, heldout, scale)
         progress.advance(heldout.influence.size)
         progress.finish()
-        metrics |= {
-            "coverage": {r.round: coverage(r) for r in rounds},
-            "label_reliability": label_reliability(rounds[0]),
-        }
+        metrics["coverage"] = {r.round: coverage(r) for r in rounds}
+        metrics["label_reliability"] = label_reliability(rounds[0])
         report(output.name, metrics)
-        with replacing(output) as folder:
+        with store.replacing(output) as folder:
             model.save(folder)
             load_tokenizer(tokenizer).save_pretrained(folder / "tokenizer")
             for name, body in (("relation", model.relation_record(scale)), ("metrics", metrics)):
                 text = json.dumps(body, indent=2, sort_keys=True)
                 (folder / f"{name}.json").write_text(text + "\n")
-            ids = pool["doc_id"].to_numpy()
-            write_heldout(folder / "heldout.parquet", provenance, ids, heldout, predicted)
-            write_folder_provenance(folder, "fit", provenance)
+            columns = heldout_columns(heldout, predicted, pool["doc_id"].to_numpy())
+            store.write_table(folder / "heldout.parquet", "heldout", provenance, columns)
+            store.write_folder_provenance(folder, "fit", provenance)
         under_way.clear()
 
 
-def write_heldout(
-    path: Path, provenance: Provenance, ids: np.ndarray, heldout: Rollouts, predicted: np.ndarray
-) -> None:
+def heldout_columns(
+    heldout: Rollouts, predicted: np.ndarray, doc_ids: np.ndarray
+) -> dict[str, Any]:
     rollouts, steps = heldout.influence.shape
-    write_table(
-        path,
-        "heldout",
-        provenance,
-        {
-            "round": ["random"] * (rollouts * steps),
-            "rollout": np.repeat(heldout.number, steps),
-            "step": np.tile(np.arange(1, steps + 1), rollouts),
-            "doc_id": ids[heldout.document.ravel()],
-            "influence_nats": heldout.influence.ravel(),
-            "predicted_nats": predicted.ravel(),
-        },
-    )
+    return {
+        "round": [heldout.round] * (rollouts * steps),
+        "rollout": np.repeat(heldout.number, steps),
+        "step": np.tile(np.arange(1, steps + 1), rollouts),
+        "doc_id": doc_ids[heldout.document.ravel()],
+        "influence_nats": heldout.influence.ravel(),
+        "predicted_nats": predicted.ravel(),
+    }
 
 
 def read_rollouts(round_name: str, paths: list[Path], doc_ids: list[str]) -> Rollouts:
     """All parts of a round, rollouts and steps in order."""
-    table = concatenate(paths, "probe", ["rollout", "step", "doc_id", "influence_nats"])
+    table = store.concatenate(paths, "probe", ["rollout", "step", "doc_id", "influence_nats"])
     table = table.sort_by([("rollout", "ascending"), ("step", "ascending")])
     place = {doc_id: i for i, doc_id in enumerate(doc_ids)}
     steps = int(table["step"].to_numpy().max())
@@ -188,17 +168,16 @@ def train(
     training: list[Rollouts],
     validation: Rollouts,
     scale: LabelScale,
-    name: str,
 ) -> None:
     """Minimise the squared error of standardised labels; keep the epoch of best validation Spearman.
 
     Only the first process looks at the validation rollouts and has the best epoch's weights.
     """
     hyper, processes = settings.fit.training, under_way.processes
+    name = under_way.label
     documents = np.concatenate([r.document for r in training])
-    labels = torch.from_numpy(
-        scale.standardise(np.concatenate([r.influence for r in training]))
-    ).to(next(model.parameters()))
+    influence = np.concatenate([r.influence for r in training])
+    labels = torch.from_numpy(scale.standardise(influence)).to(next(model.parameters()))
     per_epoch = -(-len(documents) // hyper.batch_rollouts)
     steps = hyper.epochs * per_epoch
     joined = processes.joined(model)
@@ -209,9 +188,8 @@ def train(
         if place == 0:
             under_way.tensors["loss"] = torch.zeros((), device=labels.device)
         model.train()
-        set_learning_rate(
-            optimizer, hyper.learning_rate * warm_up_then_decay(step, hyper.warmup_steps, steps)
-        )
+        share = warm_up_then_decay(step, hyper.warmup_steps, steps)
+        set_learning_rate(optimizer, share * hyper.learning_rate)
         order = generator(settings.seed, "fit epoch", epoch).permutation(len(documents))
         batch = order[place * hyper.batch_rollouts :][: hyper.batch_rollouts]
         own, weight = processes.share(len(batch))
@@ -264,9 +242,8 @@ def predict_individual(model: InfluenceModel, prepared: Any, documents: np.ndarr
     model.eval()
     unique, inverse = np.unique(documents, return_inverse=True)
     blocks = [unique[i : i + 1024] for i in range(0, len(unique), 1024)]
-    individual = [
-        model.individual(model.encoder(prepared, b)).double().cpu().numpy() for b in blocks
-    ]
+    found = [model.individual(model.encoder(prepared, b)) for b in blocks]
+    individual = [values.double().cpu().numpy() for values in found]
     return np.concatenate(individual)[inverse.reshape(documents.shape)]
 
 
@@ -286,12 +263,11 @@ def evaluate(
     """
     truth = heldout.influence
     position = label_scale(np.concatenate([r.influence for r in training]), per_position=True)
-    standard = {
-        "full": predict(model, prepared, heldout.document),
-        "no_relation": predict_individual(model, prepared, heldout.document),
+    nats = {
+        "full": scale.to_nats(predict(model, prepared, heldout.document)),
+        "no_relation": scale.to_nats(predict_individual(model, prepared, heldout.document)),
+        "position_mean": np.broadcast_to(position.mean, truth.shape),
     }
-    nats = {name: scale.to_nats(value) for name, value in standard.items()}
-    nats["position_mean"] = np.broadcast_to(position.mean, truth.shape)
     within = {name: position.standardise(value) for name, value in nats.items()}
     labels = position.standardise(truth)
     seen = np.unique(np.concatenate([r.document.ravel() for r in training]))
@@ -301,10 +277,11 @@ def evaluate(
         return spearman(a, truth) - spearman(b, truth)
 
     def interval(statistic: Any, *arrays: np.ndarray) -> list[float]:
-        return list(
-            rollout_bootstrap(statistic, *arrays, seed=generator(settings.seed, "fit interval"))
-        )
+        draws = generator(settings.seed, "fit interval")
+        return list(rollout_bootstrap(statistic, *arrays, seed=draws))
 
+    both = ("full", "no_relation")
+    counts = {"training": sum(len(r.number) for r in training), "heldout": len(heldout.number)}
     metrics = {
         "spearman": {name: spearman(value, truth) for name, value in nats.items()},
         "pearson": {name: pearson(value, truth) for name, value in nats.items()},
@@ -312,23 +289,18 @@ def evaluate(
         "spearman_difference_interval": interval(
             difference, nats["full"], nats["position_mean"], truth
         ),
-        "spearman_within_position": {
-            name: spearman(within[name], labels) for name in ("full", "no_relation")
-        },
+        "spearman_within_position": {name: spearman(within[name], labels) for name in both},
         "spearman_within_position_interval_full": interval(spearman, within["full"], labels),
         "spearman_unseen_within_position": {
             name: spearman(within[name][unseen], labels[unseen]) if unseen.any() else None
-            for name in ("full", "no_relation")
+            for name in both
         },
         "spearman_relation_gain_interval": interval(
             difference, within["full"], within["no_relation"], labels
         ),
         "alpha": float(model.alpha.detach()),
         "beta": float(model.beta.detach()),
-        "rollouts": {
-            "training": sum(len(r.number) for r in training),
-            "heldout": len(heldout.number),
-        },
+        "rollouts": counts,
         "documents": len(seen),
         "unseen_labels": int(unseen.sum()),
         "labels": sum(r.influence.size for r in training),

@@ -9,15 +9,8 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from groupmates.artefacts.store import (
-    Provenance,
-    concatenate,
-    digests,
-    read_folder_json,
-    read_table,
-    replacing,
-    write_json,
-)
+from groupmates.artefacts import store
+from groupmates.artefacts.store import Provenance, replacing
 from groupmates.errors import UserError
 from groupmates.pool.copy_rows import convert_rows, copy_rows
 from groupmates.pool.damage import bytes_of
@@ -37,7 +30,7 @@ def run(
     """
     file = named(pool, root)
     name, size = file.name, bytes_of(file.path)
-    table = read_table(selection, "select", columns=["doc_id", "source_file", "source_row"])
+    table = store.read_table(selection, "select", columns=["doc_id", "source_file", "source_row"])
     ours = table.filter(pc.equal(table["source_file"].cast("string"), name))
     rows = ours["source_row"].to_numpy()
     progress = Progress(f"materialise {name}", size, "bytes")
@@ -60,13 +53,13 @@ def run_assemble(
     `output`'s name. Whatever else lies there goes: of an earlier selection, pool or format.
     """
     folder = output.with_suffix("")
-    table = concatenate(select, "select", ["n_tokens"])
+    table = store.concatenate(select, "select", ["n_tokens"])
     counts: dict[str, Any] = {"documents": len(table)}
     made: list[Path] = []
     if settings.format in ("same", "parquet"):
         counts["tokens"] = int(table["n_tokens"].to_numpy().sum())
     else:
-        parts = [read_folder_json(path, "dataset_part", "part.json") for path in written]
+        parts = [store.read_folder_json(path, "dataset_part", "part.json") for path in written]
         counts["tokens"] = sum(part["tokens"] for part in parts)
         assert counts["documents"] == sum(part["documents"] for part in parts)
         if settings.format == "open_lm":
@@ -77,10 +70,10 @@ def run_assemble(
             join(written, np.dtype(parts[0]["type"]), *made)
     keep = {file for path in written for file in (path.rglob("*") if path.is_dir() else [path])}
     remove_others(folder, keep | set(made))
-    provenance = Provenance("assemble", settings.model_dump(mode="json"), digests(select=select))
+    provenance = Provenance.of("assemble", settings, select=select)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     counts["bytes"] = sum(path.stat().st_size for path in files)
-    write_json(output, "dataset_card", provenance, counts | {"format": settings.format})
+    store.write_json(output, "dataset_card", provenance, counts | {"format": settings.format})
     note("assemble", f"{folder}: " + ", ".join(f"{n:,} {what}" for what, n in counts.items()))
 
 

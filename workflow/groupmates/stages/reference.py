@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from groupmates.artefacts.store import Provenance, digests, write_table
+from groupmates.artefacts.store import Provenance, write_table
 from groupmates.errors import UserError
 from groupmates.maths.randomness import hash64
 from groupmates.models.tokenizer import load_tokenizer, reference_tokens
@@ -29,8 +29,9 @@ def run(
     """Write both parts; files of `evaluation` replace the split by hash where given."""
     # Read before they are digested: the readers say what is wrong with a file.
     columns = reference_columns(settings, load_tokenizer(tokenizer), reference, evaluation or [])
-    inputs = digests(reference=reference, evaluation=evaluation or [], tokenizer=tokenizer)
-    provenance = Provenance("reference", settings.model_dump(mode="json"), inputs)
+    provenance = Provenance.of(
+        "reference", settings, reference=reference, evaluation=evaluation, tokenizer=tokenizer
+    )
     write_table(output, "reference", provenance, columns)
 
 

@@ -12,7 +12,7 @@ from groupmates.artefacts.store import Provenance, replacing, write_folder_prove
 from groupmates.errors import UserError
 from groupmates.maths.randomness import hash64
 from groupmates.models.tokenizer import document_tokens, load_tokenizer, train_tokenizer
-from groupmates.pool.damage import bytes_of, place
+from groupmates.pool.damage import bytes_of, place, repeated
 from groupmates.pool.documents import Document, read_documents, rejects_of, sha256_of
 from groupmates.pool.listing import PoolFile, located
 from groupmates.progress import Progress, note
@@ -60,11 +60,8 @@ def run(
         note("sample", "WARNING: no documents are left for warming up; probe documents are used")
         training = probed
     tokens = make_tokenizer(settings, drawn)
-    provenance = Provenance(
-        "sample",
-        settings.model_dump(mode="json"),
-        {file.name: sha256_of(file.path) for file in pool_files},
-    )
+    digests = {file.name: sha256_of(file.path) for file in pool_files}
+    provenance = Provenance("sample", settings.model_dump(mode="json"), digests)
     with replacing(tokenizer) as folder:
         tokens.save_pretrained(folder)
         write_folder_provenance(folder, "tokenizer", provenance)
@@ -106,13 +103,7 @@ def check_unique(drawn: list[Drawn]) -> None:
     for one, other in pairwise(drawn):
         if one.document.doc_id == other.document.doc_id:
             places = [place(d.file.path, d.document.row) for d in (one, other)]
-            raise UserError(
-                expected="every document id once in the pool",
-                found=f"the id {one.document.doc_id!r} twice",
-                where=" and ".join(places),
-                todo="remove the copies, or set pool.columns.id to null: ids then come from file "
-                "and row",
-            )
+            raise repeated(f"the id {one.document.doc_id!r} twice", places)
 
 
 def make_tokenizer(settings: SampleSettings, drawn: list[Drawn]) -> PreTrainedTokenizerBase:

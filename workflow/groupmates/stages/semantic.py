@@ -35,15 +35,11 @@ def run_fit(
     size = settings.semantic.embedding_size
     encoder, share = SemanticEncoder.fit(base, sequences, size, progress.advance)
     progress.finish()
-    note(
-        "semantic",
-        f"{encoder.size} of {len(encoder.mean_F)} directions, {share:.2%} of the variance",
-    )
+    directions = f"{encoder.size} of {len(encoder.mean_F)} directions"
+    note("semantic", f"{directions}, {share:.2%} of the variance")
     with replacing(output) as temporary:
         encoder.save(temporary)
-    provenance = Provenance(
-        "semantic", settings.model_dump(mode="json"), digests(base=base, probe_pool=probe_pool)
-    )
+    provenance = Provenance.of("semantic", settings, base=base, probe_pool=probe_pool)
     body = {"directions": encoder.size, "hidden_size": len(encoder.mean_F), "variance": share}
     write_json(output.with_suffix(".json"), "semantic_encoder", provenance, body)
 

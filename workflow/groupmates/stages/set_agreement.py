@@ -9,15 +9,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from groupmates.artefacts.store import (
-    Provenance,
-    concatenate,
-    digests,
-    embeddings,
-    read_folder_json,
-    read_table,
-    write_json,
-)
+from groupmates.artefacts import store
+from groupmates.artefacts.store import Provenance
 from groupmates.maths.document_sets import agreement, group_influence, nearest_earlier
 from groupmates.maths.labels import LabelScale
 from groupmates.maths.randomness import generator
@@ -37,7 +30,7 @@ def run(
     selection's sharpness; `none`: individual influence alone.
     """
     known = read_sets(sets, probed)
-    record = read_folder_json(model, "fit", "relation.json")
+    record = store.read_folder_json(model, "fit", "relation.json")
     used = relations(record, settings.sharpness)
     predicted_PSL = np.array([known.predicted(r, record) for r in used.values()])
     found = []
@@ -66,10 +59,8 @@ def run(
         },
         "relations": {name: vars(used[name]) for name in RELATIONS},
     }
-    inputs = digests(sets=sets, probed=probed, model=model)
-    write_json(
-        output, "groups", Provenance("groups", settings.model_dump(mode="json"), inputs), body
-    )
+    provenance = Provenance.of("groups", settings, sets=sets, probed=probed, model=model)
+    store.write_json(output, "groups", provenance, body)
 
 
 @dataclass(frozen=True)
@@ -91,8 +82,9 @@ class Sets:
 
 
 def read_sets(sets: Path, probed: list[Path]) -> Sets:
-    plan = read_table(sets, "group_sets").sort_by([("set", "ascending"), ("step", "ascending")])
-    truth = concatenate(probed, "group_probe", ["set", "size", "influence_nats"])
+    plan = store.read_table(sets, "group_sets")
+    plan = plan.sort_by([("set", "ascending"), ("step", "ascending")])
+    truth = store.concatenate(probed, "group_probe", ["set", "size", "influence_nats"])
     truth = truth.sort_by([("set", "ascending"), ("size", "ascending")])
     size_Z = np.unique(plan["size"].to_numpy())
     shape = (-1, int(size_Z[-1]))
@@ -103,7 +95,7 @@ def read_sets(sets: Path, probed: list[Path]) -> Sets:
         size_Z,
         truth["influence_nats"].to_numpy().reshape(-1, len(size_Z)),
         individual_SL,
-        embeddings(plan).reshape(*individual_SL.shape, -1),
+        store.embeddings(plan).reshape(*individual_SL.shape, -1),
     )
 
 

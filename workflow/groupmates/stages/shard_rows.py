@@ -14,8 +14,7 @@ import pyarrow as pa
 from groupmates.artefacts.catalogue import ARTEFACTS
 from groupmates.artefacts.store import Provenance, read_table, row_groups, table_writer
 from groupmates.artefacts.unfinished import Kept
-from groupmates.errors import UserError
-from groupmates.pool.damage import bytes_of
+from groupmates.pool.damage import bytes_of, changed
 from groupmates.pool.documents import Document, read_documents, rejects_of
 from groupmates.pool.listing import PoolFile, located
 from groupmates.progress import Progress
@@ -33,7 +32,7 @@ class Shard:
 
     @classmethod
     def of(cls, pool: list[str], root: str, check: Path) -> Shard:
-        """Of the files `pool` below `root`, which are listed in `check`."""
+        """The shard of the files `pool` below `root`, which are listed in `check`."""
         listing = read_table(check, "check", ["source_file", "bytes", "sha256", "documents"])
         known = dict(zip(listing["source_file"].to_pylist(), listing.to_pylist(), strict=True))
         return cls(located(pool, root), known)
@@ -72,7 +71,7 @@ def write_rows(
                     writer.write(group)
 
         for file in shard.files:
-            check_unchanged(file, shard.checked[file.name]["bytes"])
+            check_size(file, shard.checked[file.name]["bytes"])
         for file, documents in _blocks(done, shard.files, columns, bad_records):
             unsaved.append(rows_of(file, documents))
             progress.advance(len(documents))
@@ -105,13 +104,8 @@ def _blocks(
             yield file, block
 
 
-def check_unchanged(file: PoolFile, size: int) -> None:
+def check_size(file: PoolFile, size: int) -> None:
     """A pool file must be the one that was checked and sampled."""
     found = bytes_of(file.path)
     if found != size:
-        raise UserError(
-            expected=f"{size:,} bytes, as when the pool was sampled",
-            found=f"{found:,} bytes",
-            where=file.path,
-            todo="do not change pool files during a run; run snakemake again to sample anew",
-        )
+        raise changed(f"{size:,} bytes", f"{found:,} bytes", file.path)

@@ -133,8 +133,7 @@ class Estimator:
 
 def _command(found: Status, stage: Stage) -> str:
     assert found.plan is not None
-    command: str = found.plan["jobs"][stage.jobs[0].name]["command"]
-    return command
+    return found.plan["jobs"][stage.jobs[0].name]["command"]
 
 
 def _is_flops(kernel: str) -> bool:

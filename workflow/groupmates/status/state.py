@@ -203,8 +203,7 @@ def job_seconds(job: Job) -> float | None:
 def phase(attempt: Attempt) -> dict[str, Any] | None:
     """The piece of work that an attempt is at, or ended with."""
     phases = attempt.get("phases") or [None]
-    last: dict[str, Any] | None = phases[-1]
-    return last
+    return phases[-1]
 
 
 def rate(work: dict[str, Any]) -> float | None:

@@ -12,8 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from groupmates.artefacts.catalogue import ARTEFACTS
-from groupmates.artefacts.store import KEY, concatenate, open_table, read_table
-from groupmates.errors import UserError
+from groupmates.artefacts.store import KEY, concatenate, damaged, open_table, read_table
 from groupmates.records.jobs import Attempt, counted, duration, named_records
 
 Records = dict[str, list[Attempt]]  # name of a job -> its attempts
@@ -93,12 +92,8 @@ def selected_rows(path: Path, scored: pa.Table) -> np.ndarray:
     missing = place == len(key_N)
     rows = order[np.where(missing, 0, place)] if len(order) else np.zeros_like(place)
     if missing.any() or (key_N[rows] != key).any():
-        raise UserError(
-            expected="only documents that the score shard of that number holds",
-            found="a selected document that it does not hold",
-            where=str(path),
-            todo="delete the file and run snakemake again",
-        )
+        expected = "only documents that the score shard of that number holds"
+        raise damaged(path, expected, "a selected document that it does not hold")
     return rows
 
 
