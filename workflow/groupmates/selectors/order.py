@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -19,16 +20,28 @@ import pyarrow as pa
 from groupmates.artefacts.catalogue import ARTEFACTS
 from groupmates.artefacts.store import (
     KEY,
+    Provenance,
     digests,
     embedded_as,
     embedding_size,
     embeddings,
     read_clusters,
     read_table,
+    replacing,
     row_groups,
+    write_folder_provenance,
 )
 from groupmates.errors import UserError
 from groupmates.progress import Progress
+
+
+@contextmanager
+def preparing(output: Path, provenance: Provenance) -> Iterator[Path]:
+    """A temporary folder that becomes what a selector has prepared, on success."""
+    with replacing(output) as folder:
+        folder.mkdir()
+        write_folder_provenance(folder, "prepared", provenance)
+        yield folder
 
 
 def without_groups(

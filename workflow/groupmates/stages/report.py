@@ -76,7 +76,7 @@ def run(
         semantic_centroids[0] if of_meaning and semantic_centroids else centroids,
         located(pool, root),
         clustered=meaning if of_meaning else score,
-        compared=meaning if of_meaning and settings.selectors[featured] == "semdedup" else score,
+        compared=meaning if "semantic" in settings.charged.get(featured, []) else score,
     )
     readable = texts.readable(looked_at.files, settings.report.texts_gigabytes * 1e9)
     surveyed, looked, drawn_pool = examples.examine(looked_at, readable, settings, featured)

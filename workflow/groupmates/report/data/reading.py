@@ -15,6 +15,7 @@ from groupmates.artefacts.catalogue import ARTEFACTS
 from groupmates.artefacts.store import KEY, concatenate, open_table, read_table
 from groupmates.errors import UserError
 from groupmates.records.jobs import Attempt, counted, duration, named_records
+from groupmates.settings.selectors import STEPS
 
 Records = dict[str, list[Attempt]]  # name of a job -> its attempts
 Curve = tuple[np.ndarray, np.ndarray]  # training tokens, held-out loss in nats
@@ -141,20 +142,14 @@ PART_OF = {
     "fit-semantic": "score",
     "embed": "score",
     "centroids": "cluster",
-    "order-group-mates": "select",
-    "order-random": "select",
-    "order-mates": "select",
-    "order-semdedup": "select",
-    "check-oracle-greedy": "check",
-    "order-oracle-greedy": "select",
-    "order-quality": "select",
-    "probe-quad": "probe",
-    "order-quad": "select",
-    "fit-quality": "fit",
     "take": "select",
     "tokenise": "materialise",
     "assemble": "materialise",
     "summarise": "evaluate",
+    **{
+        stage: "prepare" if kind.__name__ == "Prepare" else "select"
+        for stage, kind in STEPS.items()
+    },
 }
 
 
