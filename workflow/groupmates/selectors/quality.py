@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -12,20 +11,19 @@ from groupmates.artefacts.store import (
     digests,
     read_artefact_json,
     read_table,
+    rows_of,
     write_json,
     write_table,
 )
 from groupmates.errors import UserError
 from groupmates.models.quality import HELD_OUT, QualityClassifier
 from groupmates.models.tokenizer import load_tokenizer, token_lists
-from groupmates.pool.documents import read_documents, read_reference, rejects_of
-from groupmates.pool.listing import located
+from groupmates.pool.documents import read_reference
 from groupmates.progress import Progress, note
-from groupmates.selectors.order import preparing, without_groups
+from groupmates.selectors.order import documents_of_shard, preparing, without_groups
 from groupmates.settings.selectors import Quality
 
 WEIGHTS = "classifier.safetensors"
-TOGETHER = 1000  # documents that are scored at once
 
 
 def prepare(
@@ -104,31 +102,13 @@ def order(
     weights = prepared / WEIGHTS
     read_artefact_json(weights.with_suffix(".json"), "classifier")
     model = QualityClassifier.load(settings.quality, weights)
-    ids = read_table(score[partition], "score", ["doc_id"])["doc_id"].to_pylist()
-    progress = Progress(f"order quality {partition + 1}/{partitions}", len(ids), "documents")
+    ours = score[partition]
+    progress = Progress(f"order quality {partition + 1}/{partitions}", rows_of(ours), "documents")
     found: list[np.ndarray] = []
-    done = 0
-    for file in located(pool, root):
-        documents = read_documents(file, settings.columns, rejects_of(settings.bad_records))
-        while block := list(islice(documents, TOGETHER)):
-            if [d.doc_id for d in block] != ids[done : done + len(block)]:
-                raise UserError(
-                    expected=f"the documents of {score[partition]}, in this order",
-                    found=f"others, after {done:,} documents",
-                    where=file.path,
-                    todo="do not change pool files during a run; run snakemake again",
-                )
-            found.append(model.score([d.text for d in block]))
-            done += len(block)
-            progress.advance(len(block))
+    for block in documents_of_shard(ours, pool, root, settings.columns, settings.bad_records):
+        found.append(model.score([d.text for d in block]))
+        progress.advance(len(block))
     progress.finish()
-    if done < len(ids):
-        raise UserError(
-            expected=f"the {len(ids):,} documents of {score[partition]}",
-            found=f"{done:,}",
-            where=", ".join(pool),
-            todo="do not change pool files during a run; run snakemake again",
-        )
     provenance = Provenance(
         "select", settings.model_dump(mode="json"), digests(score=score, classifier=weights)
     )
