@@ -253,6 +253,12 @@ ARTEFACTS = {
         1,
         "what a method's selector makes before it orders the pool: a folder of its own artefacts",
     ),
+    "color": Artefact(
+        "prepare/{method}/losses.json",
+        1,
+        "reference loss before a color method's training and after each step, nats; beside it the "
+        "trained model, a HF folder",
+    ),
     "classifier": Artefact(
         "prepare/{method}/classifier.safetensors",
         1,

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from groupmates.cost.jobs import Amounts, Jobs, Phase
+from groupmates.cost.flops import forward_flops
+from groupmates.cost.jobs import MICRO_TOKENS, Amounts, Jobs, Phase
 from groupmates.maths.bandit import most_probed
 from groupmates.maths.brute_force import evaluations
 from groupmates.maths.quota import documents_of_ratio
 from groupmates.settings.selectors import (
     STEPS,
+    Color,
     GroupMates,
     OracleGreedy,
     Quad,
@@ -63,6 +65,31 @@ def _(of: Amounts, method: GroupMates) -> Jobs:
 def _(of: Amounts, method: SemDedup) -> Jobs:
     size = of.meaning if method.clusters == "semantic" else of.embedding
     return of.by_cluster("greedy", 1.0, size)
+
+
+@counts(Color.Prepare)
+def _(of: Amounts, method: Color) -> Jobs:
+    """A step: forward and backward pass over the examples, and a look at their loss after it."""
+    steps, look = method.training_steps, of.reference(of.sizes.selection_examples)
+    parts = {"train": steps * 3 * look, "forward": (steps + 1) * look}
+    memory = of.state_bytes(1)
+    return Jobs(1, [Phase("steps", steps, parts)], **memory, disk_bytes=memory["host_bytes"] / 3)
+
+
+@counts(Color.Order)
+def _(of: Amounts, method: Color) -> Jobs:
+    """Two models read every window; all its tokens but the first are predicted."""
+    sizes, documents = of.sizes, of.in_shard
+    text, tokens = documents * sizes.text_bytes, documents * sizes.window_tokens
+    parts = {
+        "read": text,
+        "tokenise": text,
+        "forward": 2 * forward_flops(sizes.lm, tokens, sizes.window_tokens / 2, tokens),
+    }
+    logits = 12.0 * MICRO_TOKENS * sizes.lm.vocabulary
+    weights = 8.0 * sizes.lm.parameters(2)
+    phases = [Phase("documents", documents, parts)]
+    return Jobs(of.shards, phases, 200.0 * documents, weights + logits, documents * 20.0)
 
 
 @counts(Quality.Prepare)
