@@ -14,6 +14,7 @@ import zstandard
 import waiting
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+DEFAULTS = yaml.safe_load((REPOSITORY / "config.yaml").read_text())
 
 TINY = {
     "run": "tiny",

@@ -7,6 +7,7 @@ by the very command lines that snakemake has made. test_workflow.py proves that 
 from __future__ import annotations
 
 import io
+import json
 import os
 import shlex
 import signal
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import threading
 import traceback
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, chdir, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -23,6 +25,7 @@ from unittest import mock
 
 import checkout
 from groupmates import __version__, progress, run_stage
+from groupmates.settings.selectors import STEPS, Step
 from groupmates.slurm import preflight
 
 ONE_AT_A_TIME = threading.Lock()
@@ -136,3 +139,17 @@ def threads(number: int) -> Iterator[None]:
     finally:
         torch.set_num_threads(before[0])
         faiss.omp_set_num_threads(before[1])
+
+
+def rule_of(step: type[Step]) -> str:
+    """The rule of a selector's step."""
+    return step.function[1] + "_gpu" * step.gpu
+
+
+def counted_by_rule(plan: Path) -> Counter[str]:
+    """Jobs of a plan by rule, with dashes; those of the selectors' steps together."""
+    found: Counter[str] = Counter()
+    for name, stage in json.loads(plan.read_text())["stages"].items():
+        rule = rule_of(STEPS[name]) if name in STEPS else name
+        found[rule.replace("_", "-")] += stage["jobs"]
+    return found

@@ -16,8 +16,7 @@ from groupmates.artefacts.store import (
     write_json,
 )
 from groupmates.selectors import group_mates as stage
-from groupmates.settings.config import Budget
-from groupmates.settings.per_stage import GroupMatesSettings
+from groupmates.settings.sections import Budget
 from groupmates.settings.selectors import GroupMates
 
 ROW_GROUP = 7
@@ -130,8 +129,8 @@ def order_group_mates(
         "rounds": "all",
     }
     for partition, output in enumerate(orders):
-        stage.run(
-            GroupMatesSettings(
+        stage.order(
+            GroupMates.Order(
                 budget=budget, group_mates=GroupMates.model_validate(settings | chosen)
             ),
             score=score,

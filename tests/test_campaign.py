@@ -38,6 +38,7 @@ class Dag:
             wildcards=list(wildcards.values()),
             wildcards_dict=wildcards,
             rule=SimpleNamespace(name=rule),
+            params={"stage": "fit-twice"} if name == "fit_final" else {},
             threads=1,
         )
 
@@ -104,6 +105,9 @@ def test_jobs_have_the_comment_that_the_slurm_plugin_gives_them(workflow):
     plan = campaign.read(campaign.logs("small"))
     assert plan["slurm_name"] == "groupmates-small-1"
     assert plan["jobs"]["fit_final"]["comment"] == "rule_fit_wildcards_final"
+    # The command is that of the rule, or of the selector's step.
+    commands = {name: plan["jobs"][name]["command"] for name in ("fit_initial", "fit_final")}
+    assert commands == {"fit_initial": "fit", "fit_final": "fit-twice"}
     assert plan["jobs"]["probe_bootstrap_00001"]["comment"] == (
         "rule_probe_wildcards_bootstrap_00001"
     )

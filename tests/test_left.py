@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import replay
-from groupmates.cost.work import Jobs, Phase
+from groupmates.cost.jobs import Jobs, Phase
 from groupmates.settings.config import Config, load
 from groupmates.status import left
 from groupmates.status.left import Estimator

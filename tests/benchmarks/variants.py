@@ -27,8 +27,10 @@ from groupmates.maths.statistics import paired_interval
 from groupmates.pool.listing import common_root, list_files
 from groupmates.selectors import group_mates as order_group_mates
 from groupmates.selectors import random as order_random
+from groupmates.selectors import take
 from groupmates.settings import config as c
 from groupmates.settings import per_stage
+from groupmates.settings.selectors import GroupMates, Random
 from groupmates.stages import evaluate
 
 NONE = {"alpha": 1.0, "beta": 1e12}  # the factor is 1: individual influence alone
@@ -70,7 +72,7 @@ def selected(run: Path, scratch: Path, config: c.Config, name: str) -> list[Path
     folder = scratch / name.replace(" ", "_").replace(",", "").replace("^", "_")
     order, output = folder / "order.parquet", [folder / s.name for s in score]
     if name == "random":
-        order_random.run(per_stage.RandomSettings(seed=config.seed), score=score, output=order)
+        order_random.order(Random.Order(seed=config.seed), score=score, output=order)
     else:
         quota, sign, relation = VARIANTS[name]
         model = scratch / "model" / folder.name
@@ -78,9 +80,9 @@ def selected(run: Path, scratch: Path, config: c.Config, name: str) -> list[Path
         shutil.copy(run / "fit/final/provenance.json", model)
         fitted = json.loads((run / "fit/final/relation.json").read_text())
         (model / "relation.json").write_text(json.dumps(fitted | relation))
-        settings = per_stage.GroupMatesSettings(
+        settings = GroupMates.Order(
             budget=config.select.budget,
-            group_mates=c.GroupMates(
+            group_mates=GroupMates(
                 clusters="influence",
                 quota=quota,
                 sign=sign,
@@ -89,7 +91,7 @@ def selected(run: Path, scratch: Path, config: c.Config, name: str) -> list[Path
                 rounds="all",
             ),
         )
-        order_group_mates.run(
+        order_group_mates.order(
             settings,
             score=score,
             cluster=cluster,
@@ -98,8 +100,8 @@ def selected(run: Path, scratch: Path, config: c.Config, name: str) -> list[Path
             partitions=1,
             output=order,
         )
-    take = per_stage.TakeSettings(budget=config.select.budget)
-    take.run(take, method=name, orders=[order], score=score, cluster=cluster, output=output)
+    wanted = per_stage.TakeSettings(budget=config.select.budget)
+    take.run(wanted, method=name, orders=[order], score=score, cluster=cluster, output=output)
     return output
 
 

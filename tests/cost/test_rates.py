@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from groupmates.cost import rates
-from groupmates.cost.work import Phase
+from groupmates.cost.jobs import Phase
 from groupmates.errors import UserError
 
 

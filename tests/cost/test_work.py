@@ -9,9 +9,11 @@ import pytest
 import yaml
 
 from groupmates.cost.flops import Shape, forward_flops, training_flops
+from groupmates.cost.jobs import KERNELS, WEIGHTS, Phase
 from groupmates.cost.sizes import Sizes
-from groupmates.cost.work import KERNELS, ON_GPU, WEIGHTS, Phase, stages
+from groupmates.cost.work import ON_GPU, stages
 from groupmates.settings.config import load
+from groupmates.settings.selectors import STEPS
 from planned import configuration
 
 LM = Shape(hidden=8, layers=2, vocabulary=300)
@@ -207,7 +209,7 @@ def test_brute_force_is_a_probing_step_for_every_document_that_is_tried(candidat
     }
     found = work(select=select)
     (jobs,) = found["order-oracle-greedy"]
-    assert (jobs.count, found["check-oracle-greedy"][0].count) == (1, 1)
+    assert (jobs.count, found["prepare-oracle-greedy"][0].count) == (1, 1)
     (random, _), (phase,) = found["probe"], jobs.phases
     assert phase.units == evaluations
     per_step = {k: amount / random.phases[0].units for k, amount in random.phases[0].parts.items()}
@@ -248,7 +250,7 @@ def test_a_bandit_probes_arms_times_documents_in_each_iteration(iterations, prob
     section = {"iterations": iterations, "arms_per_iteration": 4, "documents_per_arm": 5}
     select = {"methods": ["quad"], "quad": section | {"hessian": "gauss_newton"}}
     found = work(select=select)
-    (jobs,) = found["probe-quad"]
+    (jobs,) = found["prepare-quad"]
     assert (jobs.count, found["order-quad"][0].count) == (1, 1)
     documents, products = jobs.phases
     assert (documents.units, products.units) == (probed, 20)
@@ -256,17 +258,20 @@ def test_a_bandit_probes_arms_times_documents_in_each_iteration(iterations, prob
         probed * 2 / 3 * training_flops(LM, 32.0, 32.0)
     )
     assert documents.parts["read"] == iterations * 1000 * 400
-    assert work(select=select | {"quad": section})["probe-quad"][0].phases == [documents]
-    assert "probe-quad" not in work()
+    assert work(select=select | {"quad": section})["prepare-quad"][0].phases == [documents]
+    assert "prepare-quad" not in work()
 
 
 def test_a_plan_counts_a_gpu_where_a_rule_asks_for_one_and_the_profile_names_that_rule():
     root = Path(__file__).parents[2]
     rules = "".join(path.read_text() for path in sorted((root / "workflow/rules").glob("*.smk")))
-    found = dict(re.findall(r"^rule (\w+):$(.*?)(?=^\w|\Z)", rules, re.MULTILINE | re.DOTALL))
+    whole = r"^(?:use rule \w+ as )?(?:rule )?(\w+)(?: with)?:$(.*?)(?=^\w|\Z)"
+    found = dict(re.findall(whole, rules, re.MULTILINE | re.DOTALL))
     asking = {name for name, rule in found.items() if "gpu=1" in rule}
-    commands = {re.search(r"workflow/run ([\w-]+)", found[name])[1] for name in asking}
-    assert commands == ON_GPU
+    # Those of the selectors' steps have the command of the step.
+    commands = {re.search(r"workflow/run ([\w-]+)", found[name]) for name in asking}
+    assert {match[1] for match in commands if match} == ON_GPU - STEPS.keys()
+    assert ON_GPU & STEPS.keys() == {stage for stage, step in STEPS.items() if step.gpu}
     inherited = re.findall(r"^use rule (\w+) as (\w+)", rules, re.MULTILINE)
     profile = yaml.safe_load((root / "profiles/slurm/profile.yaml").read_text())
     assert profile["set-resources"].keys() == asking | {

@@ -24,7 +24,8 @@ from groupmates.maths.relation import Relation
 from groupmates.selectors import random as order_random
 from groupmates.selectors import take
 from groupmates.settings.config import Budget
-from groupmates.settings.per_stage import RandomSettings, TakeSettings
+from groupmates.settings.per_stage import TakeSettings
+from groupmates.settings.selectors import Random
 
 RELATIONS = {
     "nearest": {"kernel": "nearest", "alpha": 0.9, "beta": 1.2, "sharpness": 3.0},
@@ -67,7 +68,7 @@ def make(
     orders = [run / f"order/group_mates/part-{p:05d}.parquet" for p in range(partitions)]
     scored.order_group_mates(orders, model, score, cluster, budget, quota=quota, sign=sign)
     drawn = run / "order/random/part-00000.parquet"
-    order_random.run(RandomSettings(seed=0), score=score, output=drawn)
+    order_random.order(Random.Order(seed=0), score=score, output=drawn)
     for method, made in (("group_mates", orders), ("random", [drawn])):
         take.run(
             TakeSettings(budget=budget),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from test_report import MADE, report, settings, synthetic_run
 
+import checkout
 from groupmates import formatting
 from groupmates.artefacts.catalogue import ARTEFACTS
 from groupmates.artefacts.store import read_table, write_table
@@ -16,7 +18,9 @@ from groupmates.pool.listing import PoolFile
 from groupmates.report import comparison
 from groupmates.report.data.reading import Records
 from groupmates.report.data.repeats import repeats
-from groupmates.settings.config import PoolColumns
+from groupmates.settings.config import load
+from groupmates.settings.per_stage import ReportSettings
+from groupmates.settings.sections import PoolColumns
 
 PLAIN = PoolColumns(text="text", id="id", source=None)
 ALIKE = "the quick brown fox jumps over the lazy dog and then it rests a while"
@@ -24,21 +28,21 @@ ALIKE = "the quick brown fox jumps over the lazy dog and then it rests a while"
 # Every job of a run with all kinds of methods, as its command line tells what it is.
 JOBS = [
     *("check shard=00000", "check shard=00001", "check_pool", "sample", "reference", "base"),
-    *("check_oracle_greedy method=oracle_greedy", "plan_random", "plan_bootstrap"),
+    *("prepare method=oracle_greedy", "plan_random", "plan_bootstrap"),
     *("plan_one_step", "probe round=random part=00000", "probe round=bootstrap part=00000"),
     *("probe round=one_step part=00000", "fit model=initial", "fit model=final"),
     *("fit model=one_step", "accept model=initial", "accept model=final"),
-    *("fit_quality method=quality", "score shard=00000", "score_by model=initial shard=00000"),
+    *("prepare method=quality", "score shard=00000", "score_by model=initial shard=00000"),
     *("score_by model=one_step shard=00000", "centroids", "cluster shard=00000"),
     *("fit_semantic", "embed shard=00000", "centroids_semantic"),
-    *("cluster_semantic shard=00000", "probe_quad method=quad", "probe_quad method=quad_2"),
-    *("order_random", "order_group_mates method=group_mates partition=00000"),
-    *("order_group_mates method=ours partition=00000", "order_mates method=mates partition=00000"),
-    *("order_mates method=mates_2 partition=00000", "order_quad method=quad partition=00000"),
-    *("order_quality method=quality partition=00000",),
-    *("order_quality method=quality partition=00001",),
-    *("order_semdedup method=semdedup partition=00000",),
-    *("order_oracle_greedy method=oracle_greedy partition=00000", "take method=random"),
+    *("cluster_semantic shard=00000", "prepare_gpu method=quad", "prepare_gpu method=quad_2"),
+    *("order method=random partition=00000", "order method=group_mates partition=00000"),
+    *("order method=ours partition=00000", "order method=mates partition=00000"),
+    *("order method=mates_2 partition=00000", "order method=quad partition=00000"),
+    *("order method=quality partition=00000",),
+    *("order method=quality partition=00001",),
+    *("order method=semdedup partition=00000",),
+    *("order_gpu method=oracle_greedy partition=00000", "take method=random"),
     *("take method=group_mates", "take method=ours", "take method=mates", "take method=quality"),
     *("take method=semdedup", "take method=oracle_greedy", "take method=quad"),
     *("evaluate method=random seed=0", "evaluate method=random seed=1"),
@@ -88,35 +92,36 @@ def jobs_in(seconds: int) -> set[str]:
     return {job for number, job in enumerate(JOBS) if seconds >> number & 1}
 
 
+OURS = {"ours": {"method": "group_mates", "rounds": "random"}}
+
+
 @pytest.mark.parametrize(
-    ("method", "selector", "by_initial", "clusters", "shared"),
+    ("method", "clusters", "shared"),
     [
-        ("random", "random", False, "influence", CHECKS),
-        ("group_mates", "group_mates", False, "influence", POOL | BOTH_ROUNDS | CLUSTERS),
-        ("group_mates", "group_mates", False, "semantic", POOL | BOTH_ROUNDS | SEMANTIC),
-        ("ours", "group_mates", True, "influence", POOL | BY_INITIAL | CLUSTERS),
-        ("ours", "group_mates", True, "semantic", POOL | BY_INITIAL | SEMANTIC),
-        ("mates", "mates", False, "influence", POOL | ONE_STEP),
-        ("quality", "quality", False, "influence", POOL | {"fit_quality method=quality"}),
-        ("semdedup", "semdedup", False, "influence", POOL | BOTH_ROUNDS | CLUSTERS),
-        ("semdedup", "semdedup", False, "semantic", POOL | SEMANTIC),
-        (
-            *("oracle_greedy", "oracle_greedy", False, "influence"),
-            POOL | {"check_oracle_greedy method=oracle_greedy"},
-        ),
-        (
-            *("quad", "quad", False, "influence"),
-            POOL | BOTH_ROUNDS | CLUSTERS | {"probe_quad method=quad"},
-        ),
+        ("random", "influence", CHECKS),
+        ("group_mates", "influence", POOL | BOTH_ROUNDS | CLUSTERS),
+        ("group_mates", "semantic", POOL | BOTH_ROUNDS | SEMANTIC),
+        ("ours", "influence", POOL | BY_INITIAL | CLUSTERS),
+        ("ours", "semantic", POOL | BY_INITIAL | SEMANTIC),
+        ("mates", "influence", POOL | ONE_STEP),
+        ("quality", "influence", POOL | {"prepare method=quality"}),
+        ("semdedup", "influence", POOL | BOTH_ROUNDS | CLUSTERS),
+        ("semdedup", "semantic", POOL | SEMANTIC),
+        ("oracle_greedy", "influence", POOL | {"prepare method=oracle_greedy"}),
+        ("quad", "influence", POOL | BOTH_ROUNDS | CLUSTERS | {"prepare_gpu method=quad"}),
     ],
 )
-def test_a_method_is_charged_every_job_that_it_needs_and_no_other(
-    method, selector, by_initial, clusters, shared
-):
-    order = f"order_{selector} method={method} partition=0000"
-    orders = {job for job in JOBS if job.startswith(order)} or {f"order_{method}"}
-    seconds = comparison.selection_seconds(RUN, method, selector, by_initial, clusters)
+def test_a_method_is_charged_every_job_that_it_needs_and_no_other(method, clusters, shared):
+    chosen = {"clusters": clusters}
+    select = {"methods": [method], "variants": OURS, "group_mates": chosen, "semdedup": chosen}
+    select["quality"] = {"positives": "reference"}
+    charged = ReportSettings.of(
+        load(checkout.merged(checkout.DEFAULTS, {"select": select}))
+    ).charged
+    orders = {job for job in JOBS if re.match(rf"order(_gpu)? method={method} ", job)}
+    seconds = comparison.selection_seconds(RUN, method, charged[method])
     assert jobs_in(seconds) == shared | orders | {f"take method={method}"}
+    assert orders
 
 
 def test_randoms_training_is_the_base_model_and_the_mean_over_seeds():
@@ -130,7 +135,7 @@ def test_randoms_training_is_the_base_model_and_the_mean_over_seeds():
 def test_selection_is_told_as_a_multiple_of_randoms_training(tmp_path):
     arguments = synthetic_run(tmp_path, methods=("group_mates", "random"))
     jobs = {"check shard=00000": 1, "base": 10}
-    jobs |= {"order_group_mates method=group_mates partition=00000": 29}
+    jobs |= {"order method=group_mates partition=00000": 29}
     jobs |= {f"evaluate method=random seed={seed}": 2 for seed in range(3)}
     summary = json.loads(arguments["summary"].read_text())
     best, random = comparison.table(summary, settings(), records(jobs))

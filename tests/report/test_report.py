@@ -358,7 +358,7 @@ def settings(map_points: int = 300, texts_gigabytes: float = 1.0) -> ReportSetti
     return ReportSettings(
         run="small",
         selectors={"group_mates": "group_mates", "random": "random"},
-        by_initial=[],
+        charged={"group_mates": ["scores", "clusters"], "random": ["documents"]},
         clusters={"group_mates": "influence", "random": "influence"},
         text_columns=PoolColumns(text="text", id="id", source=None),
         report=Report(map_points=map_points, texts_gigabytes=texts_gigabytes),

@@ -11,14 +11,21 @@ import torch
 
 import killed
 import small
-from groupmates.artefacts.store import Provenance, read_json, read_table, write_table
+from groupmates.artefacts.store import (
+    Provenance,
+    concatenate,
+    read_json,
+    read_table,
+    write_json,
+    write_table,
+)
 from groupmates.errors import UserError
 from groupmates.models import language_model as lm
 from groupmates.models.reference import Reference, reference_part
 from groupmates.models.tokenizer import document_tokens, load_tokenizer
 from groupmates.selectors import oracle_greedy
 from groupmates.settings.config import Budget
-from groupmates.settings.per_stage import OracleCheckSettings, OracleGreedySettings
+from groupmates.settings.selectors import OracleGreedy
 from small import documents, write_lines
 
 MADE = Provenance("test", {})
@@ -53,6 +60,18 @@ def write_pool(run: small.Run, folder: Path, shards: int) -> tuple[list[str], li
     return files, score
 
 
+def write_allowed(folder: Path, budget: Budget, score: list[Path]) -> Path:
+    """What `prepare` would have allowed; how many evaluations is told to the progress alone."""
+    n_tokens_N = concatenate(score, "score", ["n_tokens"])["n_tokens"].to_numpy()
+    body = {
+        "documents": len(POOL),
+        "picks": oracle_greedy.picks_at_most(budget, len(POOL), n_tokens_N),
+        "evaluations": len(POOL) ** 2,
+    }
+    write_json(folder / oracle_greedy.ALLOWED, "brute_force", MADE, body)
+    return folder
+
+
 def ordered(
     run: small.Run,
     folder: Path,
@@ -65,8 +84,8 @@ def ordered(
     """All documents in the order that was written."""
     files, score = write_pool(run, folder, shards)
     output = folder / "order/oracle_greedy/part-00000.parquet"
-    oracle_greedy.run(
-        OracleGreedySettings(
+    oracle_greedy.order(
+        OracleGreedy.Order(
             seed=seed,
             text_columns=small.COLUMNS,
             selection_examples=EXAMPLES,
@@ -74,6 +93,7 @@ def ordered(
             budget=budget,
             candidates=candidates,
         ),
+        prepared=write_allowed(folder / "prepare/oracle_greedy", budget, score),
         base=base or run.base,
         tokenizer=run.tokenizer,
         reference=run.reference,
@@ -217,15 +237,14 @@ def check(
         "embedding": np.ones((100, 1), np.float32),
     }
     write_table(score, "score", MADE, scored, embedding_size=1)
-    oracle_greedy.run_check(
-        OracleCheckSettings(budget=budget, candidates=candidates),
-        method="brute",
+    oracle_greedy.prepare(
+        OracleGreedy.Prepare(budget=budget, candidates=candidates),
         max_evaluations=maximum,
         files=files,
         score=[] if budget.tokens is None else [score],
-        output=folder / "allowed.json",
+        output=folder / "brute",
     )
-    return read_json(folder / "allowed.json")
+    return read_json(folder / "brute" / oracle_greedy.ALLOWED)
 
 
 TENTH = Budget(ratio=0.1, tokens=None)
@@ -236,7 +255,7 @@ def test_as_many_evaluations_as_are_allowed_are_not_refused(tmp_path):
     assert check(tmp_path, TENTH, needed)["evaluations"] == needed
     with pytest.raises(UserError):
         check(tmp_path / "more", TENTH, needed - 1)
-    assert not (tmp_path / "more/allowed.json").exists()
+    assert not (tmp_path / "more/brute").exists()
 
 
 def test_a_pool_that_is_too_large_is_refused_with_the_count_and_what_would_do(tmp_path):

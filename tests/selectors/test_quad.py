@@ -27,7 +27,7 @@ from groupmates.models.reference import reference_part
 from groupmates.models.tokenizer import document_tokens, load_tokenizer
 from groupmates.selectors import quad, take
 from groupmates.settings.config import Budget
-from groupmates.settings.per_stage import QuadOrderSettings, QuadSettings, TakeSettings
+from groupmates.settings.per_stage import TakeSettings
 from groupmates.settings.selectors import Quad
 from small import documents, write_lines
 
@@ -91,13 +91,14 @@ class Files:
             MADE,
             {"sha256": digest(self.centroids)},
         )
-        self.probed = folder / "probe/quad/quad.parquet"
-        self.clusters = folder / "probe/quad/quad.clusters.parquet"
+        self.prepared = folder / "prepare/quad"
+        self.probed = self.prepared / quad.PROBED
+        self.clusters = self.prepared / quad.CLUSTERS
         self.order = folder / "order/quad/part-00000.parquet"
 
     def probe(self, run: small.Run, pool: list[str] | None = None, **changed: object) -> list[dict]:
-        quad.run_probe(
-            QuadSettings(
+        quad.prepare(
+            Quad.Prepare(
                 seed=0,
                 text_columns=small.COLUMNS,
                 selection_examples=EXAMPLES,
@@ -112,15 +113,14 @@ class Files:
             score=self.score,
             cluster=self.cluster,
             centroids=self.centroids,
-            output=self.probed,
-            clusters=self.clusters,
+            output=self.prepared,
         )
         return read_table(self.probed, "quad").to_pylist()
 
     def put_in_order(self) -> list[str]:
-        quad.run_order(
-            QuadOrderSettings(seed=0),
-            clusters=self.clusters,
+        quad.order(
+            Quad.Order(seed=0),
+            prepared=self.prepared,
             score=self.score,
             cluster=self.cluster,
             output=self.order,

@@ -28,11 +28,7 @@ from groupmates.selectors import quality, take
 from groupmates.selectors import semdedup as order_semdedup
 from groupmates.settings.config import Budget, PoolColumns
 from groupmates.settings.per_stage import (
-    MatesSettings,
     OneStepPlanSettings,
-    QualityOrderSettings,
-    QualitySettings,
-    SemDedupSettings,
     TakeSettings,
 )
 from groupmates.settings.selectors import Mates, Quality, SemDedup
@@ -110,9 +106,9 @@ def test_the_scores_of_another_model_decide_where_they_are_given(tmp_path):
 
 
 def mates(folder: Path, pool_files, scored_by, temperature: float, seed: int = 0) -> list[str]:
-    settings = MatesSettings(seed=seed, mates=Mates(temperature=temperature))
+    settings = Mates.Order(seed=seed, mates=Mates(temperature=temperature))
     order = folder / "order.parquet"
-    order_mates.run(settings, score=pool_files[0], scored_by=scored_by, output=order)
+    order_mates.order(settings, score=pool_files[0], scored_by=scored_by, output=order)
     return taken(folder, [order], pool_files)
 
 
@@ -185,8 +181,8 @@ def semdedup(folder: Path, documents: Pool, shards: int, partitions: int, ratio=
     write_json(centroids.with_suffix(".json"), "centroids", MADE, {"sha256": digest(centroids)})
     orders = [folder / f"order-{p}.parquet" for p in range(partitions)]
     for partition, output in enumerate(orders):
-        order_semdedup.run(
-            SemDedupSettings(seed=0, semdedup=SemDedup(clusters="influence", threshold=0.999)),
+        order_semdedup.order(
+            SemDedup.Order(seed=0, semdedup=SemDedup(clusters="influence", threshold=0.999)),
             score=files[0],
             cluster=files[1],
             centroids=centroids,
@@ -262,10 +258,10 @@ def fitted(folder: Path, good: list[str] = GOOD, positives="files") -> Path:
     }
     write_table(reference, "reference", MADE, columns)
     files = [write_lines(folder / "good.jsonl", [{"text": t} for t in good])]
-    output = folder / "classifier.safetensors"
+    output = folder / "prepare/words"
     chosen = QUALITY.model_copy(update={"positives": positives} if positives != "files" else {})
-    quality.run_fit(
-        QualitySettings(selection_examples=15, quality=chosen),
+    quality.prepare(
+        Quality.Prepare(selection_examples=15, quality=chosen),
         positives=files if positives == "files" else [],
         reference=reference,
         tokenizer=folder / "tokenizer",
@@ -273,7 +269,7 @@ def fitted(folder: Path, good: list[str] = GOOD, positives="files") -> Path:
         training_pool=sampled(folder / "training_pool.parquet", "training_pool", BAD[30:]),
         output=output,
     )
-    return output
+    return output / quality.WEIGHTS
 
 
 def test_the_classifier_tells_good_texts_from_the_pool_and_its_figure_is_of_others(tmp_path):
@@ -299,8 +295,8 @@ def test_bigrams_are_seen(tmp_path):
 
 
 def test_reference_examples_are_positives_but_never_those_held_out(tmp_path):
-    fitted(tmp_path, positives="reference")
-    record = json.loads((tmp_path / "classifier.json").read_text())
+    output = fitted(tmp_path, positives="reference")
+    record = json.loads(output.with_suffix(".json").read_text())
     assert record["positives"] == 15
     texts = quality.decoded(tmp_path / "reference.parquet", tmp_path / "tokenizer", 15)
     assert texts == GOOD[:15]
@@ -342,13 +338,14 @@ def ordered(folder: Path, classifier: Path, files: list[list[str]]) -> list[Path
         score.append(write_score(folder / f"score/shard-{i:05d}.parquet", part))
     for i, path in enumerate(paths):
         orders.append(folder / f"order-{i}.parquet")
-        quality.run_order(
-            QualityOrderSettings(columns=PLAIN, bad_records="stop", quality=QUALITY),
+        quality.order(
+            Quality.Order(columns=PLAIN, bad_records="stop", quality=QUALITY),
             pool=[str(path)],
             root=str(folder / "pool"),
             score=score,
-            classifier=classifier,
+            prepared=classifier.parent,
             partition=i,
+            partitions=len(paths),
             output=orders[-1],
         )
     return orders
@@ -371,12 +368,13 @@ def test_a_pool_file_that_changed_since_it_was_scored_is_refused(tmp_path):
     for rows in ([{"id": "0-1", "text": "x"}], [{"id": "0-0", "text": "x"}]):
         write_lines(tmp_path / "pool/f0.jsonl", rows)
         with pytest.raises(UserError, match="do not change pool files"):
-            quality.run_order(
-                QualityOrderSettings(columns=PLAIN, bad_records="stop", quality=QUALITY),
+            quality.order(
+                Quality.Order(columns=PLAIN, bad_records="stop", quality=QUALITY),
                 pool=[str(tmp_path / "pool/f0.jsonl")],
                 root=str(tmp_path / "pool"),
                 score=[tmp_path / "score/shard-00000.parquet"],
-                classifier=classifier,
+                prepared=classifier.parent,
                 partition=0,
+                partitions=1,
                 output=tmp_path / "again.parquet",
             )

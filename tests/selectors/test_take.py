@@ -15,7 +15,8 @@ from groupmates.maths.relation import Relation
 from groupmates.selectors import random as order_random
 from groupmates.selectors import take
 from groupmates.settings.config import Budget
-from groupmates.settings.per_stage import RandomSettings, TakeSettings
+from groupmates.settings.per_stage import TakeSettings
+from groupmates.settings.selectors import Random
 from scored import (
     Pool,
     order_group_mates,
@@ -269,7 +270,7 @@ def test_an_influence_that_is_no_number_is_an_error(tmp_path):
 def random(folder: Path, shards: int, seed: int = 0, ratio: float = 0.3) -> pa.Table:
     score, cluster = write_pool(folder, pool(), shards)
     order = folder / "order.parquet"
-    order_random.run(RandomSettings(seed=seed), score=score, output=order)
+    order_random.order(Random.Order(seed=seed), score=score, output=order)
     return taken(folder, [order], score, cluster, budget(ratio))
 
 
@@ -299,7 +300,7 @@ def test_random_has_no_group_influence_and_takes_every_document_equally_often(tm
 def test_what_a_larger_pool_left_behind_is_removed(tmp_path: Path) -> None:
     score, cluster = write_pool(tmp_path / "pool", pool(40), 2)
     order, folder = tmp_path / "order", tmp_path / "select"
-    order_random.run(RandomSettings(seed=0), score=score, output=order)
+    order_random.order(Random.Order(seed=0), score=score, output=order)
     folder.mkdir()
     (folder / "shard-00009.parquet").write_bytes(b"old")
     take.run(

@@ -23,6 +23,7 @@ from groupmates.models.tokenizer import document_tokens, load_tokenizer, token_l
 from groupmates.selectors import semdedup as order_semdedup
 from groupmates.selectors import take
 from groupmates.settings import config, per_stage
+from groupmates.settings.selectors import SemDedup
 from groupmates.stages import cluster, semantic
 
 WINDOW = 12
@@ -217,16 +218,14 @@ def two_kinds(
     budget = config.Budget(ratio=0.25, tokens=None)
     orders = [run / f"order/{method}/part-{p:05d}.parquet" for p in range(partitions)]
     if method == "semdedup":
-        settings = per_stage.SemDedupSettings(
-            seed=0, semdedup=config.SemDedup(clusters="semantic", threshold=0.999)
-        )
+        settings = SemDedup.Order(seed=0, semdedup=SemDedup(clusters="semantic", threshold=0.999))
         centroids = run / "cluster/semantic/centroids.npy"
         chosen = config.Cluster(clusters=4, target_size=None, iterations=8, sample_per_cluster=256)
         cluster.run_centroids(
             per_stage.CentroidSettings(seed=0, cluster=chosen), score=files, output=centroids
         )
         for partition, output in enumerate(orders):
-            order_semdedup.run(
+            order_semdedup.order(
                 settings,
                 score=score,
                 semantic=files,
@@ -284,10 +283,8 @@ def test_semantic_embeddings_of_other_documents_are_refused(tmp_path):
         for name, place in (("score", "score"), ("cluster", "cluster/semantic"))
     }
     with pytest.raises(UserError, match=r"semantic/shard-00000\.parquet"):
-        order_semdedup.run(
-            per_stage.SemDedupSettings(
-                seed=0, semdedup=config.SemDedup(clusters="semantic", threshold=0.9)
-            ),
+        order_semdedup.order(
+            SemDedup.Order(seed=0, semdedup=SemDedup(clusters="semantic", threshold=0.9)),
             **files,
             semantic=sorted((tmp_path / "score/semantic").glob("shard-*.parquet")),
             centroids=tmp_path / "cluster/semantic/centroids.npy",

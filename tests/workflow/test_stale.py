@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
 import yaml
@@ -10,6 +12,7 @@ import yaml
 import checkout
 import in_process
 from groupmates.settings.config import keys
+from groupmates.settings.selectors import SELECTORS, Selector
 from in_process import planned
 
 # What a changed setting re-runs: "after X" stands for X and all rules that follow from it.
@@ -18,9 +21,9 @@ SUMMARY = {"summarise"} | REPORT
 EVALUATE = {"evaluate"} | SUMMARY
 DATASET = {"materialise", "assemble"}
 TAKE = {"take"} | DATASET | EVALUATE
-CLUSTER = {"centroids", "cluster", "order_group_mates"} | TAKE
+CLUSTER = {"centroids", "cluster", "order"} | TAKE
 SEMANTIC = {"fit_semantic", "embed", "centroids_semantic", "cluster_semantic"}
-SCORE = {"score", "order_random"} | CLUSTER
+SCORE = {"score"} | CLUSTER
 GROUPS = {"plan_groups", "probe_groups", "groups"} | REPORT
 FIT = {"fit", "accept", "plan_bootstrap", "probe"} | GROUPS | SCORE
 PROBE = FIT
@@ -100,36 +103,16 @@ AFFECTS: dict[str, tuple[object, set[str]]] = {
     "cluster.iterations": (6, CLUSTER),
     "cluster.sample_per_cluster": (100, CLUSTER),
     "select.methods": (["random"], {"summarise", "report"}),
-    "select.budget.ratio": (0.3, {"order_group_mates"} | TAKE),
-    "select.budget.tokens": (9000, {"order_group_mates"} | TAKE),
-    "select.partitions": (2, {"order_group_mates"} | TAKE),
-    "select.group_mates.clusters": ("semantic", SEMANTIC | {"order_group_mates"} | TAKE),
-    "select.group_mates.quota": ("proportional", {"order_group_mates"} | TAKE),
-    "select.group_mates.sign": ("ceiling", {"order_group_mates"} | TAKE),
-    "select.group_mates.relation": ("none", {"order_group_mates"} | TAKE),
-    "select.group_mates.sharpness": (64.0, {"order_group_mates", "groups"} | TAKE),
-    "select.group_mates.rounds": ("random", {"score_by", "order_group_mates"} | TAKE),
-    # Of selectors that do not run by default.
+    "select.budget.ratio": (0.3, {"order"} | TAKE),
+    "select.budget.tokens": (9000, {"order"} | TAKE),
+    "select.partitions": (2, {"order"} | TAKE),
+    "select.group_mates.clusters": ("semantic", SEMANTIC | {"order"} | TAKE),
+    "select.group_mates.quota": ("proportional", {"order"} | TAKE),
+    "select.group_mates.sign": ("ceiling", {"order"} | TAKE),
+    "select.group_mates.relation": ("none", {"order"} | TAKE),
+    "select.group_mates.sharpness": (64.0, {"order", "groups"} | TAKE),
+    "select.group_mates.rounds": ("random", {"score_by", "order"} | TAKE),
     "select.variants": ({"best": {"method": "mates", "temperature": 0}}, set()),
-    "select.mates.temperature": (0.0, set()),
-    "select.quality.positives": ("reference", set()),
-    "select.quality.ngrams": (1, set()),
-    "select.quality.hash_bits": (12, set()),
-    "select.quality.penalty": (2.0, set()),
-    "select.semdedup.clusters": ("influence", set()),
-    "select.semdedup.threshold": (0.9, set()),
-    "select.oracle_greedy.candidates": (3, set()),
-    "select.oracle_greedy.max_evaluations": (30, set()),
-    "select.quad.iterations": (3, set()),
-    "select.quad.arms_per_iteration": (3, set()),
-    "select.quad.documents_per_arm": (3, set()),
-    "select.quad.threshold": (-0.1, set()),
-    "select.quad.exploration": (0.1, set()),
-    "select.quad.neighbour_distance": (0.5, set()),
-    "select.quad.hessian": ("gauss_newton", set()),
-    "select.quad.damping": (0.1, set()),
-    "select.quad.cg_iterations": (3, set()),
-    "select.quad.cg_tolerance": (0.1, set()),
     "materialise.format": ("parquet", DATASET),
     # Of the tokenised formats alone.
     "materialise.tokenizer": ("some/folder", set()),
@@ -157,6 +140,29 @@ AFFECTS: dict[str, tuple[object, set[str]]] = {
     "plan.encoder": ({"hidden_size": 8, "layers": 1, "vocabulary_size": 300}, set()),
     "plan.pretraining.gpu_hours": (3.0, set()),
     "plan.pretraining.tokens": (1000, set()),
+}
+
+
+def another(kind: type[Selector], key: str, value: Any) -> Any:
+    """Another valid value of a selector's setting."""
+    annotation = kind.model_fields[key].annotation
+    literals = [a for a in (annotation, *get_args(annotation)) if get_origin(a) is Literal]
+    choices: list[Any] = [choice for literal in literals for choice in get_args(literal)]
+    numbers = [] if isinstance(value, str) else [3] if value is None else [value / 2, value + 1]
+    for other in [*choices, *numbers]:
+        with contextlib.suppress(ValueError):
+            kind.model_validate(checkout.DEFAULTS["select"][kind.name] | {key: other})
+            if other != value:
+                return other
+    raise AssertionError(f"{kind.name}.{key} has no other value")
+
+
+# Of selectors that do not run by default.
+AFFECTS |= {
+    f"select.{name}.{key}": (another(SELECTORS[name], key, value), set())
+    for name, section in checkout.DEFAULTS["select"].items()
+    if name in SELECTORS and name != "group_mates"
+    for key, value in section.items()
 }
 
 
@@ -220,14 +226,14 @@ def test_what_semantic_clusters_depend_on_makes_them_anew(finished: Path, tmp_pa
     ours = {"select": {"methods": ["semdedup", "random"]}}
     folder = checkout.copy(finished, tmp_path, ours)
     in_process.goes_on(folder, "--until", "take")
-    order = {"order_semdedup", "take"}
+    order = {"order", "take"}
     for change, rules in (
         ({"semantic": {"embedding_size": 8}}, SEMANTIC | order),
         ({"cluster": {"iterations": 6}}, SEMANTIC - {"fit_semantic", "embed"} | order),
         ({"score": {"batch_tokens": 4096}}, SEMANTIC - {"fit_semantic"} | order),
         ({"select": {"semdedup": {"threshold": 0.9}}}, order),
         ({"select": {"semdedup": {"clusters": "influence"}}}, order),
-        ({"fit": {"encoder": {"embedding_size": 8}}}, {"order_semdedup", "take"}),
+        ({"fit": {"encoder": {"embedding_size": 8}}}, order),
     ):
         checkout.configure(folder, checkout.merged(ours, change))
         assert planned(folder, "--until", "take").keys() & (SEMANTIC | order) == rules, change
@@ -241,3 +247,9 @@ def test_neither_touched_sources_nor_the_number_of_processes_make_anything_stale
     assert not planned(finished)
     two = ("--set-resources", "fit:tasks_per_node=2", "base:tasks_per_node=2")
     assert not planned(finished, *two)
+
+
+def test_another_number_of_partitions_makes_all_of_them_anew(
+    finished: Path, tmp_path: Path
+) -> None:
+    assert planned(finished, written("select.partitions", tmp_path))["order"] == 2

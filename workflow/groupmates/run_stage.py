@@ -32,6 +32,7 @@ from groupmates.pool.listing import expand_range
 from groupmates.progress import note
 from groupmates.records import jobs
 from groupmates.settings.per_stage import from_param
+from groupmates.settings.selectors import STEPS
 from groupmates.slurm import join
 from groupmates.slurm.queries import SECONDS_TO_SAVE, queue_again, warn_in_time
 
@@ -57,16 +58,7 @@ STAGES = {
     "embed": ("stages.semantic", "run_embed"),
     "centroids": ("stages.cluster", "run_centroids"),
     "cluster": ("stages.cluster", "run_assign"),
-    "order-group-mates": ("selectors.group_mates", "run"),
-    "order-mates": ("selectors.mates", "run"),
-    "fit-quality": ("selectors.quality", "run_fit"),
-    "order-quality": ("selectors.quality", "run_order"),
-    "order-semdedup": ("selectors.semdedup", "run"),
-    "check-oracle-greedy": ("selectors.oracle_greedy", "run_check"),
-    "order-oracle-greedy": ("selectors.oracle_greedy", "run"),
-    "probe-quad": ("selectors.quad", "run_probe"),
-    "order-quad": ("selectors.quad", "run_order"),
-    "order-random": ("selectors.random", "run"),
+    **{stage: step.function for stage, step in STEPS.items()},
     "take": ("selectors.take", "run"),
     "materialise": ("stages.materialise", "run"),
     "tokenise": ("stages.tokenise", "run"),

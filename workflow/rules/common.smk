@@ -13,7 +13,7 @@ sys.path.insert(0, PACKAGE)
 from groupmates.artefacts import catalogue
 from groupmates.errors import UserError
 from groupmates.pool import listing
-from groupmates.settings import config as config_module, per_stage
+from groupmates.settings import config as config_module, per_stage, selectors
 from groupmates.slurm import join, preflight
 
 # All rules share an environment: the one that snakemake runs in or, with --sdm conda, this one. On
@@ -45,19 +45,7 @@ def artefact(name, **wildcards):
 
 def settings(kind, name):
     """The params.settings of a rule that writes artefact `name`."""
-    return given(per_stage.as_param(CONFIG, getattr(per_stage, kind), name))
-
-
-def settings_of_method(kind, name):
-    """The same, where a method may be a variant with settings of its own."""
-    return lambda wildcards: per_stage.as_param(
-        CONFIG, getattr(per_stage, kind), name, wildcards.method
-    )
-
-
-def methods_of(selector):
-    """A pattern of the methods that are this selector, as it is or as a variant."""
-    return "|".join(m for m, kind in KINDS.items() if kind == selector) or "(?!)"
+    return given(per_stage.as_param(getattr(per_stage, kind).of(CONFIG), name))
 
 
 def given(values):
@@ -125,9 +113,14 @@ def site_limit(name):
 
 
 def threads_of_stages():
-    """Threads of each rule so far, by the name of its stage, as JSON."""
-    found = {rule.name: rule.resources["_cores"].value for rule in workflow.rules}
-    return json.dumps({name.replace("_", "-"): n for name, n in found.items()})
+    """Threads of each stage so far, by its name, as JSON."""
+    asked = {rule.name: rule.resources["_cores"] for rule in workflow.rules}
+    found = {name: n.value for name, n in asked.items() if not n.is_evaluable()}
+    of_steps = {
+        stage: found.get(step.function[1] + "_gpu" * step.gpu, step.threads)
+        for stage, step in selectors.STEPS.items()
+    }
+    return json.dumps({n.replace("_", "-"): t for n, t in found.items()} | of_steps)
 
 
 try:
@@ -161,16 +154,6 @@ PARTS = [f"{i:05d}" for i in range(CONFIG.probe.shards)]
 # Of the sets of documents whose group influence is probed; none where none are.
 GROUP_PARTS = [f"{i:05d}" for i in range(per_stage.group_jobs(CONFIG))]
 SCORES = [artefact("score", shard=shard) for shard in SHARDS]
-KINDS = {method: CONFIG.select.method(method)[0] for method in METHODS}
-# Jobs that share a method's order: by clusters, by score shards; of other methods: 1
-PARTITIONS = {
-    method: {
-        "group_mates": CONFIG.select.partitions,
-        "semdedup": CONFIG.select.partitions,
-        "quality": len(SHARDS),
-    }.get(kind, 1)
-    for method, kind in KINDS.items()
-}
 CLUSTERS = [artefact("cluster", shard=shard) for shard in SHARDS]
 # Of the methods with clusters: semantic alone.
 SEMANTIC = [m for m in METHODS if CONFIG.select.clusters_of(m) == "semantic"]
@@ -190,42 +173,6 @@ def present(paths):
 # Inputs that depend on wildcards.
 
 
-def selector(method):
-    """The settings of a method, those of its variant included."""
-    return CONFIG.select.method(method)[1]
-
-
-def model_of(wildcards):
-    """The influence model that a group_mates method goes by."""
-    initial = per_stage.goes_by_initial(CONFIG, wildcards.method)
-    return "initial" if initial else "final"
-
-
-def scored_by(wildcards):
-    """The pool scored by that model, where it is not the final one."""
-    model = model_of(wildcards)
-    return [] if model == "final" else scores_by(model)
-
-
-def scores_by(model):
-    return [artefact("score_by", model=model, shard=shard) for shard in SHARDS]
-
-
-def clusters_of(wildcards):
-    """The clusters that a method selects within."""
-    return SEMANTIC_CLUSTERS if wildcards.method in SEMANTIC else CLUSTERS
-
-
-def centroids_of(wildcards):
-    ours = "semantic_centroids" if wildcards.method in SEMANTIC else "centroids"
-    return artefact(ours)
-
-
-def meant(wildcards):
-    """The semantic embeddings, where a method's clusters are of them."""
-    return SEMANTIC_SCORES if wildcards.method in SEMANTIC else []
-
-
 def probed(round):
     return [artefact("probe", round=round, part=part) for part in PARTS]
 
@@ -243,41 +190,10 @@ def shard_files(wildcards):
     return listing.compact([file.path for file in SHARDS[wildcards.shard]])
 
 
-def orders(wildcards):
-    return [
-        artefact("order", method=wildcards.method, partition=f"{i:05d}")
-        for i in range(PARTITIONS[wildcards.method])
-    ]
-
-
 def selection(wildcards):
     return [
         artefact("select", method=wildcards.method, shard=shard) for shard in SHARDS
     ]
-
-
-def positives(wildcards):
-    """Files of good texts; none where they are the reference examples."""
-    patterns = selector(wildcards.method).positives
-    if patterns == "reference":
-        return []
-    try:
-        found = listing.expand(list(patterns), "select.quality.positives")
-        if missing := [path for path in found if not os.path.exists(path)]:
-            raise UserError(
-                expected="files of good texts",
-                found=f"no file {missing[0]}",
-                where="select.quality.positives",
-                todo="correct the path, or give reference: its selection half",
-            )
-        return found
-    except UserError as error:
-        raise WorkflowError(str(error)) from None
-
-
-def score_shard(wildcards):
-    """The shard whose documents an order's partition holds."""
-    return list(SHARDS)[int(wildcards.partition)]
 
 
 def part_files(wildcards):

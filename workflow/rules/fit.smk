@@ -1,5 +1,5 @@
 # The relational influence model: initial on the random round, final on both rounds.
-# Where MATES is asked for, also a model of single steps: one_step.
+# Where a selector goes by single steps (MATES), also a model of those: one_step.
 # A floor on its held-out correlation stops the run. reads: base/, sample/, probe/.
 # writes: fit/{initial,final}/, accept/.
 
@@ -23,15 +23,10 @@ rule fit:
         runtime=minutes(240),
         gpu=1,
     params:
-        settings=lambda wildcards: per_stage.as_param(
-            CONFIG,
-            (
-                per_stage.OneStepFitSettings
-                if wildcards.model == "one_step"
-                else per_stage.FitSettings
-            ),
+        settings=lambda wildcards: settings(
+            "OneStepFitSettings" if wildcards.model == "one_step" else "FitSettings",
             "fit",
-        ),
+        )(wildcards),
         srun=srun,
         processes=processes,
     message:

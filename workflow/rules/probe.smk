@@ -1,5 +1,6 @@
 # Oracle influences by rollouts of single training steps: a random round, then one that the initial
-# model bootstraps. reads: base/, sample/, for the second round fit/initial. writes: probe/{round}/.
+# model bootstraps. Where a selector goes by single steps (MATES), a round of those: one_step.
+# reads: base/, sample/, for the second round fit/initial. writes: probe/{round}/.
 
 
 rule plan_random:
@@ -16,6 +17,24 @@ rule plan_random:
         settings=settings("RandomPlanSettings", "rollouts"),
     shell:
         "workflow/run plan-random --log {log:q} --job {params.job:q} --settings {params.settings:q}"
+        " --probe-pool {input.probe_pool:q} --output {output:q}"
+
+
+rule plan_one_step:
+    input:
+        probe_pool=artefact("probe_pool"),
+    output:
+        artefact("rollouts", round="one_step"),
+    log:
+        logged("plan_one_step"),
+    threads: 1
+    resources:
+        mem_mb=memory(4000),
+        runtime=minutes(30),
+    params:
+        settings=settings("OneStepPlanSettings", "rollouts"),
+    shell:
+        "workflow/run plan-one-step --log {log:q} --job {params.job:q} --settings {params.settings:q}"
         " --probe-pool {input.probe_pool:q} --output {output:q}"
 
 

@@ -24,3 +24,15 @@ rule score:
         "workflow/run score --log {log:q} --job {params.job:q} --threads {threads}"
         " --settings {params.settings:q} --pool {params.pool:q} --root {params.root:q}"
         " --check {input.check:q} --model {input.model:q} --output {output:q}"
+
+
+# The pool by another model than the final one.
+use rule score as score_by with:
+    input:
+        pool=lambda wildcards: present([f.path for f in SHARDS[wildcards.shard]]),
+        check=artefact("check"),
+        model=artefact("fit"),
+    output:
+        artefact("score_by"),
+    log:
+        logged("score_{model}_{shard}"),

@@ -221,26 +221,37 @@ ARTEFACTS = {
         "the same by the semantic centroids",
         columns("doc_id string, cluster int32"),
     ),
+    "prepared": Artefact(
+        "prepare/{method}",
+        1,
+        "what a method's selector makes before it orders the pool: a folder of its own artefacts",
+    ),
+    "color": Artefact(
+        "prepare/{method}/losses.json",
+        1,
+        "reference loss before a color method's training and after each step, nats; beside it the "
+        "trained model, a HF folder",
+    ),
     "classifier": Artefact(
-        "quality/{method}.safetensors",
+        "prepare/{method}/classifier.safetensors",
         1,
         "a quality classifier: float32 weights of hashed n-grams; beside it a .json with the numbers "
         "of texts and the held-out area under the ROC curve",
     ),
     "brute_force": Artefact(
-        "oracle/{method}.json",
+        "prepare/{method}/brute_force.json",
         1,
         "that the brute force of an oracle_greedy method is allowed: documents, picks, evaluations",
     ),
     "quad": Artefact(
-        "probe/quad/{method}.parquet",
+        "prepare/{method}/probed.parquet",
         1,
         "documents that a quad method probed, in the order in which it did; influence: change of the "
         "reference loss per unit of a step along the document's gradient on the attention layers",
         columns("iteration int32, cluster int32, doc_id string, influence float64"),
     ),
     "quad_clusters": Artefact(
-        "probe/quad/{method}.clusters.parquet",
+        "prepare/{method}/clusters.parquet",
         1,
         "what the bandit knows of every cluster in the end: documents, how many were probed, visits "
         "(those to neighbours by their weight), mean influence of its own documents (NaN without), "

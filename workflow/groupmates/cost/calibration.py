@@ -22,12 +22,12 @@ from groupmates.pool.documents import read_documents
 from groupmates.pool.listing import expand, list_files
 from groupmates.pool.opening import exists
 from groupmates.settings.config import Config, load
+from groupmates.settings.selectors import SELECTORS
 
 STEPS = 12  # of a training
 ROLLOUTS = 24
 VALIDATION, HELDOUT = 4, 6  # of these rollouts
 BOOTSTRAPPED = 8
-ITERATIONS = 5  # of a bandit
 SETS = 4  # of each kind, whose group influence is probed
 DOCUMENTS = 1600  # at least; and two clusters
 PROBED = 500
@@ -170,9 +170,12 @@ def reduced(config: Config, pool: list[str] | None) -> dict[str, Any]:
     if config.cluster.target_size is not None:
         raw["cluster"]["target_size"] = config.cluster.target_size
     raw["select"]["partitions"] = 1
-    for section in (raw["select"]["quad"], *raw["select"]["variants"].values()):
-        if "iterations" in section:
-            section["iterations"] = min(section["iterations"], ITERATIONS)
+    for name, kind in SELECTORS.items():
+        variants = [v for v in raw["select"]["variants"].values() if v["method"] == name]
+        for section in (raw["select"].get(name, {}), *variants):
+            for key, most in kind.calibration.items():
+                if key in section:
+                    section[key] = min(section[key], most)
     if config.select.budget.tokens is not None:
         raw["select"]["budget"] = {"ratio": 0.5, "tokens": None}
     training = raw["evaluate"]["training"]

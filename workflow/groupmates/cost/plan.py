@@ -14,6 +14,7 @@ from typing import Any
 from groupmates.artefacts.store import replacing
 from groupmates.cost import rates, sizes, work
 from groupmates.cost.flops import makespan, training_flops
+from groupmates.cost.jobs import IMPORTS_BYTES, Jobs, Phase
 from groupmates.cost.table import text
 from groupmates.settings.config import Config
 from groupmates.settings.per_stage import PlanSettings
@@ -68,7 +69,7 @@ def plan(config: Config, root: Path, threads: dict[str, int]) -> dict[str, Any]:
 
 def stage(
     name: str,
-    jobs: list[work.Jobs],
+    jobs: list[Jobs],
     config: Config,
     sources: list[rates.Source],
     gpu_machine: bool,
@@ -118,7 +119,7 @@ def stage(
     }
 
 
-def unknown_kernels(jobs: list[work.Jobs], sources: list[rates.Source]) -> list[str]:
+def unknown_kernels(jobs: list[Jobs], sources: list[rates.Source]) -> list[str]:
     """Kernels of a stage that no file of rates knows, where there is one."""
     known = [source.kernels.keys() for source in sources if source.kernels]
     asked = {kernel for group in jobs for phase in group.phases for kernel in phase.parts}
@@ -127,7 +128,7 @@ def unknown_kernels(jobs: list[work.Jobs], sources: list[rates.Source]) -> list[
 
 def job_seconds(
     name: str,
-    group: work.Jobs,
+    group: Jobs,
     sources: list[rates.Source],
     threads: int,
     used: dict[str, dict[str, Any]],
@@ -156,13 +157,13 @@ def job_seconds(
 
 
 def memory(
-    name: str, jobs: list[work.Jobs], measured: rates.Source | None, on_gpu: bool
+    name: str, jobs: list[Jobs], measured: rates.Source | None, on_gpu: bool
 ) -> tuple[float, float]:
     """Peak bytes of a job, host and GPU: its data by arithmetic, and what was measured beside it."""
     host = max(group.host_bytes for group in jobs)
     on_card = max(group.gpu_bytes for group in jobs)
     torch = name in {*work.ON_GPU, "sample", "reference"} - {"centroids", "cluster"}
-    beside = float(work.IMPORTS_BYTES[torch])
+    beside = float(IMPORTS_BYTES[torch])
     beside_gpu = 0.0
     if measured is not None:
         beside = max(measured.host_bytes.get(name, beside), 0.0)
@@ -172,7 +173,7 @@ def memory(
     return host + beside, on_card + beside_gpu
 
 
-def total_work(jobs: list[work.Jobs]) -> dict[str, dict[str, float]]:
+def total_work(jobs: list[Jobs]) -> dict[str, dict[str, float]]:
     """Units and size of each phase over all jobs of a stage."""
     found: dict[str, dict[str, float]] = {}
     for group in jobs:
@@ -198,7 +199,7 @@ def pretraining(
     elif wanted.tokens is not None:
         length = config.sample.sequence_length
         flops = training_flops(known.lm, wanted.tokens, length)
-        step = work.Phase("steps", 1, {"train": flops})
+        step = Phase("steps", 1, {"train": flops})
         for stage_name in ("base", "evaluate"):
             for source in sources:
                 seconds = source.seconds(stage_name, step)

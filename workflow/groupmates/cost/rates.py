@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from groupmates.cost.work import KERNELS, ON_ALL_CORES, Phase
+from groupmates.cost.jobs import KERNELS, ON_ALL_CORES, Phase
 from groupmates.errors import UserError
 from groupmates.records import jobs
 

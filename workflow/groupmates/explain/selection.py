@@ -85,7 +85,7 @@ class Selection:
         record = table_record(select[0], "select")
         count = {name: sum(i.startswith(f"{name}[") for i in record["inputs"]) for name in FILES}
         first = run / FILES["orders"].format(n="00000", method=method)
-        made = table_record(first, "order") if first.exists() else {"settings": {}}
+        made = table_record(first, "order") if first.exists() else {"settings": {}, "inputs": {}}
         meant = clusters_of(made) == "semantic"
         files = {
             name: [run / pattern.format(n=f"{i:05d}", method=method) for i in range(count[name])]
@@ -93,11 +93,11 @@ class Selection:
         }
         check_unchanged(record["inputs"], files, select[0])
         embedded = files["score"]
-        if meant and "semdedup" in made["settings"]:
+        recorded = {k: v for k, v in made["inputs"].items() if k.startswith("semantic[")}
+        if recorded:
             embedded = [
                 run / path("semantic").format(shard=f"{i:05d}") for i in range(len(embedded))
             ]
-            recorded = {k: v for k, v in made["inputs"].items() if k.startswith("semantic[")}
             check_unchanged(recorded, {"semantic": embedded}, first)
         return cls(run, method, select, **files, embedded=embedded, made=made)
 
@@ -201,8 +201,8 @@ MEANT = {"cluster": path("semantic_cluster").replace("{shard}", "{n}")}
 
 def clusters_of(made: dict[str, Any]) -> str:
     """The clusters of a method by the provenance of its order, semantic or influence-aware ones."""
-    chosen = made["settings"].get("group_mates") or made["settings"].get("semdedup") or {}
-    clusters: str = chosen.get("clusters", "influence")
+    sections = (s for s in made["settings"].values() if isinstance(s, dict) and "clusters" in s)
+    clusters: str = next(sections, {"clusters": "influence"})["clusters"]
     return clusters
 
 

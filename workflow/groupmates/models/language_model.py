@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -23,6 +24,7 @@ from transformers import (
 )
 
 from groupmates.errors import UserError
+from groupmates.maths.packing import length_batches, pad_right
 from groupmates.models.distributed import averaging, processes
 from groupmates.models.tokenizer import check_folder, loading
 from groupmates.settings.config import Architecture, Optimizer
@@ -244,3 +246,25 @@ def pass_tokens(model: nn.Module) -> int:
     config = getattr(model, "module", model).config  # several processes share a wrapped model
     width = getattr(config, "num_hidden_layers", 1) * getattr(config, "hidden_size", 1)
     return min(MICRO_TOKENS, PASS_SIZE // width)
+
+
+@torch.no_grad()
+def mean_losses(model: PreTrainedModel, sequences: list[np.ndarray]) -> np.ndarray:
+    """Mean loss per predicted token of each sequence, float64 [N], nats; NaN where none is predicted.
+
+    Every token but the first is predicted. No autocast: what differs between two models may be smaller
+    than a weight's rounding to bf16.
+    """
+    found_N = np.full(len(sequences), np.nan)
+    lengths_N = np.array([len(s) for s in sequences])
+    predicting = np.flatnonzero(lengths_N > 1)
+    for rows in length_batches(lengths_N[predicting], pass_tokens(model)):
+        here = predicting[rows]
+        ids = torch.from_numpy(pad_right([sequences[i] for i in here], 0)).to(device())
+        logits = model(input_ids=ids[:, :-1], use_cache=False).logits.float()
+        losses_BL = logits.logsumexp(-1) - logits.gather(-1, ids[:, 1:, None]).squeeze(-1)
+        predicted_B = torch.from_numpy(lengths_N[here] - 1).to(device())
+        real_BL = torch.arange(losses_BL.shape[1], device=device()) < predicted_B[:, None]
+        sums_B = torch.where(real_BL, losses_BL, 0.0).double().sum(-1)
+        found_N[here] = (sums_B / predicted_B).cpu().numpy()
+    return found_N

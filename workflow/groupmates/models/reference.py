@@ -72,6 +72,14 @@ class Reference:
         model.train(was_training)
         return sums.cpu().numpy()
 
+    def pull_back(self, model: PreTrainedModel) -> None:
+        """Add the gradient of the loss to the gradients of the model's weights."""
+        for ids, example, before, labels, _ in self.batches:
+            with autocast():
+                logits = label_logits(model, ids, example, before)
+            summed = cross_entropy(logits.float(), labels, reduction="sum")
+            (summed / int(self.labels_N.sum())).backward()
+
     def loss(self, model: PreTrainedModel) -> float:
         """Mean loss over all label tokens of the set (not over batch means), nats per token."""
         return float(self.example_losses(model).sum() / self.labels_N.sum())

@@ -43,7 +43,7 @@ def begin(workflow: Any, run: str, config: dict[str, Any], slots: int | None) ->
                 "stage": stage,
                 "needed": workflow.dag.needrun(job),
                 "comment": _comment(job),
-                "command": job.rule.name.replace("_", "-"),
+                "command": job.params.get("stage", job.rule.name.replace("_", "-")),
                 "threads": job.threads,
             }
             before = {_stage(other) for other in workflow.dag.dependencies[job] if _counts(other)}

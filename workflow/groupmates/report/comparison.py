@@ -26,43 +26,36 @@ class Jobs:
         return job["rule"] == self.rule and self.wildcards.items() <= job["wildcards"].items()
 
 
-# What a method of each selector needs beside its own jobs. The base model is not counted: whoever
-# selects for a model has it.
-CHECKS = [Jobs("check"), Jobs("check_pool")]
-POOL = [*CHECKS, Jobs("sample"), Jobs("reference")]
+# By what the products are made that a selector needs (`charged` of a Need). The base model is not
+# counted: whoever selects for a model has it.
+DOCUMENTS = [Jobs("check"), Jobs("check_pool")]
+SAMPLE = [*DOCUMENTS, Jobs("sample"), Jobs("reference")]
 INITIAL = [
+    *SAMPLE,
     *(Jobs("plan_random"), Jobs("probe", round="random")),
     *(Jobs("fit", model="initial"), Jobs("accept", model="initial")),
 ]
-FINAL = [
-    *INITIAL,
-    *(Jobs("plan_bootstrap"), Jobs("probe", round="bootstrap")),
-    *(Jobs("fit", model="final"), Jobs("accept", model="final"), Jobs("score")),
-]
-BY_INITIAL = [*INITIAL, Jobs("score_by", model="initial")]
-ONE_STEP = [
-    *(Jobs("plan_one_step"), Jobs("probe", round="one_step")),
-    *(Jobs("fit", model="one_step"), Jobs("score_by", model="one_step")),
-]
-BY_CLUSTER = ("group_mates", "semdedup", "quad")
-CLUSTERS = {
-    # Made of the final model's scores; of the initial one's they would cost the same.
-    "influence": [Jobs("centroids"), Jobs("cluster")],
-    "semantic": [
-        *(Jobs("fit_semantic"), Jobs("embed")),
-        *(Jobs("centroids_semantic"), Jobs("cluster_semantic")),
+SEMANTIC = [*SAMPLE, Jobs("fit_semantic"), Jobs("embed")]
+PRODUCTS = {
+    "documents": DOCUMENTS,
+    "sample": SAMPLE,
+    "scores": [
+        *INITIAL,
+        *(Jobs("plan_bootstrap"), Jobs("probe", round="bootstrap")),
+        *(Jobs("fit", model="final"), Jobs("accept", model="final"), Jobs("score")),
     ],
+    "scores_of_initial": [*INITIAL, Jobs("score_by", model="initial")],
+    "scores_of_one_step": [
+        *SAMPLE,
+        *(Jobs("plan_one_step"), Jobs("probe", round="one_step")),
+        *(Jobs("fit", model="one_step"), Jobs("score_by", model="one_step")),
+    ],
+    # Made of the final model's scores; of the initial one's they would cost the same.
+    "clusters": [Jobs("centroids"), Jobs("cluster")],
+    "semantic": SEMANTIC,
+    "semantic_clusters": [*SEMANTIC, Jobs("centroids_semantic"), Jobs("cluster_semantic")],
 }
 ORACLE = "oracle_greedy"
-SHARED = {
-    "group_mates": [*POOL, *FINAL],
-    "mates": [*POOL, *ONE_STEP],
-    "quality": POOL,
-    "semdedup": [*POOL, *FINAL],
-    ORACLE: POOL,
-    "quad": [*POOL, *FINAL],
-    "random": [*CHECKS, Jobs("order_random")],
-}
 # The jobs of a method that come after its selection.
 AFTER = ("materialise", "tokenise", "assemble", "evaluate")
 
@@ -73,18 +66,12 @@ def seconds_of(records: Records, needed: list[Jobs]) -> float:
     return sum(seconds(attempts) or 0 for attempts in jobs)
 
 
-def selection_seconds(
-    records: Records, method: str, selector: str, by_initial: bool, clusters: str
-) -> float:
+def selection_seconds(records: Records, method: str, charged: list[str]) -> float:
     """Seconds of all jobs that this method would have needed by itself, its dataset not included.
 
     What several methods share counts in full for each of them.
     """
-    shared = [*POOL, *BY_INITIAL] if by_initial else SHARED[selector]
-    if selector in BY_CLUSTER:
-        # By meaning alone semdedup does without an influence model.
-        unprobed = selector == "semdedup" and clusters == "semantic"
-        shared = [*(POOL if unprobed else shared), *CLUSTERS[clusters]]
+    shared = [jobs for product in charged for jobs in PRODUCTS[product]]
     rules = {attempts[-1]["rule"] for attempts in records.values()}
     own = [Jobs(rule, method=method) for rule in rules.difference(AFTER)]
     return seconds_of(records, [*shared, *own])
@@ -113,13 +100,7 @@ def table(
         by_example = against.get("interval_by_example_nats") or [None, None]
         reached = found["tokens_to_reach_baseline"]
         selector = settings.selectors.get(method, method)
-        spent = selection_seconds(
-            records,
-            method,
-            selector,
-            method in settings.by_initial,
-            settings.clusters.get(method, "influence"),
-        )
+        spent = selection_seconds(records, method, settings.charged.get(method, []))
         rows.append(
             {
                 "method": method,

@@ -17,11 +17,11 @@ from groupmates.maths.quota import (
 from groupmates.maths.relation import Relation
 from groupmates.progress import Progress
 from groupmates.selectors.order import read_members
-from groupmates.settings.per_stage import GroupMatesSettings
+from groupmates.settings.selectors import GroupMates
 
 
-def run(
-    settings: GroupMatesSettings,
+def order(
+    settings: GroupMates.Order,
     *,
     score: list[Path],
     cluster: list[Path],
@@ -64,7 +64,7 @@ def run(
         settings.model_dump(mode="json") | {"partition": partition, "partitions": partitions},
         digests(score=score, cluster=cluster, model=model, scored_by=scored_by or []),
     )
-    order = {
+    columns = {
         "shard": members.shard_N,
         "row": members.row_N,
         "rank": rank_N,
@@ -72,4 +72,4 @@ def run(
         "group_influence": theta_N,
     }
     kept = members.in_pool(picked_N)
-    write_table(output, "order", provenance, {name: v[kept] for name, v in order.items()})
+    write_table(output, "order", provenance, {name: v[kept] for name, v in columns.items()})

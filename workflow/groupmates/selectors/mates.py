@@ -11,10 +11,10 @@ from groupmates.maths.gumbel import gumbel_keys
 from groupmates.maths.randomness import uniforms
 from groupmates.progress import Progress
 from groupmates.selectors.order import check_same_documents, without_groups
-from groupmates.settings.per_stage import MatesSettings
+from groupmates.settings.selectors import Mates
 
 
-def run(settings: MatesSettings, *, score: list[Path], scored_by: list[Path], output: Path) -> None:
+def order(settings: Mates.Order, *, score: list[Path], scored_by: list[Path], output: Path) -> None:
     """Order by influence of a single training step: `scored_by`, rows as in `score`.
 
     Influences are standardised over the pool. Memory: 4 bytes per document, and a shard.

@@ -17,6 +17,7 @@ from groupmates.artefacts.store import (
     Provenance,
     concatenate,
     digests,
+    read_artefact_json,
     read_table,
     rows_of,
     table_writer,
@@ -33,18 +34,19 @@ from groupmates.models.tokenizer import document_tokens, load_tokenizer
 from groupmates.pool.chosen_rows import chosen_texts
 from groupmates.pool.listing import located
 from groupmates.progress import Progress, note
-from groupmates.selectors.order import without_groups
-from groupmates.settings.config import Budget
-from groupmates.settings.per_stage import OracleCheckSettings, OracleGreedySettings
+from groupmates.selectors.order import preparing, without_groups
+from groupmates.settings.sections import Budget
+from groupmates.settings.selectors import OracleGreedy
+
+ALLOWED = "brute_force.json"
 
 
-def run_check(
-    settings: OracleCheckSettings,
+def prepare(
+    settings: OracleGreedy.Prepare,
     *,
-    method: str,
     max_evaluations: int,
     files: Path,
-    score: list[Path],
+    score: list[Path] | None = None,
     output: Path,
 ) -> None:
     """Refuse more measurements than are allowed, as soon as the documents are counted.
@@ -62,21 +64,23 @@ def run_check(
         raise UserError(
             expected=f"at most {max_evaluations:,} evaluations of the reference loss",
             found=f"{needed:,}, for {picks:,} picks among {documents:,} documents{each}",
-            where=f"select.methods: {method}",
+            where=f"select.methods: {output.name}",
             todo="lower select.budget, take a smaller pool, "
             + (f"set select.oracle_greedy.candidates to {fewer:,} or fewer, " if fewer else "")
             + "or raise select.oracle_greedy.max_evaluations: `snakemake plan` tells the time it takes",
         )
     provenance = Provenance(
-        "select", settings.model_dump(mode="json"), digests(files=files, score=score)
+        "select", settings.model_dump(mode="json"), digests(files=files, score=score or [])
     )
     body = {"documents": documents, "picks": picks, "evaluations": needed}
-    write_json(output, "brute_force", provenance, body)
+    with preparing(output, provenance) as folder:
+        write_json(folder / ALLOWED, "brute_force", provenance, body)
 
 
-def run(
-    settings: OracleGreedySettings,
+def order(
+    settings: OracleGreedy.Order,
     *,
+    prepared: Path,
     base: Path,
     tokenizer: Path,
     reference: Path,
@@ -100,12 +104,12 @@ def run(
         settings.model_dump(mode="json"),
         digests(base=base, tokenizer=tokenizer, reference=reference, score=score),
     )
-    wanted = picks_at_most(budget, documents, n_tokens_N)
+    allowed = read_artefact_json(prepared / ALLOWED, "brute_force")
 
     def enough(picks: list[int]) -> bool:
         if budget.tokens is not None:
             return bool(n_tokens_N[picks].sum() >= budget.tokens)
-        return len(picks) >= wanted
+        return len(picks) >= int(allowed["picks"])
 
     with Kept(output, "order", provenance) as kept:
         probed = Probed(
@@ -118,7 +122,7 @@ def run(
         losses: list[float] = []
         progress = Progress(
             f"order {output.parent.name}",
-            evaluations(wanted, documents, candidates),
+            allowed["evaluations"],
             "evaluations",
             len(known),
         )
@@ -164,7 +168,7 @@ def picks_at_most(budget: Budget, documents: int, n_tokens_N: np.ndarray | None)
 
 
 def windows(
-    settings: OracleGreedySettings, table: pa.Table, pool: list[str], root: str, tokenizer: Path
+    settings: OracleGreedy.Order, table: pa.Table, pool: list[str], root: str, tokenizer: Path
 ) -> list[np.ndarray]:
     """What is trained on of every document of the scores, in their order, as of the probe pool."""
     tokens = load_tokenizer(tokenizer)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -19,16 +20,33 @@ import pyarrow as pa
 from groupmates.artefacts.catalogue import ARTEFACTS
 from groupmates.artefacts.store import (
     KEY,
+    Provenance,
     digests,
     embedded_as,
     embedding_size,
     embeddings,
     read_clusters,
     read_table,
+    replacing,
     row_groups,
+    write_folder_provenance,
 )
 from groupmates.errors import UserError
+from groupmates.pool.documents import Document, read_documents, rejects_of
+from groupmates.pool.listing import located
 from groupmates.progress import Progress
+from groupmates.settings.sections import BadRecords, PoolColumns
+
+TOGETHER = 1000  # documents that are read and scored at once
+
+
+@contextmanager
+def preparing(output: Path, provenance: Provenance) -> Iterator[Path]:
+    """A temporary folder that becomes what a selector has prepared, on success."""
+    with replacing(output) as folder:
+        folder.mkdir()
+        write_folder_provenance(folder, "prepared", provenance)
+        yield folder
 
 
 def without_groups(
@@ -43,6 +61,33 @@ def without_groups(
         "key": key_N,
         "group_influence": np.full(documents, np.nan),
     }
+
+
+def documents_of_shard(
+    score: Path, pool: list[str], root: str, columns: PoolColumns, bad_records: BadRecords
+) -> Iterator[list[Document]]:
+    """The documents of a scoring shard, whose files are `pool`, in blocks; those that were scored."""
+    ids = read_table(score, "score", ["doc_id"])["doc_id"].to_pylist()
+    done = 0
+    for file in located(pool, root):
+        documents = read_documents(file, columns, rejects_of(bad_records))
+        while block := list(islice(documents, TOGETHER)):
+            if [d.doc_id for d in block] != ids[done : done + len(block)]:
+                raise UserError(
+                    expected=f"the documents of {score}, in this order",
+                    found=f"others, after {done:,} documents",
+                    where=file.path,
+                    todo="do not change pool files during a run; run snakemake again",
+                )
+            yield block
+            done += len(block)
+    if done < len(ids):
+        raise UserError(
+            expected=f"the {len(ids):,} documents of {score}",
+            found=f"{done:,}",
+            where=", ".join(pool),
+            todo="do not change pool files during a run; run snakemake again",
+        )
 
 
 @dataclass(frozen=True)

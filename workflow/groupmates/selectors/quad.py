@@ -39,12 +39,14 @@ from groupmates.models.tokenizer import document_tokens, load_tokenizer
 from groupmates.pool.chosen_rows import chosen_texts
 from groupmates.pool.listing import located
 from groupmates.progress import Progress, note
-from groupmates.settings.per_stage import QuadOrderSettings, QuadSettings
+from groupmates.selectors.order import preparing
 from groupmates.settings.selectors import Quad
 
+PROBED, CLUSTERS = "probed.parquet", "clusters.parquet"
 
-def run_probe(
-    settings: QuadSettings,
+
+def prepare(
+    settings: Quad.Prepare,
     *,
     base: Path,
     tokenizer: Path,
@@ -55,7 +57,6 @@ def run_probe(
     cluster: list[Path],
     centroids: Path,
     output: Path,
-    clusters: Path,
     threads: int = 1,
 ) -> None:
     """Visit clusters, and write what was measured and what is known of every cluster in the end.
@@ -85,12 +86,12 @@ def run_probe(
             centroids=centroids,
         ),
     )
-    with Kept(output, "quad", provenance) as kept:
+    with Kept(output, "prepared", provenance) as kept:
         known = np.load(kept.file(kept.files[0])).tolist() if kept.state else []
         most = most_probed(
             quad.iterations, quad.arms_per_iteration, quad.documents_per_arm, len(documents)
         )
-        progress = Progress(f"probe {output.stem}", most, "documents", len(known))
+        progress = Progress(f"probe {output.name}", most, "documents", len(known))
         examples = reference_part(reference, "selection", settings.selection_examples)[0]
         texts = Texts(settings, documents, pool, root, tokenizer)
         influences = Influences(base, examples, quad, texts, known, progress, kept)
@@ -119,33 +120,30 @@ def run_probe(
         progress.finish()
         visited, better = bandit.probed_K > 0, bandit.reward_K > 0
         note(
-            f"probe {output.stem}",
+            f"probe {output.name}",
             f"{visited.sum():,} of {len(visited):,} clusters were probed; those of positive reward "
             f"hold {bandit.documents_K[better].sum():,} of {len(documents):,} documents",
         )
-        write_table(
-            clusters,
-            "quad_clusters",
-            provenance,
-            {
-                "cluster": np.arange(len(visited)),
-                "documents": bandit.documents_K,
-                "probed": bandit.probed_K,
-                "visits": bandit.visits_K,
-                "influence": bandit.influence_K,
-                "reward": bandit.reward_K,
-            },
-        )
-        with table_writer(output, "quad", provenance) as writer:
-            for part in found:
-                writer.write(part)
+        known_of_clusters = {
+            "cluster": np.arange(len(visited)),
+            "documents": bandit.documents_K,
+            "probed": bandit.probed_K,
+            "visits": bandit.visits_K,
+            "influence": bandit.influence_K,
+            "reward": bandit.reward_K,
+        }
+        with preparing(output, provenance) as folder:
+            write_table(folder / CLUSTERS, "quad_clusters", provenance, known_of_clusters)
+            with table_writer(folder / PROBED, "quad", provenance) as writer:
+                for part in found:
+                    writer.write(part)
         kept.clear()
 
 
-def run_order(
-    settings: QuadOrderSettings,
+def order(
+    settings: Quad.Order,
     *,
-    clusters: Path,
+    prepared: Path,
     score: list[Path],
     cluster: list[Path],
     output: Path,
@@ -154,6 +152,7 @@ def run_order(
 
     So the documents that were probed come first. Memory: about 50 bytes per document.
     """
+    clusters = prepared / CLUSTERS
     known = read_table(clusters, "quad_clusters")
     parts = [read_clusters(s, c) for s, c in zip(score, cluster, strict=True)]
     cluster_N, reward_K = np.concatenate(parts), known["reward"].to_numpy()
@@ -202,7 +201,7 @@ class Texts:
     """The pool's documents as token sequences, read where they lie."""
 
     def __init__(
-        self, settings: QuadSettings, documents: pa.Table, pool: list[str], root: str, folder: Path
+        self, settings: Quad.Prepare, documents: pa.Table, pool: list[str], root: str, folder: Path
     ) -> None:
         self._tokenizer = load_tokenizer(folder)
         self._column, self._limit = settings.text_columns.text, settings.sequence_length + 1

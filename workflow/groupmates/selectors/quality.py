@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -12,24 +11,23 @@ from groupmates.artefacts.store import (
     digests,
     read_artefact_json,
     read_table,
-    replacing,
+    rows_of,
     write_json,
     write_table,
 )
 from groupmates.errors import UserError
 from groupmates.models.quality import HELD_OUT, QualityClassifier
 from groupmates.models.tokenizer import load_tokenizer, token_lists
-from groupmates.pool.documents import read_documents, read_reference, rejects_of
-from groupmates.pool.listing import located
+from groupmates.pool.documents import read_reference
 from groupmates.progress import Progress, note
-from groupmates.selectors.order import without_groups
-from groupmates.settings.per_stage import QualityOrderSettings, QualitySettings
+from groupmates.selectors.order import documents_of_shard, preparing, without_groups
+from groupmates.settings.selectors import Quality
 
-TOGETHER = 1000  # documents that are scored at once
+WEIGHTS = "classifier.safetensors"
 
 
-def run_fit(
-    settings: QualitySettings,
+def prepare(
+    settings: Quality.Prepare,
     *,
     positives: list[Path] | None = None,
     reference: Path,
@@ -40,7 +38,7 @@ def run_fit(
 ) -> None:
     """Fit on the positives, or the selection half of the reference, against the sampled documents.
 
-    `output` are the weights; beside them a .json with numbers and the held-out figure.
+    Writes the weights, and a .json with numbers and the held-out figure.
     """
     quality = settings.quality
     if quality.positives == "reference":
@@ -74,10 +72,11 @@ def run_fit(
             training_pool=training_pool,
         ),
     )
-    with replacing(output) as temporary:
-        classifier.save(temporary, {})
     body = {"positives": len(good), "negatives": len(bad), "held_out_auc": area}
-    write_json(output.with_suffix(".json"), "classifier", provenance, body)
+    with preparing(output, provenance) as folder:
+        weights = folder / WEIGHTS
+        classifier.save(weights, {})
+        write_json(weights.with_suffix(".json"), "classifier", provenance, body)
 
 
 def decoded(reference: Path, tokenizer: Path, examples: int) -> list[str]:
@@ -88,45 +87,29 @@ def decoded(reference: Path, tokenizer: Path, examples: int) -> list[str]:
     return [str(tokens.decode(ids, skip_special_tokens=True)) for ids in token_lists(steering)]
 
 
-def run_order(
-    settings: QualityOrderSettings,
+def order(
+    settings: Quality.Order,
     *,
     pool: list[str],
     root: str,
     score: list[Path],
-    classifier: Path,
+    prepared: Path,
     partition: int,
+    partitions: int,
     output: Path,
 ) -> None:
     """Order the documents of the `partition`-th score shard, whose files are `pool`."""
-    read_artefact_json(classifier.with_suffix(".json"), "classifier")
-    model = QualityClassifier.load(settings.quality, classifier)
-    ids = read_table(score[partition], "score", ["doc_id"])["doc_id"].to_pylist()
-    progress = Progress(f"order quality {partition + 1}/{len(score)}", len(ids), "documents")
+    weights = prepared / WEIGHTS
+    read_artefact_json(weights.with_suffix(".json"), "classifier")
+    model = QualityClassifier.load(settings.quality, weights)
+    ours = score[partition]
+    progress = Progress(f"order quality {partition + 1}/{partitions}", rows_of(ours), "documents")
     found: list[np.ndarray] = []
-    done = 0
-    for file in located(pool, root):
-        documents = read_documents(file, settings.columns, rejects_of(settings.bad_records))
-        while block := list(islice(documents, TOGETHER)):
-            if [d.doc_id for d in block] != ids[done : done + len(block)]:
-                raise UserError(
-                    expected=f"the documents of {score[partition]}, in this order",
-                    found=f"others, after {done:,} documents",
-                    where=file.path,
-                    todo="do not change pool files during a run; run snakemake again",
-                )
-            found.append(model.score([d.text for d in block]))
-            done += len(block)
-            progress.advance(len(block))
+    for block in documents_of_shard(ours, pool, root, settings.columns, settings.bad_records):
+        found.append(model.score([d.text for d in block]))
+        progress.advance(len(block))
     progress.finish()
-    if done < len(ids):
-        raise UserError(
-            expected=f"the {len(ids):,} documents of {score[partition]}",
-            found=f"{done:,}",
-            where=", ".join(pool),
-            todo="do not change pool files during a run; run snakemake again",
-        )
     provenance = Provenance(
-        "select", settings.model_dump(mode="json"), digests(score=score, classifier=classifier)
+        "select", settings.model_dump(mode="json"), digests(score=score, classifier=weights)
     )
     write_table(output, "order", provenance, without_groups(partition, -np.concatenate(found)))

@@ -8,10 +8,10 @@ from groupmates.artefacts.store import Provenance, digests, read_table, rows_of,
 from groupmates.maths.randomness import uniforms
 from groupmates.progress import Progress
 from groupmates.selectors.order import without_groups
-from groupmates.settings.per_stage import RandomSettings
+from groupmates.settings.selectors import Random
 
 
-def run(settings: RandomSettings, *, score: list[Path], output: Path) -> None:
+def order(settings: Random.Order, *, score: list[Path], output: Path) -> None:
     """A document's key is a hash of its id."""
     provenance = Provenance("select", settings.model_dump(mode="json"), digests(score=score))
     progress = Progress("order random", sum(map(rows_of, score)), "documents")

@@ -13,11 +13,11 @@ from groupmates.maths.randomness import uniforms
 from groupmates.maths.relation import on_grid
 from groupmates.progress import Progress, note
 from groupmates.selectors.order import read_members, without_groups
-from groupmates.settings.per_stage import SemDedupSettings
+from groupmates.settings.selectors import SemDedup
 
 
-def run(
-    settings: SemDedupSettings,
+def order(
+    settings: SemDedup.Order,
     *,
     score: list[Path],
     cluster: list[Path],

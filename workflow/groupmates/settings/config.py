@@ -8,63 +8,27 @@ every field below is required. The text under a class or field describes it to t
 from __future__ import annotations
 
 import difflib
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, create_model, model_validator
 
 from groupmates.errors import UserError
-from groupmates.settings.selectors import (
-    SELECTORS,
-    Clusters,
-    GroupMates,
-    Mates,
+from groupmates.settings.sections import (
+    BadRecords,
+    Budget,
     NotNegative,
-    OracleGreedy,
+    PoolColumns,
     Positive,
-    Quad,
-    Quality,
     Rate,
     Section,
-    SemDedup,
-    Share,
+    either,
 )
+from groupmates.settings.selectors import SELECTORS, Clusters, Selector
 
 Paths = Literal["builtin"] | Annotated[list[str], Field(min_length=1)]
 Format = Literal["same", "parquet", "open_lm", "megatron"]
 MethodName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-
-
-def _either(one: str, other: str, *, or_none: bool = False) -> Any:
-    """A validator: one of two keys is set and the other null; `or_none`: both may be null."""
-
-    def check(section: Section) -> Section:
-        given = [getattr(section, key) is not None for key in (one, other)]
-        if all(given):
-            raise ValueError(
-                f"{one} and {other} are both set; set one to null (a value in config.yaml counts)"
-            )
-        if not any(given) and not or_none:
-            raise ValueError(f"{one} and {other} are both null; set one of them")
-        return section
-
-    return model_validator(mode="after")(check)
-
-
-class PoolColumns(Section):
-    """Names of the fields of a record. `content.text` is the field `text` inside the field
-    `content`."""
-
-    text: str
-    """Field of the text."""
-    id: str | None
-    """Field of the document's id. `null`: file name and row number make the id. An id may occur
-    once in the pool."""
-    source: str | None
-    """Field of the document's kind, which the report shows. `null`: there is none."""
-
-
-BadRecords = Literal["stop", "skip"]
 
 
 class Pool(Section):
@@ -106,7 +70,7 @@ class Pool(Section):
     stops the run."""
     columns: PoolColumns
 
-    one_of_two = _either("files_per_shard", "shard_mb")
+    one_of_two = either("files_per_shard", "shard_mb")
 
     @model_validator(mode="after")
     def sizes_are_known(self) -> Self:
@@ -411,22 +375,10 @@ class Cluster(Section):
     sample_per_cluster: Positive
     """Documents per cluster that the centroids are fitted on. All documents are then assigned."""
 
-    one_of_two = _either("clusters", "target_size")
+    one_of_two = either("clusters", "target_size")
 
 
-class Budget(Section):
-    """How much is selected."""
-
-    ratio: Share | None
-    """Share of the pool's documents (paper: 0.5). Set this key or `tokens`, and the other one to
-    `null`."""
-    tokens: Positive | None
-    """Number of tokens of the selected documents, met to within one document."""
-
-    one_of_two = _either("ratio", "tokens")
-
-
-class Select(Section):
+class Methods(Section):
     """Which documents are selected, by which methods (§6). Every method meets the same budget and
     is trained on and compared in the same way."""
 
@@ -440,12 +392,6 @@ class Select(Section):
     partitions: Positive
     """Number of jobs that share the clusters of a method. A job holds documents × embedding size ×
     4 bytes / partitions in memory."""
-    group_mates: GroupMates
-    mates: Mates
-    quality: Quality
-    semdedup: SemDedup
-    oracle_greedy: OracleGreedy
-    quad: Quad
 
     @model_validator(mode="after")
     def methods_are_known(self) -> Self:
@@ -461,20 +407,14 @@ class Select(Section):
                 raise ValueError(
                     f"methods: {name!r} is no selector and not in variants; known are {known}"
                 )
-            section = self.method(name)[1]
-            if isinstance(section, Quality) and section.positives is None:
-                raise ValueError(
-                    f"methods: {name} needs quality.positives: files of good texts, or reference"
-                )
         return self
 
     def _check_variant(self, name: str, variant: dict[str, Any]) -> None:
         kind = variant.get("method")
-        section = SELECTORS.get(kind) if isinstance(kind, str) else None
-        if section is None:
-            able = ", ".join(k for k, v in SELECTORS.items() if v)
-            raise ValueError(f"variants.{name}.method: one of {able}, not {kind!r}")
-        known = set(section.model_fields)
+        able = [known for known, section in SELECTORS.items() if section.model_fields]
+        if kind not in able:
+            raise ValueError(f"variants.{name}.method: one of {', '.join(able)}, not {kind!r}")
+        known = set(SELECTORS[kind].model_fields)
         unknown = sorted(variant.keys() - known - {"method"})
         if unknown:
             raise ValueError(
@@ -489,19 +429,33 @@ class Select(Section):
                 f"variants.{name}.{key}: {found['msg']}, not {found['input']!r}"
             ) from None
 
-    def method(self, name: str) -> tuple[str, Section | None]:
-        """The selector of a method and its settings; a variant's own stand before the section's."""
-        if name in SELECTORS:
-            return name, getattr(self, name, None)
-        changed = {k: v for k, v in self.variants[name].items() if k != "method"}
-        kind = self.variants[name]["method"]
-        section: Section = getattr(self, kind)
-        return kind, type(section).model_validate(section.model_dump() | changed)
+    def method(self, name: str) -> Selector:
+        """The settings of a method; a variant's own stand before those of its selector's section."""
+        variant = None if name in SELECTORS else self.variants[name]
+        kind = SELECTORS[variant["method"] if variant else name]
+        section: Selector = getattr(self, kind.name) if kind.model_fields else kind()
+        if variant is None:
+            return section
+        changed = {key: value for key, value in variant.items() if key != "method"}
+        return kind.model_validate(section.model_dump() | changed)
+
+    def selected(self) -> dict[str, Selector]:
+        """The settings of every method that runs."""
+        return {name: self.method(name) for name in self.methods}
 
     def clusters_of(self, name: str) -> Clusters:
         """The clusters that a method selects within, or is shown in where it looks at none."""
-        section = self.method(name)[1]
-        return section.clusters if isinstance(section, GroupMates | SemDedup) else "influence"
+        clusters: Clusters = getattr(self.method(name), "clusters", "influence")
+        return clusters
+
+
+if TYPE_CHECKING:
+    Select = Methods
+else:  # with the section of every selector that has settings
+    OWN = {name: (kind, ...) for name, kind in SELECTORS.items() if kind.model_fields}
+    Select = create_model(
+        "Select", __base__=Methods, __doc__=Methods.__doc__, __module__=__name__, **OWN
+    )
 
 
 class OpenLm(Section):
@@ -598,7 +552,7 @@ class Pretraining(Section):
     """Tokens of that training. The rate of the probed model's training steps turns them into
     hours."""
 
-    one_at_most = _either("gpu_hours", "tokens", or_none=True)
+    one_at_most = either("gpu_hours", "tokens", or_none=True)
 
 
 class Plan(Section):
@@ -683,14 +637,9 @@ class Config(Section):
                 f"probe.bootstrap.beam_width ({bootstrap.beam_width}) must be at least half of "
                 f"probe.bootstrap.rollouts ({bootstrap.rollouts}): a beam gives one rollout"
             )
-        for name in self.select.methods:
-            section = self.select.method(name)[1]
-            of_random = isinstance(section, GroupMates) and section.rounds == "random"
-            if of_random and not bootstrap.rollouts:
-                raise ValueError(
-                    f"select.methods: {name} has rounds: random, but probe.bootstrap.rollouts is 0: "
-                    f"there is no other round"
-                )
+        for name, section in self.select.selected().items():
+            if why := section.refused(self):
+                raise ValueError(f"select.methods: {name} {why}")
         if self.reference.evaluation_paths is not None and self.reference.paths == "builtin":
             raise ValueError("reference.evaluation_paths needs files in reference.paths")
         if self.base.architecture.hidden_size % (2 * self.base.architecture.heads):

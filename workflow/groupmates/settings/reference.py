@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from groupmates.settings.config import Config
-from groupmates.settings.selectors import Section
+from groupmates.settings.sections import Section
 
 WORKFLOW = Path(__file__).parents[2]
 PAGE = WORKFLOW / "docs/config.md"

@@ -1,33 +1,136 @@
-"""The selectors: a section of settings for each, and what is known of one where its rules are made."""
+"""The selectors: a class each, with its settings and what the workflow has to know of its steps.
+
+A selector puts the documents of the pool in an order. Its class is all that rules, command line, cost
+and report know of it. Its functions `prepare` and `order` stand in `groupmates/selectors/NAME.py`.
+Light: every job parses this.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-Positive = Annotated[int, Field(gt=0)]
-
-
-NotNegative = Annotated[int, Field(ge=0)]
-
-
-Share = Annotated[float, Field(gt=0, le=1)]
-
-
-Rate = Annotated[float, Field(ge=0)]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False, defer_build=True
-    )
-
+from groupmates.settings.sections import (
+    Budget,
+    Columns,
+    From,
+    OfBadRecords,
+    Positive,
+    Rate,
+    Section,
+    SelectionExamples,
+    SequenceLength,
+    StageSettings,
+    TextColumns,
+)
 
 Clusters = Literal["influence", "semantic"]
 
 
-class GroupMates(Section):
+# What the jobs of a selector read.
+
+
+@dataclass(frozen=True)
+class Need:
+    """An input: the argument that names it, its artefact, and what a method is charged for it.
+
+    An artefact with shards stands for all of them. Without one, it is files of the user.
+    """
+
+    argument: str
+    artefact: str | None
+    charged: str | None = None
+    model: str | None = None
+    files: tuple[str, ...] = ()  # patterns of the user's files, which stand at `key`
+    key: str = ""
+
+
+# Every order lists the documents by score file and row, whatever the influences there.
+DOCUMENTS = Need("score", "score", "documents")
+SCORES = Need("score", "score", "scores")
+SCORES_OF_INITIAL = Need("scored_by", "score_by", "scores_of_initial", model="initial")
+SCORES_OF_ONE_STEP = Need("scored_by", "score_by", "scores_of_one_step", model="one_step")
+MODEL = Need("model", "fit", model="final")
+INITIAL_MODEL = Need("model", "fit", model="initial")
+CLUSTERS = Need("cluster", "cluster", "clusters")
+CENTROIDS = Need("centroids", "centroids", "clusters")
+SEMANTIC = Need("semantic", "semantic", "semantic")
+SEMANTIC_CLUSTERS = Need("cluster", "semantic_cluster", "semantic_clusters")
+SEMANTIC_CENTROIDS = Need("centroids", "semantic_centroids", "semantic_clusters")
+POOL = Need("pool", "pool", "documents")  # with --root; the files of a shard, where jobs have one
+FILES = Need("files", "files", "documents")
+BASE = Need("base", "base")  # not charged: whoever selects for a model has it
+TOKENIZER = Need("tokenizer", "tokenizer", "sample")
+REFERENCE = Need("reference", "reference", "sample")
+PROBE_POOL = Need("probe_pool", "probe_pool", "sample")
+TRAINING_POOL = Need("training_pool", "training_pool", "sample")
+PREPARED = Need("prepared", "prepared")  # what the selector's own `prepare` has made
+
+
+# The steps of a selector.
+
+
+class Step(StageSettings):
+    """The jobs of a selector that do the same: `Order`, or `Prepare`. Fields: what it depends on.
+
+    `gpu`: it asks for one. `shares`: its jobs share the clusters, or have a scoring shard each. Memory
+    is in MB, time in minutes, both of a first attempt. `writes`: artefacts whose versions it has.
+    """
+
+    gpu: ClassVar[bool] = False
+    shares: ClassVar[Literal["clusters", "shards"] | None] = None
+    threads: ClassVar[int] = 1
+    memory: ClassVar[int] = 8000
+    minutes: ClassVar[int] = 60
+    writes: ClassVar[tuple[str, ...]] = ("order",)
+    # Set where its selector is registered.
+    stage: ClassVar[str]
+    function: ClassVar[tuple[str, str]]
+
+    def needs(self) -> tuple[Need, ...]:
+        """What its jobs read."""
+        raise NotImplementedError
+
+
+class Selector(Section):
+    """The section of a selector. A class below registers itself under its `name`.
+
+    Nested are the settings of its steps: `Order`, and `Prepare` where it makes something before, once
+    for all its jobs. `limits`: settings that refuse and change nothing, so that nothing depends on
+    them. `calibration`: what a calibration has at most of a setting.
+    """
+
+    name: ClassVar[str]
+    Order: ClassVar[type[Step]]
+    Prepare: ClassVar[type[Step] | None] = None
+    limits: ClassVar[tuple[str, ...]] = ()
+    calibration: ClassVar[dict[str, int]] = {}
+
+    def __init_subclass__(cls, name: str) -> None:
+        cls.name = name
+        SELECTORS[name] = cls
+        for kind in cls.steps():
+            step = kind.__name__.lower()
+            kind.stage = f"{step}-{name}".replace("_", "-")
+            kind.function = (f"selectors.{name}", step)
+            STEPS[kind.stage] = kind
+
+    @classmethod
+    def steps(cls) -> list[type[Step]]:
+        return [cls.Prepare, cls.Order] if cls.Prepare else [cls.Order]
+
+    def refused(self, config: Any) -> str | None:
+        """Why a method with these settings cannot run with this configuration."""
+        return None
+
+
+SELECTORS: dict[str, type[Selector]] = {}
+STEPS: dict[str, type[Step]] = {}  # by the name of the command
+
+
+class GroupMates(Selector, name="group_mates"):
     """Greedy selection within clusters by group influence."""
 
     clusters: Clusters
@@ -60,8 +163,28 @@ class GroupMates(Section):
     """`all`: the final influence model. `random`: the initial one, fitted to random rollouts
     alone."""
 
+    class Order(Step):
+        budget: Budget
+        group_mates: GroupMates
 
-class Mates(Section):
+        shares = "clusters"
+        threads, memory, minutes = 2, 32000, 240
+
+        def needs(self) -> tuple[Need, ...]:
+            of_initial = self.group_mates.rounds == "random"
+            scores = (
+                (DOCUMENTS, SCORES_OF_INITIAL, INITIAL_MODEL) if of_initial else (SCORES, MODEL)
+            )
+            semantic = self.group_mates.clusters == "semantic"
+            return (*scores, SEMANTIC_CLUSTERS if semantic else CLUSTERS)
+
+    def refused(self, config: Any) -> str | None:
+        if self.rounds == "random" and not config.probe.bootstrap.rollouts:
+            return "has rounds: random, but probe.bootstrap.rollouts is 0: there is no other round"
+        return None
+
+
+class Mates(Selector, name="mates"):
     """MATES (arXiv 2406.06046): the influence of single steps, with probing of its own and without
     a relation. Each step starts from the checkpoint. There are as many steps as in the other
     rounds, at most one per probe document."""
@@ -74,8 +197,57 @@ class Mates(Section):
     temperature).
     """
 
+    class Order(Step):
+        seed: int
+        mates: Mates
 
-class Quality(Section):
+        def needs(self) -> tuple[Need, ...]:
+            return (DOCUMENTS, SCORES_OF_ONE_STEP)
+
+
+class Color(Selector, name="color"):
+    """CoLoR-Filter (arXiv 2406.10670): documents that become likelier as the probed model learns the
+    reference. Their score is the mean loss per token after some training on the selection half, minus
+    that before. The lowest scores are taken."""
+
+    training_steps: Positive
+    """AdamW steps from the checkpoint, each on all selection examples at once.
+
+    Too much training learns the examples by heart: 20 steps at a rate of 1e-3 selected worse than 5
+    at 1e-4.
+    """
+    learning_rate: Annotated[float, Field(gt=0)]
+    """Learning rate of these steps. The other settings of AdamW are those of the checkpoint. A rate
+    at which the reference loss does not fall is refused."""
+
+    class Prepare(Step):
+        seed: int
+        selection_examples: SelectionExamples
+        color: Color
+
+        gpu = True
+        memory, minutes = 16000, 120
+        writes = ("prepared", "color")
+
+        def needs(self) -> tuple[Need, ...]:
+            return (BASE, REFERENCE)
+
+    class Order(Step):
+        """The model that was trained says the rest."""
+
+        text_columns: TextColumns
+        bad_records: OfBadRecords
+        sequence_length: SequenceLength
+
+        gpu = True
+        shares = "shards"
+        memory, minutes = 16000, 240
+
+        def needs(self) -> tuple[Need, ...]:
+            return (PREPARED, BASE, TOKENIZER, POOL, DOCUMENTS)
+
+
+class Quality(Selector, name="quality"):
     """A classifier of good texts against the pool, as DCLM-Baseline has one. It is a logistic
     regression on hashed word n-grams. The best scores are taken."""
 
@@ -89,8 +261,39 @@ class Quality(Section):
     penalty: Annotated[float, Field(gt=0)]
     """Weight of the squared weights in the loss."""
 
+    class Prepare(Step):
+        selection_examples: SelectionExamples
+        quality: Quality
 
-class SemDedup(Section):
+        memory, minutes = 16000, 120
+        writes = ("prepared", "classifier")
+
+        def needs(self) -> tuple[Need, ...]:
+            needs = (REFERENCE, TOKENIZER, PROBE_POOL, TRAINING_POOL)
+            files = self.quality.positives
+            if files is None or files == "reference":
+                return needs
+            key = "select.quality.positives"
+            return (Need("positives", None, files=tuple(files), key=key), *needs)
+
+    class Order(Step):
+        columns: Columns
+        bad_records: OfBadRecords
+        quality: Quality
+
+        shares = "shards"
+        minutes = 240
+
+        def needs(self) -> tuple[Need, ...]:
+            return (POOL, DOCUMENTS, PREPARED)
+
+    def refused(self, config: Any) -> str | None:
+        if self.positives is None:
+            return "needs quality.positives: files of good texts, or reference"
+        return None
+
+
+class SemDedup(Selector, name="semdedup"):
     """SemDeDup (arXiv 2303.09540): near-duplicates within clusters are dropped, the rest is drawn
     at random. Of near-duplicates, the document farthest from the centroid stays."""
 
@@ -100,8 +303,20 @@ class SemDedup(Section):
     threshold: Annotated[float, Field(gt=0, le=1)]
     """Cosine above which two documents are near-duplicates."""
 
+    class Order(Step):
+        seed: int
+        semdedup: SemDedup
 
-class OracleGreedy(Section):
+        shares = "clusters"
+        threads, memory, minutes = 2, 32000, 240
+
+        def needs(self) -> tuple[Need, ...]:
+            if self.semdedup.clusters == "semantic":  # does without an influence model
+                return (DOCUMENTS, SEMANTIC_CLUSTERS, SEMANTIC_CENTROIDS, SEMANTIC)
+            return (SCORES, CLUSTERS, CENTROIDS)
+
+
+class OracleGreedy(Selector, name="oracle_greedy"):
     """Brute force over true losses, for pools of some hundred documents. Each pick trains a step on
     every remaining document and keeps the one of lowest loss. Its selection is no upper bound for
     held-out examples."""
@@ -116,8 +331,37 @@ class OracleGreedy(Section):
     stale.
     """
 
+    limits = ("max_evaluations",)
 
-class Quad(Section):
+    class Prepare(Step):
+        """Refuses what is too much, as soon as the documents are counted."""
+
+        budget: Budget
+        candidates: Annotated[int | None, From("select.oracle_greedy.candidates")]
+
+        memory, minutes = 1000, 10
+        writes = ("prepared", "brute_force")
+
+        def needs(self) -> tuple[Need, ...]:
+            # Of a budget in tokens, when their tokens are counted.
+            return (FILES,) if self.budget.tokens is None else (FILES, DOCUMENTS)
+
+    class Order(Step):
+        seed: int
+        text_columns: TextColumns
+        selection_examples: SelectionExamples
+        sequence_length: SequenceLength
+        budget: Budget
+        candidates: Annotated[int | None, From("select.oracle_greedy.candidates")]
+
+        gpu = True
+        memory, minutes = 16000, 240
+
+        def needs(self) -> tuple[Need, ...]:
+            return (PREPARED, BASE, TOKENIZER, REFERENCE, POOL, DOCUMENTS)
+
+
+class Quad(Selector, name="quad"):
     """Quad (arXiv 2409.16986): clusters are the arms of a bandit, probed by influence functions.
     The clusters that help most give all their documents until the budget is met."""
 
@@ -129,7 +373,7 @@ class Quad(Section):
     documents_per_arm: Positive
     """Documents that are probed per cluster (paper: 10)."""
     threshold: float | None
-    """Influence that a reward is measured from, in the unit of the influences in `probe/quad/`.
+    """Influence that a reward is measured from, in the unit of the influences in `prepare/{method}/`.
     Lower influences are better. `null`: the pool's mean, estimated from the probed clusters.
 
     A cluster's reward is this value − the mean influence of its probed documents. The demo's
@@ -156,13 +400,36 @@ class Quad(Section):
     cg_tolerance: Annotated[float, Field(gt=0, lt=1)]
     """Relative residual at which conjugate gradients stop."""
 
+    calibration: ClassVar = {"iterations": 5}
 
-SELECTORS: dict[str, type[Section] | None] = {
-    "group_mates": GroupMates,
-    "mates": Mates,
-    "quality": Quality,
-    "semdedup": SemDedup,
-    "oracle_greedy": OracleGreedy,
-    "quad": Quad,
-    "random": None,
-}
+    class Prepare(Step):
+        seed: int
+        text_columns: TextColumns
+        selection_examples: SelectionExamples
+        sequence_length: SequenceLength
+        quad: Quad
+
+        gpu = True
+        memory, minutes = 16000, 240
+        writes = ("prepared", "quad", "quad_clusters")
+
+        def needs(self) -> tuple[Need, ...]:
+            return (BASE, TOKENIZER, REFERENCE, POOL, SCORES, CLUSTERS, CENTROIDS)
+
+    class Order(Step):
+        """What the bandit found says the rest."""
+
+        seed: int
+
+        def needs(self) -> tuple[Need, ...]:
+            return (PREPARED, SCORES, CLUSTERS)
+
+
+class Random(Selector, name="random"):
+    """Uniform over the pool: the baseline of every comparison."""
+
+    class Order(Step):
+        seed: int
+
+        def needs(self) -> tuple[Need, ...]:
+            return (DOCUMENTS,)

@@ -119,7 +119,6 @@ def pool_of(
     score, meaning = found.all("score"), found.all("semantic")
     of_meaning = settings.clusters.get(featured) == "semantic"
     prefix = "semantic_" if of_meaning else ""
-    by_meaning = of_meaning and settings.selectors[featured] == "semdedup"
     return examples.Pool(
         score,
         found.all(f"{prefix}cluster"),
@@ -127,7 +126,7 @@ def pool_of(
         found.one(f"{prefix}centroids"),
         files,
         clustered=meaning if of_meaning else score,
-        compared=meaning if by_meaning else score,
+        compared=meaning if "semantic" in settings.charged.get(featured, []) else score,
     )
 
 

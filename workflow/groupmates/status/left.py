@@ -1,6 +1,6 @@
 """How long the rest of a run will take, by what its own jobs took and what there is still to do.
 
-A job costs its phases and a start. Work of phases is counted as for a plan (`plan/work.py`); the rate
+A job costs its phases and a start. Work of phases is counted as for a plan (`cost/work.py`); the rate
 of a phase is that of the same phase of jobs before it, or else of phases of this run whose work is of
 the same kernel, or of FLOP at all: the first training tells what later ones take. Where none is known,
 `plan.json` is asked, scaled by what the jobs before took of what was planned for them.
@@ -15,6 +15,7 @@ from pathlib import Path
 
 from groupmates.cost import sizes, work
 from groupmates.cost.compare import read_plan
+from groupmates.cost.jobs import WEIGHTS, Jobs, Phase
 from groupmates.cost.rates import gap
 from groupmates.errors import UserError
 from groupmates.settings.config import Config
@@ -41,7 +42,7 @@ class Rates:
     flops: float | None
     starts: dict[str, float]
 
-    def seconds(self, command: str, phase: work.Phase) -> float | None:
+    def seconds(self, command: str, phase: Phase) -> float | None:
         kernel = max(phase.parts, key=lambda name: phase.parts[name])
         known = self.phases.get((command, phase.unit)) or self.kernels.get(kernel)
         if known is None and _is_flops(kernel):
@@ -58,7 +59,7 @@ class Estimator:
     """Estimates of one run, again and again: the work is counted anew when a stage has ended."""
 
     run: Path
-    _counted: tuple[int, dict[str, list[work.Jobs]]] | None = field(default=None)
+    _counted: tuple[int, dict[str, list[Jobs]]] | None = field(default=None)
 
     def left(self, found: Status) -> Left | None:
         """None where nothing is left, or snakemake has left no plan to tell."""
@@ -89,7 +90,7 @@ class Estimator:
                     seconds[job.name] = _left_of(job, whole, lag, found.now)
         return Left(_until_the_last(found, seconds), unknown) if seconds else None
 
-    def _groups(self, found: Status) -> dict[str, work.Jobs]:
+    def _groups(self, found: Status) -> dict[str, Jobs]:
         """Stage -> work of each of its jobs; {} where the inputs cannot be counted yet."""
         assert found.plan is not None
         ended = sum(all(job.state == "done" for job in stage.jobs) for stage in found.stages)
@@ -137,10 +138,10 @@ def _command(found: Status, stage: Stage) -> str:
 
 
 def _is_flops(kernel: str) -> bool:
-    return work.WEIGHTS.get(kernel) == 1.0 and kernel != "kmeans"
+    return WEIGHTS.get(kernel) == 1.0 and kernel != "kmeans"
 
 
-def _rates(found: Status, groups: dict[str, work.Jobs]) -> Rates:
+def _rates(found: Status, groups: dict[str, Jobs]) -> Rates:
     """What the jobs of this run, those under way included, have achieved."""
     phases: dict[tuple[str, str], list[float]] = defaultdict(lambda: [0.0, 0.0])
     kernels: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
@@ -174,7 +175,7 @@ def _rates(found: Status, groups: dict[str, work.Jobs]) -> Rates:
     )
 
 
-def _of_group(command: str, group: work.Jobs, rates: Rates) -> float | None:
+def _of_group(command: str, group: Jobs, rates: Rates) -> float | None:
     parts = [rates.seconds(command, phase) for phase in group.phases]
     if any(part is None for part in parts):
         return None

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from groupmates.artefacts.catalogue import ARTEFACTS
 from groupmates.artefacts.store import KEY, concatenate, damaged, open_table, read_table
 from groupmates.records.jobs import Attempt, counted, duration, named_records
+from groupmates.settings.selectors import STEPS
 
 Records = dict[str, list[Attempt]]  # name of a job -> its attempts
 Curve = tuple[np.ndarray, np.ndarray]  # training tokens, held-out loss in nats
@@ -136,20 +137,14 @@ PART_OF = {
     "fit-semantic": "score",
     "embed": "score",
     "centroids": "cluster",
-    "order-group-mates": "select",
-    "order-random": "select",
-    "order-mates": "select",
-    "order-semdedup": "select",
-    "check-oracle-greedy": "check",
-    "order-oracle-greedy": "select",
-    "order-quality": "select",
-    "probe-quad": "probe",
-    "order-quad": "select",
-    "fit-quality": "fit",
     "take": "select",
     "tokenise": "materialise",
     "assemble": "materialise",
     "summarise": "evaluate",
+    **{
+        stage: "prepare" if kind.__name__ == "Prepare" else "select"
+        for stage, kind in STEPS.items()
+    },
 }
 
 

@@ -1,0 +1,197 @@
+"""Jobs and their work, and what the work of several stages is made of.
+
+A phase is what one `Progress` of the stage counts, told apart by its unit; its parts say what the work
+consists of, kernel by kernel. Rates of a small run are rates of whole phases, rates of a machine that
+one does not have are rates of kernels: see rates.py.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from groupmates.cost.flops import Shape, forward_flops, training_flops
+from groupmates.cost.sizes import Sizes
+from groupmates.settings.config import Config
+from groupmates.settings.per_stage import needs_of
+
+# Kernels: what an amount is counted in, and how a table shows it.
+KERNELS = {
+    "train": "FLOP, training steps of the probed model",
+    "forward": "FLOP, forward passes of the probed model",
+    "step": "layers of the probed model, in training steps on one document: to start their kernels",
+    "encoder_train": "FLOP, training steps of the encoder",
+    "encoder_forward": "FLOP, forward passes of the encoder",
+    "head": "training steps of the map and head on frozen features",
+    "tokenise": "bytes of text",
+    "read": "bytes of text, read and parsed",
+    "copy": "bytes of pool files, read and written",
+    "rows": "documents, read from or written to tables",
+    "embeddings": "bytes of embeddings, read",
+    "kmeans": "multiply-adds of similarities to centroids",
+    "sums": "multiply-adds of float64 sums of clusters",
+    "greedy": "multiply-adds of similarities, greedy selection",
+    "beam": "multiply-adds of similarities, bootstrapped rollouts",
+    "hash": "bytes of text, hashed into n-grams",
+    "draw": "rollouts of documents drawn at random",
+    "figures": "values of the resampled held-out figures",
+    "corpus": "documents of the built-in corpus",
+    "start": "jobs: start of the process, imports, loading",
+}
+ON_ALL_CORES = {"tokenise"}  # of a job; the rates of a file are those of one core
+# What the work of a phase is measured by, where it is of several kernels. Of the sums of a document
+# one multiply-add takes as long as so many of its similarities, which are one matrix product.
+WEIGHTS = {name: 1.0 for name, what in KERNELS.items() if what.startswith("FLOP")} | {
+    "kmeans": 1.0,
+    "sums": 340.0,  # measured with tests/benchmarks/rates_cpu.py
+}
+MICRO_TOKENS = (
+    16_384  # of a backward pass: models/lm.py, which a plan does not import with its torch
+)
+IMPORTS_BYTES = {True: 700_000_000, False: 200_000_000}  # of a job with torch, and without
+
+
+@dataclass(frozen=True)
+class Phase:
+    """`units` of one job, and the work of all of them."""
+
+    unit: str
+    units: float
+    parts: dict[str, float]
+
+    @property
+    def size(self) -> float:
+        """Work of the job by one number, to compare it with that of another configuration."""
+        weighed = [WEIGHTS[k] * amount for k, amount in self.parts.items() if k in WEIGHTS]
+        return sum(weighed) or next(iter(self.parts.values()))
+
+
+@dataclass(frozen=True)
+class Jobs:
+    """Jobs of a stage that have the same to do.
+
+    Memory is that beside the imported libraries: `host_bytes` wherever it runs, `gpu_bytes` on the GPU,
+    or in memory too where there is none.
+    """
+
+    count: int
+    phases: list[Phase]
+    host_bytes: float = 0.0
+    gpu_bytes: float = 0.0
+    disk_bytes: float = 0.0
+
+
+class Amounts:
+    """What several stages have to do, by a configuration and the sizes of its inputs."""
+
+    def __init__(self, config: Config, sizes: Sizes) -> None:
+        self.config, self.sizes = config, sizes
+        self.shards = sizes.shards
+        self.in_shard = sizes.documents / self.shards
+        self.states = 16.0 * sizes.lm.parameters(2)  # weights, gradients, two moments; float32
+        encoder = sizes.encoder
+        self.embedding = (
+            encoder.hidden if encoder else min(config.fit.encoder.embedding_size, sizes.lm.hidden)
+        )
+        select = config.select
+        self.methods = list(select.selected().values())
+        needs = [need for name in select.methods for need in needs_of(config, name)]
+        # Models beside the final one that the pool is scored by.
+        self.other_models = {need.model for need in needs if need.artefact == "score_by"}
+        self.one_step = "one_step" in self.other_models  # whether single steps are probed
+        self.meaning = min(config.semantic.embedding_size, sizes.lm.hidden)
+        self.semantic = any(select.clusters_of(name) == "semantic" for name in select.methods)
+        # Sizes of the embeddings that are clustered.
+        self.clustered = [self.embedding, self.meaning] if self.semantic else [self.embedding]
+        self.row_bytes = 60.0 + 4 * self.embedding  # of a scored document
+
+    def train_step(self, sequences: float, length: float) -> float:
+        return training_flops(self.sizes.lm, sequences * length, length)
+
+    def reference(self, examples: int) -> float:
+        """FLOP of one look at the loss of so many reference examples."""
+        tokens = self.sizes.reference_tokens
+        total = examples * tokens
+        return forward_flops(self.sizes.lm, total, tokens / 2, total * self.sizes.label_share)
+
+    def embed(self, documents: float) -> dict[str, float]:
+        """Parts of embedding documents, tokenised for the language model already."""
+        sizes, encoder = self.sizes, self.sizes.encoder
+        if encoder is None:
+            return self.hidden_states(documents)
+        return {
+            "encoder_forward": forward_flops(
+                encoder, documents * sizes.encoder_tokens, self.chunk_context
+            ),
+            "tokenise": documents * sizes.text_bytes,
+        }
+
+    def hidden_states(self, documents: float) -> dict[str, float]:
+        """Parts of the language model's hidden states of documents."""
+        tokens = self.sizes.window_tokens
+        return {"forward": forward_flops(self.sizes.lm, documents * tokens, tokens / 2)}
+
+    @property
+    def chunk_context(self) -> float:
+        """Tokens that a token of an encoder's chunk looks at: those of its chunk."""
+        return min(self.sizes.encoder_tokens, self.config.fit.encoder.chunk_tokens)
+
+    def state_bytes(self, sequences: int, snapshot: bool = False) -> dict[str, float]:
+        """Memory of training the probed model; activations are those of one micro-batch.
+
+        AdamW's state passes through memory when it is loaded.
+        """
+        lm, length = self.sizes.lm, self.config.sample.sequence_length
+        # Logits in bf16 and float32, softmax, gradients; 34 bytes x d a token and layer (bf16).
+        # Reserved at most on an H200, 411M parameters: 38.1 GB, and 40.2 by this arithmetic.
+        tokens = max(length, min(MICRO_TOKENS, sequences * length))
+        logits = 24.0 * tokens * lm.vocabulary
+        active = self.states + logits + 34.0 * tokens * lm.hidden * lm.layers
+        total = active + (12.0 * lm.parameters(2) if snapshot else 0.0)
+        return {"host_bytes": 12.0 * lm.parameters(2), "gpu_bytes": total}
+
+    @property
+    def probed_step(self) -> dict[str, float]:
+        """Parts of a training step on one document and a look at the reference loss after it."""
+        return {
+            "train": self.train_step(1, self.sizes.window_tokens - 1),
+            "step": self.sizes.lm.layers,
+            "forward": self.reference(self.sizes.selection_examples),
+        }
+
+    def forward_bytes(self, shape: Shape) -> float:
+        """Memory of a model that embeds, and of one of its passes.
+
+        Its weights in float32, and in bf16 in a pass. Reserved at most on an H200: 5.7 GB for 131,072
+        tokens of bge-base, and 5.8 by this arithmetic.
+        """
+        return 6.0 * shape.parameters(2) + 50.0 * self.config.score.batch_tokens * shape.hidden
+
+    @property
+    def clusters(self) -> int:
+        cluster = self.config.cluster
+        if cluster.clusters is not None:
+            return cluster.clusters
+        assert cluster.target_size is not None
+        return math.ceil(self.sizes.documents / cluster.target_size)
+
+    @property
+    def share(self) -> float:
+        """Of the pool that a method selects."""
+        budget = self.config.select.budget
+        if budget.ratio is not None:
+            return budget.ratio
+        assert budget.tokens is not None
+        return min(1.0, budget.tokens / (self.sizes.documents * self.sizes.tokens))
+
+    def by_cluster(self, kernel: str, share: float, size: int) -> Jobs:
+        """Jobs that compare the documents of each cluster, or a share of them with all."""
+        partitions = self.config.select.partitions
+        documents = self.sizes.documents / partitions
+        in_cluster = self.sizes.documents / self.clusters
+        phases = [
+            Phase("rows", documents, {"embeddings": self.sizes.documents * 4.0 * size}),
+            Phase("documents", documents, {kernel: documents * share * in_cluster * size}),
+        ]
+        host = documents * (4.0 * size + 60) + in_cluster * size * 16.0 + 8 * self.sizes.documents
+        return Jobs(partitions, phases, host, 0, documents * share * 30.0)
