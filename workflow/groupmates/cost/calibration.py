@@ -117,6 +117,17 @@ def reduced(config: Config, pool: list[str] | None) -> dict[str, Any]:
     raw = config.model_dump(mode="json")
     documents = documents_wanted(config)
     raw["run"] = f"{config.run}-calibration"
+    _reduce_inputs(raw, config, documents, pool)
+    _reduce_base(raw, config)
+    _reduce_probing(raw, config)
+    _reduce_selection(raw, config, documents)
+    raw["plan"] |= {"rates": None, "pool": dict.fromkeys(raw["plan"]["pool"])}
+    return load(raw).model_dump(mode="json")
+
+
+def _reduce_inputs(
+    raw: dict[str, Any], config: Config, documents: int, pool: list[str] | None
+) -> None:
     if pool is None:
         raw["pool"] |= {"paths": "builtin", "columns": _builtin_columns()}
         raw["corpus"] = {"documents": min(documents, 10_000), "files": FILES}
@@ -128,11 +139,19 @@ def reduced(config: Config, pool: list[str] | None) -> dict[str, Any]:
         [*config.reference.paths, *(config.reference.evaluation_paths or [])]
     ):
         raw["reference"] |= {"paths": "builtin", "evaluation_paths": None}
-    probed = min(config.sample.probe_documents, PROBED)
+    probed = _probed(config)
     training = min(config.sample.training_documents, documents - probed)
     raw["sample"] |= {"paths": None, "probe_documents": probed, "training_documents": training}
     if config.sample.tokenizer and not Path(config.sample.tokenizer).is_dir():
         raw["sample"]["tokenizer"] = None
+
+
+def _probed(config: Config) -> int:
+    return min(config.sample.probe_documents, PROBED)
+
+
+def _reduce_base(raw: dict[str, Any], config: Config) -> None:
+    """Fewer steps; a checkpoint that is not there is made, of the planned shape."""
     raw["base"] |= {
         "training_steps": min(config.base.training_steps, STEPS),
         "optimizer_warmup_steps": min(config.base.optimizer_warmup_steps, STEPS),
@@ -149,11 +168,14 @@ def reduced(config: Config, pool: list[str] | None) -> dict[str, Any]:
                 "heads": max(1, planned.hidden_size // 128),
             },
         }
+
+
+def _reduce_probing(raw: dict[str, Any], config: Config) -> None:
     raw["probe"]["shards"] = min(config.probe.shards, 2)
     raw["probe"]["random"]["rollouts"] = ROLLOUTS
     bootstrap = raw["probe"]["bootstrap"]
     if bootstrap["rollouts"]:
-        room = bootstrap["max_appearances"] * probed // config.probe.rollout_length
+        room = bootstrap["max_appearances"] * _probed(config) // config.probe.rollout_length
         bootstrap |= {
             "rollouts": min(BOOTSTRAPPED, room),
             "beam_width": max(BOOTSTRAPPED, min(bootstrap["beam_width"], room // 2)),
@@ -161,11 +183,14 @@ def reduced(config: Config, pool: list[str] | None) -> dict[str, Any]:
     groups = raw["probe"]["groups"]
     groups |= {
         "sets": min(groups["sets"], SETS),
-        "sizes": sorted({min(size, probed) for size in groups["sizes"]}),
+        "sizes": sorted({min(size, _probed(config)) for size in groups["sizes"]}),
     }
     raw["fit"] |= {"validation_rollouts": VALIDATION, "heldout_rollouts": HELDOUT}
     raw["fit"]["training"]["epochs"] = min(config.fit.training.epochs, STEPS)
     raw["accept"]["minimum_spearman"] = -1.0  # so few rollouts predict nothing
+
+
+def _reduce_selection(raw: dict[str, Any], config: Config, documents: int) -> None:
     raw["cluster"] |= {"clusters": None, "target_size": max(1, documents // 2)}
     if config.cluster.target_size is not None:
         raw["cluster"]["target_size"] = config.cluster.target_size
@@ -185,8 +210,6 @@ def reduced(config: Config, pool: list[str] | None) -> dict[str, Any]:
         "points": min(training["points"], 3),
     }
     raw["evaluate"]["seeds"] = 1
-    raw["plan"] |= {"rates": None, "pool": dict.fromkeys(raw["plan"]["pool"])}
-    return load(raw).model_dump(mode="json")
 
 
 def _builtin_columns() -> dict[str, str | None]:

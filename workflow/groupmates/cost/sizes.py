@@ -56,64 +56,24 @@ class Sizes:
 def measure(config: Config, root: Path) -> Sizes:
     """Sizes of the inputs of `config`, whose run lies in the folder `root`."""
     basis: dict[str, str] = {}
-    planned = config.plan.pool
-    builtin = config.pool.paths == "builtin"
-    patterns = (
-        [str(root / f"corpus/shard-{i:05d}.jsonl.zst") for i in range(config.corpus.files)]
-        if builtin
-        else list(config.pool.paths)
-    )
-    files = list_files(patterns)
-    there = [f for f in files if exists(f.path)]
-    # The corpus that a calibration made is the corpus; it only stood in for a pool of files.
-    sampled = there or (_calibration_files(root) if builtin else [])
-    text = _texts(config, sampled) if sampled else []
-    lengths = np.array([len(t.encode()) for t in text], float)
-
-    documents = planned.documents
-    basis["documents"] = "plan.pool"
-    if documents is None and builtin:
-        documents, basis["documents"] = config.corpus.documents, "corpus.documents"
-    if documents is None:
-        documents, basis["documents"] = count_documents(files, there)
-    text_bytes = planned.text_bytes_per_document
-    if text_bytes is None:
-        text_bytes = _mean(lengths, "text_bytes_per_document", files)
-        basis["text_bytes"] = f"{len(text):,} documents read"
-    file_bytes = planned.file_bytes_per_document
-    if file_bytes is None:
-        sizes = [size_of(f.path) for f in sampled]
-        per_file = [lines_of(f) for f in sampled[:FILES_READ]]
-        if not per_file:
-            raise _no_pool("file_bytes_per_document", files)
-        file_bytes = sum(sizes[:FILES_READ]) / max(1.0, sum(per_file))
-        basis["file_bytes"] = f"{len(per_file)} files"
-
-    counts, source = _token_counts(config, root, text)
-    tokens = planned.tokens_per_document
-    if tokens is None:
-        if not len(counts):
-            tokens, basis["tokens"] = text_bytes / BYTES_PER_TOKEN, "assumed: 4 bytes a token"
-        else:
-            tokens, basis["tokens"] = float(counts.mean()) + 1, f"{len(text):,} documents, {source}"
-    window, chunk = config.sample.sequence_length + 1, config.fit.encoder.chunk_tokens
-    ceiling = chunk * config.fit.encoder.chunks
-
-    def at_most(limit: int) -> float:
-        """Mean of the tokens up to a limit; the sample's shape at the mean of all documents."""
-        if not len(counts):
-            return clipped_mean(tokens, limit)
-        return float(np.minimum((counts + 1) * (tokens / (counts.mean() + 1)), limit).mean())
-
-    reference, label_share, known = _reference(config, root)
-    basis["reference"] = known
-    lm = model_shape(config)
-    encoder = None if config.fit.encoder.name == "lm" else encoder_shape(config)
+    files, sampled = _pool_files(config, root)
+    texts = _texts(config, sampled) if sampled else []
+    documents = _documents(config, files, basis)
+    text_bytes = _text_bytes(config, texts, files, basis)
+    file_bytes = _file_bytes(config, files, sampled, basis)
+    counts, source = _token_counts(config, root, texts)
+    tokens = config.plan.pool.tokens_per_document
+    if tokens is None and len(counts):
+        tokens, basis["tokens"] = float(counts.mean()) + 1, f"{len(texts):,} documents, {source}"
+    elif tokens is None:
+        tokens, basis["tokens"] = text_bytes / BYTES_PER_TOKEN, "assumed: 4 bytes a token"
+    encoder = config.fit.encoder
+    reference, label_share, basis["reference"] = _reference(config, root)
     return Sizes(
         documents=documents,
         tokens=tokens,
-        window_tokens=at_most(window),
-        encoder_tokens=at_most(ceiling),
+        window_tokens=_at_most(config.sample.sequence_length + 1, counts, tokens),
+        encoder_tokens=_at_most(encoder.chunk_tokens * encoder.chunks, counts, tokens),
         text_bytes=text_bytes,
         file_bytes=file_bytes,
         reference_tokens=reference,
@@ -122,10 +82,63 @@ def measure(config: Config, root: Path) -> Sizes:
         evaluation_examples=config.reference.evaluation_examples,
         files=len(files),
         shards=len(deal(files, config.pool.files_per_shard, config.pool.shard_mb)),
-        lm=lm,
-        encoder=encoder,
+        lm=model_shape(config),
+        encoder=None if encoder.name == "lm" else encoder_shape(config),
         basis=basis,
     )
+
+
+def _pool_files(config: Config, root: Path) -> tuple[list[PoolFile], list[PoolFile]]:
+    """The files of the pool, and those that are there to look into."""
+    builtin = config.pool.paths == "builtin"
+    made = [str(root / f"corpus/shard-{i:05d}.jsonl.zst") for i in range(config.corpus.files)]
+    files = list_files(made if builtin else list(config.pool.paths))
+    there = [f for f in files if exists(f.path)]
+    # The corpus that a calibration made is the corpus; it only stood in for a pool of files.
+    return files, there or (_calibration_files(root) if builtin else [])
+
+
+def _documents(config: Config, files: list[PoolFile], basis: dict[str, str]) -> int:
+    basis["documents"] = "plan.pool"
+    documents = config.plan.pool.documents
+    if documents is None and config.pool.paths == "builtin":
+        documents, basis["documents"] = config.corpus.documents, "corpus.documents"
+    if documents is None:
+        there = [f for f in files if exists(f.path)]
+        documents, basis["documents"] = count_documents(files, there)
+    return documents
+
+
+def _text_bytes(
+    config: Config, texts: list[str], files: list[PoolFile], basis: dict[str, str]
+) -> float:
+    planned = config.plan.pool.text_bytes_per_document
+    if planned is not None:
+        return planned
+    if not texts:
+        raise _no_pool("text_bytes_per_document", files)
+    basis["text_bytes"] = f"{len(texts):,} documents read"
+    return float(np.mean([len(text.encode()) for text in texts]))
+
+
+def _file_bytes(
+    config: Config, files: list[PoolFile], sampled: list[PoolFile], basis: dict[str, str]
+) -> float:
+    planned = config.plan.pool.file_bytes_per_document
+    if planned is not None:
+        return planned
+    some = sampled[:FILES_READ]
+    if not some:
+        raise _no_pool("file_bytes_per_document", files)
+    basis["file_bytes"] = f"{len(some)} files"
+    return sum(size_of(f.path) for f in some) / max(1.0, sum(map(lines_of, some)))
+
+
+def _at_most(limit: int, counts: np.ndarray, tokens: float) -> float:
+    """Mean of the tokens up to a limit; the sample's shape at the mean of all documents."""
+    if not len(counts):
+        return clipped_mean(tokens, limit)
+    return float(np.minimum((counts + 1) * (tokens / (counts.mean() + 1)), limit).mean())
 
 
 def _calibration(root: Path) -> Path:
@@ -137,12 +150,6 @@ def _calibration_files(root: Path) -> list[PoolFile]:
         PoolFile(str(path), path.name)
         for path in sorted((_calibration(root) / "corpus").glob("shard-*.jsonl.zst"))
     ]
-
-
-def _mean(lengths: np.ndarray, key: str, files: list[PoolFile]) -> float:
-    if not len(lengths):
-        raise _no_pool(key, files)
-    return float(lengths.mean())
 
 
 def _no_pool(key: str, files: list[PoolFile]) -> UserError:
