@@ -152,7 +152,7 @@ NOT_RUN = {
     "make check": "make test runs it",
     "make test-all": "runs this test",
     ".venv/bin/python -m pytest tests/stages/test_score.py": "a test",
-    '.venv/bin/python -m pytest -m "not slow"': "tests",
+    '.venv/bin/python -m pytest -m "not (long or slurm or browser)"': "make test runs them",
     ".venv/bin/python tests/benchmarks/picture.py results/demo/report.html workflow/docs/report.png": (
         "needs a browser"
     ),

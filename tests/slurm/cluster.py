@@ -71,7 +71,7 @@ SlurmctldTimeout=30
 SlurmdTimeout=20
 InactiveLimit=0
 KillWait=5
-MinJobAge=600
+MinJobAge=7200
 BatchStartTimeout=10
 SchedulerType=sched/backfill
 SchedulerParameters=batch_sched_delay=0,sched_interval=2,bf_interval=2,sched_min_interval=0
