@@ -367,7 +367,7 @@ def test_a_pool_file_that_changed_since_it_was_scored_is_refused(tmp_path):
     ordered(tmp_path, classifier, [[BAD[0], GOOD[0]]])
     for rows in ([{"id": "0-1", "text": "x"}], [{"id": "0-0", "text": "x"}]):
         write_lines(tmp_path / "pool/f0.jsonl", rows)
-        with pytest.raises(UserError, match="do not change pool files"):
+        with pytest.raises(UserError, match="bring the old file back"):
             quality.order(
                 Quality.Order(columns=PLAIN, bad_records="stop", quality=QUALITY),
                 pool=[str(tmp_path / "pool/f0.jsonl")],

@@ -308,12 +308,16 @@ def rows_of(score: Path) -> int:
     return open_table(score, "score").metadata.num_rows
 
 
+def other_rows(path: Path, rows: int, score: Path, documents: int) -> UserError:
+    """A table is not of the documents of a score file, row by row."""
+    expected = f"the {documents:,} documents of {score}, row by row"
+    return damaged(path, expected, f"{rows:,} rows of other documents or in another order")
+
+
 def read_clusters(score: Path, cluster: Path) -> np.ndarray:
     """Cluster of every document of a shard, int32 [rows], after comparing the documents' ids."""
     ids = read_table(score, "score", ["doc_id"])["doc_id"]
     table = read_table(cluster, "cluster")
     if not ids.equals(table["doc_id"]):
-        expected = f"clusters of the {len(ids):,} documents of {score}, row by row"
-        found = f"{len(table):,} rows of other documents or in another order"
-        raise damaged(cluster, expected, found)
+        raise other_rows(cluster, len(table), score, len(ids))
     return table["cluster"].to_numpy()

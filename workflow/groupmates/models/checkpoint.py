@@ -8,8 +8,20 @@ import torch
 from transformers import PreTrainedModel
 
 from groupmates.artefacts.store import read_folder_json
+from groupmates.errors import UserError
 from groupmates.models import language_model as lm
 from groupmates.settings.config import Optimizer
+
+
+def broken_base(expected: str, found: str, base: Path) -> UserError:
+    """The base model computes what is no number."""
+    return UserError(
+        expected=expected,
+        found=found,
+        where=str(base),
+        todo="correct the weights of base.checkpoint, or lower base.optimizer.learning_rate where "
+        "the base model is trained here",
+    )
 
 
 def open_model(folder: Path) -> tuple[PreTrainedModel, Optimizer]:

@@ -14,7 +14,7 @@ from groupmates.artefacts.store import read_table
 from groupmates.errors import UserError
 from groupmates.maths.randomness import hash64
 from groupmates.models import language_model as lm
-from groupmates.models.checkpoint import open_base
+from groupmates.models.checkpoint import broken_base, open_base
 from groupmates.models.reference import Reference
 from groupmates.models.tokenizer import token_lists
 
@@ -44,13 +44,8 @@ class Probing:
         self._reference = reference
         self.start_loss = reference.loss(self._model)
         if not math.isfinite(self.start_loss):
-            raise UserError(
-                expected="a finite reference loss of the checkpoint before any step",
-                found=f"{self.start_loss}",
-                where=str(base),
-                todo="correct the weights of base.checkpoint, or lower base.optimizer.learning_rate "
-                "where the base model is trained here",
-            )
+            expected = "a finite reference loss of the checkpoint before any step"
+            raise broken_base(expected, f"{self.start_loss}", base)
 
     def snapshot(self) -> lm.Snapshot:
         """Where training stands, to return to."""

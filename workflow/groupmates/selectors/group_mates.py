@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from groupmates.artefacts.store import Provenance, digests, read_folder_json, write_table
+from groupmates.artefacts.store import Provenance, read_folder_json, write_table
 from groupmates.maths.greedy import gains, greedy_order
 from groupmates.maths.quota import (
     documents_of_ratio,
@@ -59,11 +59,9 @@ def order(
         theta_N[at] = theta
         progress.advance(size)
     progress.finish()
-    provenance = Provenance(
-        "select",
-        settings.model_dump(mode="json") | {"partition": partition, "partitions": partitions},
-        digests(score=score, cluster=cluster, model=model, scored_by=scored_by or []),
-    )
+    provenance = Provenance.of(
+        "select", settings, score=score, cluster=cluster, model=model, scored_by=scored_by
+    ).also(partition=partition, partitions=partitions)
     columns = {
         "shard": members.shard_N,
         "row": members.row_N,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from groupmates.artefacts.store import Provenance, digests, read_table, rows_of, table_writer
+from groupmates.artefacts.store import Provenance, read_table, rows_of, table_writer
 from groupmates.maths.gumbel import gumbel_keys
 from groupmates.maths.randomness import uniforms
 from groupmates.progress import Progress
@@ -26,9 +26,7 @@ def order(settings: Mates.Order, *, score: list[Path], scored_by: list[Path], ou
     ]
     influence_N = np.concatenate(influences).astype(np.float64)
     mean, deviation = float(influence_N.mean()), float(influence_N.std())
-    provenance = Provenance(
-        "select", settings.model_dump(mode="json"), digests(score=score, scored_by=scored_by)
-    )
+    provenance = Provenance.of("select", settings, score=score, scored_by=scored_by)
     progress = Progress("order mates", sum(map(rows_of, score)), "documents")
     with table_writer(output, "order", provenance) as writer:
         for shard, (path, found) in enumerate(zip(score, influences, strict=True)):

@@ -6,23 +6,14 @@ the picks so far, measured as in probing. The one of lowest reference loss is tr
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import torch
 
-from groupmates.artefacts.store import (
-    Provenance,
-    concatenate,
-    digests,
-    read_artefact_json,
-    read_table,
-    rows_of,
-    table_writer,
-    write_json,
-)
+from groupmates.artefacts import store
+from groupmates.artefacts.store import Provenance
 from groupmates.artefacts.unfinished import Kept
 from groupmates.errors import UserError
 from groupmates.maths.brute_force import drawn, evaluations, greedy, keys, most_picks
@@ -54,8 +45,10 @@ def prepare(
     `score` is needed for a budget in tokens alone: the shortest documents are then assumed.
     """
     budget, candidates = settings.budget, settings.candidates
-    documents = sum(read_table(files, "files", ["documents"])["documents"].to_pylist())
-    n_tokens_N = concatenate(score, "score", ["n_tokens"])["n_tokens"].to_numpy() if score else None
+    documents = sum(store.read_table(files, "files", ["documents"])["documents"].to_pylist())
+    n_tokens_N = (
+        store.concatenate(score, "score", ["n_tokens"])["n_tokens"].to_numpy() if score else None
+    )
     picks = picks_at_most(budget, documents, n_tokens_N)
     needed = evaluations(picks, documents, candidates)
     if needed > max_evaluations:
@@ -69,12 +62,10 @@ def prepare(
             + (f"set select.oracle_greedy.candidates to {fewer:,} or fewer, " if fewer else "")
             + "or raise select.oracle_greedy.max_evaluations: `snakemake plan` tells the time it takes",
         )
-    provenance = Provenance(
-        "select", settings.model_dump(mode="json"), digests(files=files, score=score or [])
-    )
+    provenance = Provenance.of("select", settings, files=files, score=score)
     body = {"documents": documents, "picks": picks, "evaluations": needed}
     with preparing(output, provenance) as folder:
-        write_json(folder / ALLOWED, "brute_force", provenance, body)
+        store.write_json(folder / ALLOWED, "brute_force", provenance, body)
 
 
 def order(
@@ -96,15 +87,13 @@ def order(
     the probed model three times. A killed job trains on its picks again, and measures none twice.
     """
     torch.set_num_threads(threads)
-    table = concatenate(score, "score", ["doc_id", "source_file", "source_row", "n_tokens"])
+    table = store.concatenate(score, "score", ["doc_id", "source_file", "source_row", "n_tokens"])
     documents, n_tokens_N = len(table), table["n_tokens"].to_numpy()
     budget, candidates = settings.budget, settings.candidates
-    provenance = Provenance(
-        "select",
-        settings.model_dump(mode="json"),
-        digests(base=base, tokenizer=tokenizer, reference=reference, score=score),
+    provenance = Provenance.of(
+        "select", settings, base=base, tokenizer=tokenizer, reference=reference, score=score
     )
-    allowed = read_artefact_json(prepared / ALLOWED, "brute_force")
+    allowed = store.read_artefact_json(prepared / ALLOWED, "brute_force")
 
     def enough(picks: list[int]) -> bool:
         if budget.tokens is not None:
@@ -118,14 +107,9 @@ def order(
             windows(settings, table, pool, root, tokenizer),
             table["doc_id"].to_pylist(),
         )
-        known = np.load(kept.file(kept.files[0])).tolist() if kept.state else []
-        losses: list[float] = []
-        progress = Progress(
-            f"order {output.parent.name}",
-            allowed["evaluations"],
-            "evaluations",
-            len(known),
-        )
+        known, losses = kept.values, list[float]()
+        label = f"order {output.parent.name}"
+        progress = Progress(label, allowed["evaluations"], "evaluations", len(known))
 
         def measure(pick: int, document: int) -> float:
             if len(losses) < len(known):
@@ -133,10 +117,7 @@ def order(
                 return losses[-1]
             losses.append(probed.loss(pick, document))
             progress.advance()
-            if kept.due():
-                name = f"losses-{len(losses)}.npy"
-                write = partial(np.save, arr=np.array(losses))
-                kept.save({"evaluations": len(losses)}, {name: write}, only=True)
+            kept.measured(losses)
             return losses[-1]
 
         def draw(pick: int, left: np.ndarray) -> np.ndarray:
@@ -146,13 +127,13 @@ def order(
         progress.total = progress.done  # of a budget in tokens it was the most that there could be
         progress.finish()
         note(
-            f"order {output.parent.name}",
+            label,
             f"{len(picks):,} picks, reference loss {probed.start_loss:.4f} before the first, "
             f"{last_N[picks[-1]]:.4f} nats after the last",
         )
         key_N, first = keys(picks, last_N), 0
-        with table_writer(output, "order", provenance) as writer:
-            for shard, rows in enumerate(map(rows_of, score)):
+        with store.table_writer(output, "order", provenance) as writer:
+            for shard, rows in enumerate(map(store.rows_of, score)):
                 writer.write(without_groups(shard, key_N[first : first + rows]))
                 first += rows
         kept.clear()

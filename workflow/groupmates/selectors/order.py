@@ -17,21 +17,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from groupmates.artefacts import store
 from groupmates.artefacts.catalogue import ARTEFACTS
-from groupmates.artefacts.store import (
-    KEY,
-    Provenance,
-    digests,
-    embedded_as,
-    embedding_size,
-    embeddings,
-    read_clusters,
-    read_table,
-    replacing,
-    row_groups,
-    write_folder_provenance,
-)
-from groupmates.errors import UserError
+from groupmates.artefacts.store import Provenance
+from groupmates.pool.damage import changed
 from groupmates.pool.documents import Document, read_documents, rejects_of
 from groupmates.pool.listing import located
 from groupmates.progress import Progress
@@ -43,9 +32,9 @@ TOGETHER = 1000  # documents that are read and scored at once
 @contextmanager
 def preparing(output: Path, provenance: Provenance) -> Iterator[Path]:
     """A temporary folder that becomes what a selector has prepared, on success."""
-    with replacing(output) as folder:
+    with store.replacing(output) as folder:
         folder.mkdir()
-        write_folder_provenance(folder, "prepared", provenance)
+        store.write_folder_provenance(folder, "prepared", provenance)
         yield folder
 
 
@@ -67,27 +56,18 @@ def documents_of_shard(
     score: Path, pool: list[str], root: str, columns: PoolColumns, bad_records: BadRecords
 ) -> Iterator[list[Document]]:
     """The documents of a scoring shard, whose files are `pool`, in blocks; those that were scored."""
-    ids = read_table(score, "score", ["doc_id"])["doc_id"].to_pylist()
+    ids = store.read_table(score, "score", ["doc_id"])["doc_id"].to_pylist()
     done = 0
     for file in located(pool, root):
         documents = read_documents(file, columns, rejects_of(bad_records))
         while block := list(islice(documents, TOGETHER)):
             if [d.doc_id for d in block] != ids[done : done + len(block)]:
-                raise UserError(
-                    expected=f"the documents of {score}, in this order",
-                    found=f"others, after {done:,} documents",
-                    where=file.path,
-                    todo="do not change pool files during a run; run snakemake again",
-                )
+                expected = f"the documents of {score}, in this order"
+                raise changed(expected, f"others, after {done:,} documents", file.path)
             yield block
             done += len(block)
     if done < len(ids):
-        raise UserError(
-            expected=f"the {len(ids):,} documents of {score}",
-            found=f"{done:,}",
-            where=", ".join(pool),
-            todo="do not change pool files during a run; run snakemake again",
-        )
+        raise changed(f"the {len(ids):,} documents of {score}", f"{done:,}", ", ".join(pool))
 
 
 @dataclass(frozen=True)
@@ -132,7 +112,7 @@ def read_members(
     clusters, one row group and the influences of a shard. Every partition reads every
     shard, so use no more partitions than memory asks for.
     """
-    clusters = [read_clusters(s, c) for s, c in zip(score, cluster, strict=True)]
+    clusters = [store.read_clusters(s, c) for s, c in zip(score, cluster, strict=True)]
     rows = [np.flatnonzero(c % partitions == partition) for c in clusters]
     cluster_N = np.concatenate([c[r] for c, r in zip(clusters, rows, strict=True)])
     shard_N = np.repeat(np.arange(len(rows)), [len(r) for r in rows])
@@ -155,28 +135,25 @@ def read_members(
 def check_same_documents(score: list[Path], others: list[Path]) -> None:
     """That the files of another model are of the same documents, row by row."""
     for one, other in zip(score, others, strict=True):
-        ids, found = (read_table(p, embedded_as(p), ["doc_id"])["doc_id"] for p in (one, other))
+        ids, found = (
+            store.read_table(p, store.embedded_as(p), ["doc_id"])["doc_id"] for p in (one, other)
+        )
         if not ids.equals(found):
-            raise UserError(
-                expected=f"the {len(ids):,} documents of {one}, row by row",
-                found=f"{len(found):,} rows of other documents or in another order",
-                where=str(other),
-                todo="delete the file and run snakemake again",
-            )
+            raise store.other_rows(other, len(found), one, len(ids))
 
 
 def _read_influences(score: list[Path], rows: list[np.ndarray]) -> tuple[np.ndarray, float]:
     """Influences of these rows in pool order, float32 [N]; the pool's maximum."""
     found, maximum = [], -np.inf
     for path, wanted in zip(score, rows, strict=True):
-        influence = read_table(path, "score", ["individual_influence"])[0].to_numpy()
+        influence = store.read_table(path, "score", ["individual_influence"])[0].to_numpy()
         wrong = np.flatnonzero(~np.isfinite(influence))
         if len(wrong):
-            raise UserError(
-                expected="finite individual influences",
-                found=f"{len(wrong):,} that are not, the first of them in row {wrong[0]:,}",
-                where=str(path),
-                todo="look at fit/final/metrics.json; delete this file, run snakemake again",
+            raise store.damaged(
+                path,
+                "finite individual influences",
+                f"{len(wrong):,} that are not, the first of them in row {wrong[0]:,}",
+                "; if it recurs, look at fit/final/metrics.json",
             )
         maximum = max(maximum, float(influence.max(initial=-np.inf)))
         found.append(influence[wanted])
@@ -189,16 +166,16 @@ def _read_embeddings(
     """Embeddings of these rows, float32 [N, D], in `by_cluster` order, row group by row group."""
     place_N = np.empty_like(by_cluster)
     place_N[by_cluster] = np.arange(len(by_cluster))
-    kind = embedded_as(files[0])
-    emb_ND = np.empty((len(place_N), embedding_size(files[0])), np.float32)
+    kind = store.embedded_as(files[0])
+    emb_ND = np.empty((len(place_N), store.embedding_size(files[0])), np.float32)
     filled = 0
     progress = Progress("embeddings", sum(map(len, rows)), "rows")
     for path, wanted in zip(files, rows, strict=True):
         first = 0
-        for table in row_groups(path, kind, ["embedding"]):
+        for table in store.row_groups(path, kind, ["embedding"]):
             low, high = np.searchsorted(wanted, [first, first + len(table)])
             to = place_N[filled + low : filled + high]
-            emb_ND[to] = embeddings(table)[wanted[low:high] - first]
+            emb_ND[to] = store.embeddings(table)[wanted[low:high] - first]
             first += len(table)
         filled += len(wanted)
         progress.advance(len(wanted))
@@ -210,17 +187,14 @@ def read_orders(
     orders: list[Path], score: list[Path], offsets: np.ndarray
 ) -> dict[str, np.ndarray]:
     """The partitions of a method's order as one, in pool order; `place` is the position there."""
-    made_from = digests(score=score)
-    tables = [read_table(path, "order") for path in orders]
+    made_from = store.digests(score=score)
+    tables = [store.read_table(path, "order") for path in orders]
     for path, table in zip(orders, tables, strict=True):
-        inputs = json.loads(table.schema.metadata[KEY])["inputs"]
+        inputs = json.loads(table.schema.metadata[store.KEY])["inputs"]
         if {k: v for k, v in inputs.items() if k.startswith("score[")} != made_from:
-            raise UserError(
-                expected="an order of the documents of these score files, in this sequence",
-                found="one that was made from other files or in another sequence",
-                where=str(path),
-                todo="delete the order and run snakemake again",
-            )
+            expected = "an order of the documents of these score files, in this sequence"
+            found = "one that was made from other files or in another sequence"
+            raise store.damaged(path, expected, found)
     table = pa.concat_tables(tables)
     order = {name: table[name].to_numpy() for name in ARTEFACTS["order"].columns or ()}
     place_N = offsets[order.pop("shard")] + order.pop("row")
@@ -230,10 +204,7 @@ def read_orders(
     if len(twice):
         place = order["place"][twice[0]]
         shard = int(np.searchsorted(offsets, place, side="right")) - 1
-        raise UserError(
-            expected="every document at most once in a method's order",
-            found=f"row {place - offsets[shard]:,} of {score[shard]} twice",
-            where=", ".join(map(str, orders)),
-            todo="delete these orders and run snakemake again: they are of different partitionings",
-        )
+        expected = "orders of one partitioning, with every document at most once"
+        found = f"row {place - offsets[shard]:,} of {score[shard]} twice"
+        raise store.damaged(orders[0].parent, expected, found)
     return order

@@ -8,30 +8,21 @@ layers, nats per unit of the step; lower is better. (The paper has the other sig
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import torch
 
-from groupmates.artefacts.store import (
-    Provenance,
-    concatenate,
-    digests,
-    read_centroids,
-    read_clusters,
-    read_table,
-    table_writer,
-    write_table,
-)
+from groupmates.artefacts import store
+from groupmates.artefacts.store import Provenance
 from groupmates.artefacts.unfinished import Kept
 from groupmates.errors import UserError
 from groupmates.maths.bandit import Bandit, drawn_order, most_probed
 from groupmates.maths.conjugate_gradient import conjugate_gradient
 from groupmates.maths.packing import length_batches
 from groupmates.maths.randomness import priorities
-from groupmates.models.checkpoint import open_model
+from groupmates.models.checkpoint import broken_base, open_model
 from groupmates.models.gradients import AttentionGradients
 from groupmates.models.language_model import check_fits, pass_tokens
 from groupmates.models.reference import Reference, reference_part
@@ -65,29 +56,29 @@ def prepare(
     all documents, and the probed model. A killed job measures no batch of documents twice.
     """
     torch.set_num_threads(threads)
-    centre_KD, quad = read_centroids(centroids), settings.quad
-    cluster_N = np.concatenate([read_clusters(s, c) for s, c in zip(score, cluster, strict=True)])
-    documents = concatenate(score, "score", ["doc_id", "source_file", "source_row"])
+    centre_KD, quad = store.read_centroids(centroids), settings.quad
+    cluster_N = np.concatenate(
+        [store.read_clusters(s, c) for s, c in zip(score, cluster, strict=True)]
+    )
+    documents = store.concatenate(score, "score", ["doc_id", "source_file", "source_row"])
     order_N, starts = drawn_order(
         cluster_N, _priorities(settings.seed, score), clusters=len(centre_KD)
     )
     bandit = Bandit(
         centre_KD, np.diff(starts), quad.neighbour_distance, quad.exploration, quad.threshold
     )
-    provenance = Provenance(
+    provenance = Provenance.of(
         "probe",
-        settings.model_dump(mode="json"),
-        digests(
-            base=base,
-            tokenizer=tokenizer,
-            reference=reference,
-            score=score,
-            cluster=cluster,
-            centroids=centroids,
-        ),
+        settings,
+        base=base,
+        tokenizer=tokenizer,
+        reference=reference,
+        score=score,
+        cluster=cluster,
+        centroids=centroids,
     )
     with Kept(output, "prepared", provenance) as kept:
-        known = np.load(kept.file(kept.files[0])).tolist() if kept.state else []
+        known = kept.values
         most = most_probed(
             quad.iterations, quad.arms_per_iteration, quad.documents_per_arm, len(documents)
         )
@@ -96,13 +87,7 @@ def prepare(
         texts = Texts(settings, documents, pool, root, tokenizer)
         influences = Influences(base, examples, quad, texts, known, progress, kept)
         found: list[dict[str, np.ndarray]] = []
-        for iteration in range(1, quad.iterations + 1):
-            arms = bandit.arms(quad.arms_per_iteration)
-            first = starts[arms] + bandit.probed_K[arms]
-            last = np.minimum(first + quad.documents_per_arm, starts[arms + 1])
-            drawn = [order_N[a:b] for a, b in zip(first, last, strict=True)]
-            if not drawn:
-                break
+        for iteration, (arms, drawn) in enumerate(draws(quad, bandit, order_N, starts), 1):
             chosen = np.concatenate(drawn)
             influence_n = influences.of(chosen)
             bounds = np.cumsum([len(d) for d in drawn])[:-1]
@@ -124,20 +109,37 @@ def prepare(
             f"{visited.sum():,} of {len(visited):,} clusters were probed; those of positive reward "
             f"hold {bandit.documents_K[better].sum():,} of {len(documents):,} documents",
         )
-        known_of_clusters = {
-            "cluster": np.arange(len(visited)),
-            "documents": bandit.documents_K,
-            "probed": bandit.probed_K,
-            "visits": bandit.visits_K,
-            "influence": bandit.influence_K,
-            "reward": bandit.reward_K,
-        }
         with preparing(output, provenance) as folder:
-            write_table(folder / CLUSTERS, "quad_clusters", provenance, known_of_clusters)
-            with table_writer(folder / PROBED, "quad", provenance) as writer:
+            store.write_table(folder / CLUSTERS, "quad_clusters", provenance, columns_of(bandit))
+            with store.table_writer(folder / PROBED, "quad", provenance) as writer:
                 for part in found:
                     writer.write(part)
         kept.clear()
+
+
+def draws(
+    quad: Quad, bandit: Bandit, order_N: np.ndarray, starts: np.ndarray
+) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
+    """The clusters of each iteration, and the documents of each that are probed next."""
+    for _ in range(quad.iterations):
+        arms = bandit.arms(quad.arms_per_iteration)
+        first = starts[arms] + bandit.probed_K[arms]
+        last = np.minimum(first + quad.documents_per_arm, starts[arms + 1])
+        if not len(arms):
+            return
+        yield arms, [order_N[a:b] for a, b in zip(first, last, strict=True)]
+
+
+def columns_of(bandit: Bandit) -> dict[str, np.ndarray]:
+    """What is known of every cluster."""
+    return {
+        "cluster": np.arange(len(bandit.documents_K)),
+        "documents": bandit.documents_K,
+        "probed": bandit.probed_K,
+        "visits": bandit.visits_K,
+        "influence": bandit.influence_K,
+        "reward": bandit.reward_K,
+    }
 
 
 def order(
@@ -153,28 +155,20 @@ def order(
     So the documents that were probed come first. Memory: about 50 bytes per document.
     """
     clusters = prepared / CLUSTERS
-    known = read_table(clusters, "quad_clusters")
-    parts = [read_clusters(s, c) for s, c in zip(score, cluster, strict=True)]
+    known = store.read_table(clusters, "quad_clusters")
+    parts = [store.read_clusters(s, c) for s, c in zip(score, cluster, strict=True)]
     cluster_N, reward_K = np.concatenate(parts), known["reward"].to_numpy()
     counted_K = np.bincount(cluster_N, minlength=len(known))
     if not np.array_equal(counted_K, known["documents"].to_numpy()):
-        raise UserError(
-            expected=f"the {len(known):,} clusters that were probed, of the same sizes",
-            found=f"{len(counted_K):,} clusters, or others",
-            where=str(clusters),
-            todo="delete the file and run snakemake again",
-        )
+        expected = f"the {len(known):,} clusters that were probed, of the same sizes"
+        raise store.damaged(clusters, expected, f"{len(counted_K):,} clusters, or others")
     progress = Progress(f"order {output.parent.name}", len(cluster_N), "documents")
     order_N, starts = drawn_order(cluster_N, _priorities(settings.seed, score), len(known))
     rank_N = np.empty(len(order_N), np.int32)
     rank_N[order_N] = np.arange(len(order_N)) - np.repeat(starts[:-1], np.diff(starts))
-    provenance = Provenance(
-        "select",
-        settings.model_dump(mode="json"),
-        digests(clusters=clusters, score=score, cluster=cluster),
-    )
+    provenance = Provenance.of("select", settings, clusters=clusters, score=score, cluster=cluster)
     first = 0
-    with table_writer(output, "order", provenance) as writer:
+    with store.table_writer(output, "order", provenance) as writer:
         for shard, cluster_n in enumerate(parts):
             here = slice(first, first + len(cluster_n))
             writer.write(
@@ -193,7 +187,7 @@ def order(
 
 def _priorities(seed: int, score: list[Path]) -> np.ndarray:
     """The order in which a cluster's documents are drawn, by a hash of their ids; uint64 [N]."""
-    ids = (read_table(path, "score", ["doc_id"])["doc_id"].to_pylist() for path in score)
+    ids = (store.read_table(path, "score", ["doc_id"])["doc_id"].to_pylist() for path in score)
     return np.concatenate([priorities(seed, "quad", shard) for shard in ids])
 
 
@@ -261,13 +255,7 @@ class Influences:
         """(H + damping)^-1 g, g the gradient of the reference loss; g itself without a Hessian."""
         gradient_P = self._gradients.of_reference(reference)
         if not gradient_P.isfinite().all():
-            raise UserError(
-                expected="a finite gradient of the reference loss",
-                found="nan or inf",
-                where=str(self._base),
-                todo="correct the weights of base.checkpoint, or lower "
-                "base.optimizer.learning_rate where the base model is trained here",
-            )
+            raise broken_base("a finite gradient of the reference loss", "nan or inf", self._base)
         if settings.hessian == "none":
             return gradient_P
         products = Progress("curvature", settings.cg_iterations, "products")
@@ -310,7 +298,4 @@ class Influences:
             )
         self._known += found_n.tolist()
         self._progress.advance(len(found_n))
-        if self._kept.due():
-            name = f"influences-{len(self._known)}.npy"
-            write = partial(np.save, arr=np.array(self._known))
-            self._kept.save({"documents": len(self._known)}, {name: write}, only=True)
+        self._kept.measured(self._known)

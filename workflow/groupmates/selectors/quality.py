@@ -6,15 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from groupmates.artefacts.store import (
-    Provenance,
-    digests,
-    read_artefact_json,
-    read_table,
-    rows_of,
-    write_json,
-    write_table,
-)
+from groupmates.artefacts import store
+from groupmates.artefacts.store import Provenance
 from groupmates.errors import UserError
 from groupmates.models.quality import HELD_OUT, QualityClassifier
 from groupmates.models.tokenizer import load_tokenizer, token_lists
@@ -50,7 +43,7 @@ def prepare(
     bad = [
         text
         for path, name in ((probe_pool, "probe_pool"), (training_pool, "training_pool"))
-        for text in read_table(path, name, ["text"])["text"].to_pylist()
+        for text in store.read_table(path, name, ["text"])["text"].to_pylist()
     ]
     for texts, source in ((good, where), (bad, f"{probe_pool}, {training_pool}")):
         if len(texts) < HELD_OUT:
@@ -62,26 +55,24 @@ def prepare(
             )
     classifier, area = QualityClassifier.fit(quality, good, bad)
     note("quality", f"{len(good):,} positives, {len(bad):,} of the pool; held-out AUC {area:.3f}")
-    provenance = Provenance(
+    provenance = Provenance.of(
         "quality",
-        settings.model_dump(mode="json"),
-        digests(
-            positives=positives or [],
-            reference=reference,
-            probe_pool=probe_pool,
-            training_pool=training_pool,
-        ),
+        settings,
+        positives=positives,
+        reference=reference,
+        probe_pool=probe_pool,
+        training_pool=training_pool,
     )
     body = {"positives": len(good), "negatives": len(bad), "held_out_auc": area}
     with preparing(output, provenance) as folder:
         weights = folder / WEIGHTS
         classifier.save(weights, {})
-        write_json(weights.with_suffix(".json"), "classifier", provenance, body)
+        store.write_json(weights.with_suffix(".json"), "classifier", provenance, body)
 
 
 def decoded(reference: Path, tokenizer: Path, examples: int) -> list[str]:
     """Texts of the reference examples that steer the selection; never of those held out."""
-    table = read_table(reference, "reference", ["split", "input_ids"])
+    table = store.read_table(reference, "reference", ["split", "input_ids"])
     steering = table.filter(np.array(table["split"].to_pylist()) == "selection").slice(0, examples)
     tokens = load_tokenizer(tokenizer)
     return [str(tokens.decode(ids, skip_special_tokens=True)) for ids in token_lists(steering)]
@@ -100,16 +91,18 @@ def order(
 ) -> None:
     """Order the documents of the `partition`-th score shard, whose files are `pool`."""
     weights = prepared / WEIGHTS
-    read_artefact_json(weights.with_suffix(".json"), "classifier")
+    store.read_artefact_json(weights.with_suffix(".json"), "classifier")
     model = QualityClassifier.load(settings.quality, weights)
     ours = score[partition]
-    progress = Progress(f"order quality {partition + 1}/{partitions}", rows_of(ours), "documents")
+    progress = Progress(
+        f"order quality {partition + 1}/{partitions}", store.rows_of(ours), "documents"
+    )
     found: list[np.ndarray] = []
     for block in documents_of_shard(ours, pool, root, settings.columns, settings.bad_records):
         found.append(model.score([d.text for d in block]))
         progress.advance(len(block))
     progress.finish()
-    provenance = Provenance(
-        "select", settings.model_dump(mode="json"), digests(score=score, classifier=weights)
+    provenance = Provenance.of("select", settings, score=score, classifier=weights)
+    store.write_table(
+        output, "order", provenance, without_groups(partition, -np.concatenate(found))
     )
-    write_table(output, "order", provenance, without_groups(partition, -np.concatenate(found)))

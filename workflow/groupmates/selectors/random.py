@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from groupmates.artefacts.store import Provenance, digests, read_table, rows_of, table_writer
+from groupmates.artefacts.store import Provenance, read_table, rows_of, table_writer
 from groupmates.maths.randomness import uniforms
 from groupmates.progress import Progress
 from groupmates.selectors.order import without_groups
@@ -13,7 +13,7 @@ from groupmates.settings.selectors import Random
 
 def order(settings: Random.Order, *, score: list[Path], output: Path) -> None:
     """A document's key is a hash of its id."""
-    provenance = Provenance("select", settings.model_dump(mode="json"), digests(score=score))
+    provenance = Provenance.of("select", settings, score=score)
     progress = Progress("order random", sum(map(rows_of, score)), "documents")
     with table_writer(output, "order", provenance) as writer:
         for shard, path in enumerate(score):

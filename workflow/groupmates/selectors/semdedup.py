@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from groupmates.artefacts.store import Provenance, digests, read_centroids, read_table, write_table
-from groupmates.errors import UserError
+from groupmates.artefacts import store
+from groupmates.artefacts.store import Provenance
 from groupmates.maths.near_duplicates import near_duplicates
 from groupmates.maths.randomness import uniforms
 from groupmates.maths.relation import on_grid
@@ -32,14 +32,10 @@ def order(
     `semantic`: the embeddings that clusters and centroids are of, where those are not in `score`.
     """
     members = read_members(score, cluster, partition, partitions, semantic=semantic or None)
-    centre_KD = on_grid(read_centroids(centroids))
+    centre_KD = on_grid(store.read_centroids(centroids))
     if centre_KD.shape[1] != members.emb_ND.shape[1]:
-        raise UserError(
-            expected=f"centroids of {members.emb_ND.shape[1]} dimensions, as the embeddings",
-            found=f"{centre_KD.shape[1]} dimensions",
-            where=str(centroids),
-            todo="delete the centroids and run snakemake again",
-        )
+        expected = f"centroids of {members.emb_ND.shape[1]} dimensions, as the embeddings"
+        raise store.damaged(centroids, expected, f"{centre_KD.shape[1]} dimensions")
     progress = Progress(
         f"near-duplicates {partition + 1}/{partitions}", len(members.row_N), "documents"
     )
@@ -58,11 +54,11 @@ def order(
     for shard, path in enumerate(score):
         mine = shard_N == shard
         if mine.any():
-            ids = read_table(path, "score", ["doc_id"])["doc_id"].take(row_N[mine]).to_pylist()
+            ids = (
+                store.read_table(path, "score", ["doc_id"])["doc_id"].take(row_N[mine]).to_pylist()
+            )
             key_N[mine] = uniforms(settings.seed, "select", ids)
-    provenance = Provenance(
-        "select",
-        settings.model_dump(mode="json") | {"partition": partition, "partitions": partitions},
-        digests(score=score, cluster=cluster, centroids=centroids, semantic=semantic or []),
-    )
-    write_table(output, "order", provenance, without_groups(shard_N, key_N, row_N))
+    provenance = Provenance.of(
+        "select", settings, score=score, cluster=cluster, centroids=centroids, semantic=semantic
+    ).also(partition=partition, partitions=partitions)
+    store.write_table(output, "order", provenance, without_groups(shard_N, key_N, row_N))
