@@ -13,14 +13,6 @@ from groupmates.settings import config
 from prose import ROOT, files
 
 PAGES = [path.as_posix() for path in files(".md")]
-# Described before they are there.
-AWAITED = {
-    "selectors/color.py",
-    "workflow/groupmates/selectors/color.py",
-    "tests/selectors/test_color.py",
-    "select.color",
-    "color",
-}
 FENCE = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 SUFFIXES = {"html", "json", "txt", "md", "csv", "svg", "parquet", "py", "smk", "yaml", "yml", "tar"}
@@ -51,8 +43,6 @@ def test_every_link_leads_somewhere(page):
             continue
         path, _, anchor = target.partition("#")
         found = ((ROOT / page).parent / path).resolve() if path else ROOT / page
-        if found.relative_to(ROOT).as_posix() in AWAITED:
-            continue
         if not found.exists() or (anchor and anchor not in anchors(found)):
             lost.append(target)
     assert lost == []
@@ -64,7 +54,7 @@ def test_every_file_that_is_named_is_there(page):
     there = [f"/{path.as_posix()}" for path in files(".py", ".smk", ".yaml")]
     lost = []
     for word in named(page):
-        if word in AWAITED or re.search(r"[{…]|NAME|RUN|FILE|DIR", word):
+        if re.search(r"[{…]|NAME|RUN|FILE|DIR", word):
             continue
         whole = re.fullmatch(r"(tests|workflow|profiles|envs|config)/[\w./*-]*", word)
         part = re.fullmatch(r"[\w./-]+\.(py|smk|yaml)", word)
@@ -85,7 +75,7 @@ def test_every_key_that_is_named_is_one(page):
         for word in (w.rstrip(":") for w in named(page))
         if re.fullmatch(rf"(?:{sections})(?:\.[a-z_]+)+", word)
         if word.rpartition(".")[2] not in SUFFIXES
-        if word not in known | AWAITED
+        if word not in known
     ]
     assert lost == []
 
@@ -93,7 +83,7 @@ def test_every_key_that_is_named_is_one(page):
 def test_every_selector_has_its_part_of_the_page():
     page = (ROOT / "workflow/docs/selectors.md").read_text()
     described = set(re.findall(r"^## ([a-z_]+)$", page, re.MULTILINE))
-    assert described - AWAITED == set(config.SELECTORS) - {"random"} - AWAITED
+    assert described == set(config.SELECTORS) - {"random"}
     for name in config.SELECTORS:
         assert f"`{name}`" in page
 
