@@ -127,7 +127,8 @@ LIGHT = [
 # All other stages do no tensor work: their jobs start in a fraction of a second.
 WITH_TORCH = {
     *("base", "probe", "fit", "plan-groups", "probe-groups", "score", "fit-semantic", "embed"),
-    *("check-oracle-greedy", "order-oracle-greedy", "probe-quad", "order-quad", "evaluate"),
+    *("prepare-color", "order-color", "prepare-oracle-greedy", "order-oracle-greedy"),
+    *("prepare-quad", "order-quad", "evaluate"),
 }
 LIGHT_STAGES = {stage: module for stage, (module, _) in STAGES.items() if stage not in WITH_TORCH}
 

@@ -236,7 +236,7 @@ def prepare_and_run(argv: list[str], record: jobs.Record | None = None) -> int:
     for name in ("log", "job", "processes"):
         del arguments[name]
     unfinished.seconds_between_saves = arguments.pop("save_seconds")
-    return run(argv[0], function, arguments, record)
+    return run(argv[0], function, arguments, record, arguments.pop("join"))
 
 
 class NoPandas:
@@ -263,10 +263,13 @@ def run(
     function: Callable[..., None],
     arguments: dict[str, Any],
     record: jobs.Record | None = None,
+    joins: bool = False,
 ) -> int:
-    """Call a stage; the exit status. How it ended goes to the job's record."""
+    """Call a stage; the exit status. How it ended goes to the job's record.
+
+    `joins`: this is one of several processes, which meet before the work and part after it.
+    """
     state, found = "failed", None
-    joins = arguments.pop("join")
     try:
         if joins:
             join.join()
