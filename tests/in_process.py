@@ -7,6 +7,7 @@ by the very command lines that snakemake has made. test_workflow.py proves that 
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import shlex
@@ -63,8 +64,10 @@ def snakemake(
 
 
 def planned(folder: Path, *arguments: str, profile: str = "local") -> dict[str, int]:
-    """Jobs of a dry run by rule."""
-    done = snakemake(folder, "--nolock", "-n", "--quiet", "rules", *arguments, profile=profile)
+    """Jobs of a dry run by rule; further configurations come first among the arguments."""
+    further = list(itertools.takewhile(lambda word: not word.startswith("-"), arguments))
+    options = ["--nolock", "-n", "--quiet", "rules", *arguments[len(further) :]]
+    done = snakemake(folder, *further, *options, profile=profile)
     assert done.returncode == 0, done.stdout[-3000:]
     return checkout.table(done.stdout)
 
