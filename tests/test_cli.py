@@ -16,6 +16,7 @@ from groupmates import __main__ as cli
 from groupmates import run_stage
 from groupmates.errors import UserError
 from groupmates.settings import config, per_stage
+from groupmates.settings.stages import STAGES
 
 ROOT = Path(__file__).parent.parent
 PLAIN = per_stage.CorpusSettings(seed=3, corpus=config.Corpus(documents=5, files=1))
@@ -92,7 +93,7 @@ def test_a_missing_argument_is_told_with_its_name(capsys):
     assert "--shards" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("stage", run_stage.STAGES)
+@pytest.mark.parametrize("stage", STAGES)
 def test_every_stage_has_arguments_that_the_command_line_understands(stage):
     function = run_stage.stage_function(stage)
     hints = typing.get_type_hints(function)
@@ -113,7 +114,7 @@ def test_an_unknown_command_is_refused_and_help_names_all_there_are(capsys):
     assert cli.main([]) == cli.main(["--help"]) == 0
     told = re.sub(r"-\n\s*", "-", capsys.readouterr().out).split()
     commands = {"status", "explain", "headline", "compare", "calibrate"}
-    assert commands | run_stage.STAGES.keys() <= {word.rstrip(",.") for word in told}
+    assert commands | STAGES.keys() <= {word.rstrip(",.") for word in told}
 
 
 @pytest.mark.parametrize("command", ["status", "explain", "headline", "compare", "calibrate"])

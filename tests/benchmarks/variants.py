@@ -117,7 +117,7 @@ def trained(job: tuple[Path, c.Config, list[Path], int]) -> float:
     pool, folder = list_files(pool_patterns(run, config)), selection[0].parent
     curve = folder / f"seed-{seed}.parquet"
     evaluate.run(
-        per_stage.settings(config, per_stage.EvaluateSettings),
+        per_stage.EvaluateSettings.of(config),
         base=run / "base",
         tokenizer=run / "sample/tokenizer",
         reference=run / "sample/reference.parquet",

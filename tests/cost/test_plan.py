@@ -19,7 +19,7 @@ from groupmates.cost.sizes import measure
 from groupmates.cost.table import text
 from groupmates.errors import UserError
 from groupmates.settings.config import load
-from groupmates.settings.per_stage import PlanSettings, settings
+from groupmates.settings.per_stage import PlanSettings
 from planned import configuration
 from small import write_lines
 
@@ -75,7 +75,7 @@ def test_a_model_made_from_scratch_has_the_tokens_of_the_tokenizer_that_is_given
 
 def test_without_a_rate_the_plan_says_so_and_what_to_do_and_invents_nothing(tmp_path, capsys):
     config = load(with_pool(tmp_path))
-    run(settings(config, PlanSettings), output=tmp_path / "run/plan.json")
+    run(PlanSettings.of(config), output=tmp_path / "run/plan.json")
     shown = capsys.readouterr().out
     assert "No rate is known for: check, check-pool, sample" in shown
     assert "make calibrate" in shown

@@ -11,9 +11,10 @@ import yaml
 from groupmates.cost.flops import Shape, forward_flops, training_flops
 from groupmates.cost.jobs import KERNELS, WEIGHTS, Phase
 from groupmates.cost.sizes import Sizes
-from groupmates.cost.work import ON_GPU, stages
+from groupmates.cost.work import stages
 from groupmates.settings.config import load
 from groupmates.settings.selectors import STEPS
+from groupmates.settings.stages import STAGES
 from planned import configuration
 
 LM = Shape(hidden=8, layers=2, vocabulary=300)
@@ -270,8 +271,9 @@ def test_a_plan_counts_a_gpu_where_a_rule_asks_for_one_and_the_profile_names_tha
     asking = {name for name, rule in found.items() if "gpu=1" in rule}
     # Those of the selectors' steps have the command of the step.
     commands = {re.search(r"workflow/run ([\w-]+)", found[name]) for name in asking}
-    assert {match[1] for match in commands if match} == ON_GPU - STEPS.keys()
-    assert ON_GPU & STEPS.keys() == {stage for stage, step in STEPS.items() if step.gpu}
+    on_gpu = {name for name, stage in STAGES.items() if stage.gpu}
+    assert {match[1] for match in commands if match} == on_gpu - STEPS.keys()
+    assert on_gpu & STEPS.keys() == {stage for stage, step in STEPS.items() if step.gpu}
     inherited = re.findall(r"^use rule (\w+) as (\w+)", rules, re.MULTILINE)
     profile = yaml.safe_load((root / "profiles/slurm/profile.yaml").read_text())
     assert profile["set-resources"].keys() == asking | {

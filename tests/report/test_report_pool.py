@@ -232,7 +232,8 @@ def by_meaning(folder, arguments, selector):
         write_table(chosen, "select", MADE, columns)
     clusters = {"group_mates": "semantic", "random": "influence"}
     chosen = {"group_mates": selector, "random": "random"}
-    changed = {"clusters": clusters, "selectors": chosen}
+    charged = {"group_mates": ["semantic"] if selector == "semdedup" else []}
+    changed = {"clusters": clusters, "selectors": chosen, "charged": charged}
     arguments["settings"] = settings().model_copy(update=changed)
 
 

@@ -18,6 +18,7 @@ from checkout import lines
 from groupmates import __main__ as cli
 from groupmates.records import campaign, jobs
 from groupmates.report.data import reading
+from groupmates.settings.stages import part_of
 from in_process import counted_by_rule, planned, snakemake
 
 
@@ -99,7 +100,7 @@ def test_the_plan_and_the_records_of_a_finished_run_tell_of_every_job(finished: 
     for name in ("centroids", "plan_bootstrap", "probe_random_00000", "score_00000", "base"):
         assert phases[name], name
     assert all(p["done"] == p["total"] > 0 for of_job in phases.values() for p in of_job)
-    parts = {reading.PART_OF.get(a["stage"], a["stage"]) for [a, *_] in records.values()}
+    parts = {part_of(a["stage"]) for [a, *_] in records.values()}
     times = reading.stage_times(reading.records(logs))
     assert parts - {"report"} == {time.stage for time in times}
 

@@ -7,11 +7,12 @@ import sys
 
 from groupmates import run_stage
 from groupmates.errors import UserError
+from groupmates.settings.stages import STAGES
 
 
 def main(argv: list[str]) -> int:
     """The exit status."""
-    if argv and argv[0] in run_stage.STAGES:
+    if argv and argv[0] in STAGES:
         return run_stage.main(argv)
     from groupmates.commands import app  # typer takes as long to import as some stages to run
 

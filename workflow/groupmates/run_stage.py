@@ -32,49 +32,16 @@ from groupmates.pool.listing import expand_range
 from groupmates.progress import note
 from groupmates.records import jobs
 from groupmates.settings.per_stage import from_param
-from groupmates.settings.selectors import STEPS
+from groupmates.settings.stages import STAGES
 from groupmates.slurm import join
 from groupmates.slurm.queries import SECONDS_TO_SAVE, queue_again, warn_in_time
 
-# stage -> module and function; modules are imported only when their stage runs
-STAGES = {
-    "corpus": ("stages.corpus", "run"),
-    "check": ("stages.check", "run"),
-    "check-pool": ("stages.check", "run_pool"),
-    "sample": ("stages.sample", "run"),
-    "reference": ("stages.reference", "run"),
-    "base": ("stages.base", "run"),
-    "plan-random": ("stages.draw_rollouts", "run_random"),
-    "plan-one-step": ("stages.draw_rollouts", "run_one_step"),
-    "plan-bootstrap": ("stages.draw_rollouts", "run_bootstrap"),
-    "probe": ("stages.probe", "run"),
-    "fit": ("stages.fit", "run"),
-    "accept": ("stages.accept", "run"),
-    "plan-groups": ("stages.probe_sets", "run_plan"),
-    "probe-groups": ("stages.probe_sets", "run"),
-    "groups": ("stages.set_agreement", "run"),
-    "score": ("stages.score", "run"),
-    "fit-semantic": ("stages.semantic", "run_fit"),
-    "embed": ("stages.semantic", "run_embed"),
-    "centroids": ("stages.cluster", "run_centroids"),
-    "cluster": ("stages.cluster", "run_assign"),
-    **{stage: step.function for stage, step in STEPS.items()},
-    "take": ("selectors.take", "run"),
-    "materialise": ("stages.materialise", "run"),
-    "tokenise": ("stages.tokenise", "run"),
-    "assemble": ("stages.materialise", "run_assemble"),
-    "evaluate": ("stages.evaluate", "run"),
-    "summarise": ("stages.summarise", "run"),
-    "report": ("stages.report", "run"),
-    "plan": ("cost.plan", "run"),
-}
 FULL = (errno.ENOSPC, errno.EDQUOT)
-TRAINING = ("base", "fit", "evaluate")  # may do so in several processes
 
 
 def stage_function(stage: str) -> Callable[..., None]:
-    module, function = STAGES[stage]
-    return getattr(importlib.import_module(f"groupmates.{module}"), function)
+    known = STAGES[stage]
+    return getattr(importlib.import_module(f"groupmates.{known.module}"), known.function)
 
 
 def stage_arguments(function: Callable[..., None], arguments: list[str]) -> dict[str, Any]:
@@ -157,7 +124,7 @@ def main(argv: list[str]) -> int:
         return told(argv[0], error)
     if early.log is None:
         return prepare_and_run(argv)
-    trains = argv[0] in TRAINING
+    trains = STAGES[argv[0]].trains
     if trains:
         warn_in_time()
     # The record begins before the stage's imports, which can take longer than its work.
@@ -191,9 +158,10 @@ def early_arguments(arguments: list[str]) -> argparse.Namespace:
 
 def in_processes(count: int, argv: list[str], log: Path | None) -> int:
     """Train in several processes of this machine."""
-    if log is None or argv[0] not in TRAINING:
+    if log is None or not STAGES[argv[0]].trains:
+        training = [name for name, stage in STAGES.items() if stage.trains]
         raise UserError(
-            expected=f"--log, and one of the stages that train: {', '.join(TRAINING)}",
+            expected=f"--log, and one of the stages that train: {', '.join(training)}",
             found=f"{argv[0]}, --log {log}",
             where="--processes",
             todo="run it without --processes",

@@ -18,6 +18,7 @@ from groupmates.cost.jobs import IMPORTS_BYTES, Jobs, Phase
 from groupmates.cost.table import text
 from groupmates.settings.config import Config
 from groupmates.settings.per_stage import PlanSettings
+from groupmates.settings.stages import STAGES
 
 
 def run(settings: PlanSettings, *, output: Path, threads: str = "{}") -> None:
@@ -77,7 +78,7 @@ def stage(
 ) -> dict[str, Any]:
     """Cost of one stage; seconds are None where a rate is not known."""
     measured = next((s for s in sources if name in s.on_gpu), None)
-    on_gpu = measured.on_gpu[name] if measured else gpu_machine and name in work.ON_GPU
+    on_gpu = measured.on_gpu[name] if measured else gpu_machine and STAGES[name].gpu
     used: dict[str, dict[str, Any]] = {}
     each = [(group.count, job_seconds(name, group, sources, threads, used)) for group in jobs]
     host, on_card = memory(name, jobs, measured, on_gpu)
@@ -162,8 +163,7 @@ def memory(
     """Peak bytes of a job, host and GPU: its data by arithmetic, and what was measured beside it."""
     host = max(group.host_bytes for group in jobs)
     on_card = max(group.gpu_bytes for group in jobs)
-    torch = name in {*work.ON_GPU, "sample", "reference"} - {"centroids", "cluster"}
-    beside = float(IMPORTS_BYTES[torch])
+    beside = float(IMPORTS_BYTES[STAGES[name].torch])
     beside_gpu = 0.0
     if measured is not None:
         beside = max(measured.host_bytes.get(name, beside), 0.0)

@@ -8,13 +8,7 @@ from groupmates.cost.jobs import Amounts, Jobs, Phase
 from groupmates.cost.sizes import Sizes
 from groupmates.settings.config import Config
 from groupmates.settings.per_stage import group_jobs, one_step_fit, one_steps
-from groupmates.settings.selectors import STEPS
 
-ON_GPU = {
-    *("base", "probe", "fit", "plan-bootstrap", "plan-groups", "probe-groups", "score"),
-    *("fit-semantic", "embed", "centroids", "cluster", "evaluate"),
-    *(stage for stage, step in STEPS.items() if step.gpu),
-}
 # Resamples of the held-out figures; one has six rank correlations. The correlation of n labels took
 # 81, 93, 115 and 629 microseconds for 60, 400, 1000 and 5000: about as that of n + 1500.
 FIGURE_DRAWS, FIGURE_OVERHEAD = 1000, 1500

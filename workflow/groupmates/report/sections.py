@@ -19,23 +19,9 @@ from groupmates.report import words
 from groupmates.report.data import reading
 from groupmates.report.figures import timeline
 from groupmates.report.figures import training_and_influence as figures
+from groupmates.settings.stages import PARTS
 
 BINS = 10  # of the calibration: held-out steps in equal parts
-
-MEANINGS = {  # what a stage is for, in a few words
-    "corpus": "the built-in pool",
-    "check": "reads every pool file",
-    "sample": "documents to probe with",
-    "base": "the model to be probed",
-    "probe": "oracle influences",
-    "fit": "the influence model",
-    "groups": "true influence of whole sets",
-    "score": "influence and embedding of every document",
-    "cluster": "groups of like documents",
-    "select": "greedy, group by group",
-    "materialise": "writes the datasets",
-    "evaluate": "trains on each selection",
-}
 
 Figures = dict[str, str]  # name -> inline SVG
 
@@ -150,7 +136,7 @@ def cost(
         drawn["timeline"] = timeline.figure(bars)
     return {
         "times": times,
-        "meanings": {t.stage: MEANINGS.get(t.stage, "") for t in times},
+        "meanings": {t.stage: PARTS.get(t.stage, "") for t in times},
         "gpu": gpu,
         "gpu_utilisation_known": any(use.utilisation is not None for use in gpu.values()),
         "total_seconds": sum(t.seconds for t in times),

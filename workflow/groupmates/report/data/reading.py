@@ -11,10 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from groupmates.artefacts.catalogue import ARTEFACTS
 from groupmates.artefacts.store import KEY, concatenate, damaged, open_table, read_table
 from groupmates.records.jobs import Attempt, counted, duration, named_records
-from groupmates.settings.selectors import STEPS
+from groupmates.settings.stages import PARTS, part_of
 
 Records = dict[str, list[Attempt]]  # name of a job -> its attempts
 Curve = tuple[np.ndarray, np.ndarray]  # training tokens, held-out loss in nats
@@ -124,30 +123,6 @@ class GpuUse:
     utilisation: float | None
 
 
-# Stages that the cost table counts as a part of another one.
-PART_OF = {
-    "check-pool": "check",
-    "reference": "sample",
-    "plan-random": "probe",
-    "plan-bootstrap": "probe",
-    "plan-one-step": "probe",
-    "accept": "fit",
-    "plan-groups": "groups",
-    "probe-groups": "groups",
-    "fit-semantic": "score",
-    "embed": "score",
-    "centroids": "cluster",
-    "take": "select",
-    "tokenise": "materialise",
-    "assemble": "materialise",
-    "summarise": "evaluate",
-    **{
-        stage: "prepare" if kind.__name__ == "Prepare" else "select"
-        for stage, kind in STEPS.items()
-    },
-}
-
-
 def records(logs: Path) -> Records:
     """The attempts at every job of the pipeline: no plan, and not the report that is being written.
 
@@ -167,7 +142,7 @@ def gpu_use(found: Records) -> dict[str, GpuUse]:
         for attempt in attempts:
             if attempt.get("gpu_peak_bytes") is not None:
                 stage: str = attempt["stage"]
-                of_stages.setdefault(PART_OF.get(stage, stage), []).append(attempt)
+                of_stages.setdefault(part_of(stage), []).append(attempt)
     return {stage: _gpu_use(attempts) for stage, attempts in of_stages.items()}
 
 
@@ -190,14 +165,9 @@ def stage_times(found: Records) -> list[StageTime]:
     for attempts in map(counted, found.values()):
         if attempts:
             stage: str = attempts[-1]["stage"]
-            jobs.setdefault(PART_OF.get(stage, stage), []).append(attempts)
-    flow = list(dict.fromkeys(a.path.split("/")[0] for a in ARTEFACTS.values()))
-    flow.insert(flow.index("select") + 1, "materialise")
-
-    def place(stage: str) -> tuple[int, str]:
-        return (flow.index(stage) if stage in flow else len(flow), stage)
-
-    return [_stage_time(stage, jobs[stage]) for stage in sorted(jobs, key=place)]
+            jobs.setdefault(part_of(stage), []).append(attempts)
+    flow = [*PARTS, *sorted(jobs.keys() - PARTS.keys())]
+    return [_stage_time(part, jobs[part]) for part in flow if part in jobs]
 
 
 def _stage_time(stage: str, jobs: list[list[Attempt]]) -> StageTime:

@@ -1,0 +1,86 @@
+"""What the command line, the cost plan and the report know of each stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from groupmates.settings.selectors import STEPS
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A command of `python -m groupmates`: a function of a module, imported only when it runs.
+
+    `part` is the row of the report's cost table that counts it. `gpu`: it uses one where it is given
+    one. `torch`: it imports torch. `trains`: several processes may share its work.
+    """
+
+    module: str
+    function: str
+    part: str
+    gpu: bool = False
+    torch: bool = False
+    trains: bool = False
+
+
+TENSORS = {"gpu": True, "torch": True}
+TRAINING = TENSORS | {"trains": True}
+STAGES = {
+    "corpus": Stage("stages.corpus", "run", "corpus"),
+    "check": Stage("stages.check", "run", "check"),
+    "check-pool": Stage("stages.check", "run_pool", "check"),
+    "sample": Stage("stages.sample", "run", "sample"),
+    "reference": Stage("stages.reference", "run", "sample"),
+    "base": Stage("stages.base", "run", "base", **TRAINING),
+    "plan-random": Stage("stages.draw_rollouts", "run_random", "probe"),
+    "plan-one-step": Stage("stages.draw_rollouts", "run_one_step", "probe"),
+    "plan-bootstrap": Stage("stages.draw_rollouts", "run_bootstrap", "probe", **TENSORS),
+    "probe": Stage("stages.probe", "run", "probe", **TENSORS),
+    "fit": Stage("stages.fit", "run", "fit", **TRAINING),
+    "accept": Stage("stages.accept", "run", "fit"),
+    "plan-groups": Stage("stages.probe_sets", "run_plan", "groups", **TENSORS),
+    "probe-groups": Stage("stages.probe_sets", "run", "groups", **TENSORS),
+    "groups": Stage("stages.set_agreement", "run", "groups"),
+    "score": Stage("stages.score", "run", "score", **TENSORS),
+    "fit-semantic": Stage("stages.semantic", "run_fit", "score", **TENSORS),
+    "embed": Stage("stages.semantic", "run_embed", "score", **TENSORS),
+    "centroids": Stage("stages.cluster", "run_centroids", "cluster", gpu=True),
+    "cluster": Stage("stages.cluster", "run_assign", "cluster", gpu=True),
+    **{
+        name: Stage(
+            *step.function,
+            "prepare" if step.__name__ == "Prepare" else "select",
+            gpu=step.gpu,
+            torch=step.function[0] in {other.function[0] for other in STEPS.values() if other.gpu},
+        )
+        for name, step in STEPS.items()
+    },
+    "take": Stage("selectors.take", "run", "select"),
+    "materialise": Stage("stages.materialise", "run", "materialise"),
+    "tokenise": Stage("stages.tokenise", "run", "materialise"),
+    "assemble": Stage("stages.materialise", "run_assemble", "materialise"),
+    "evaluate": Stage("stages.evaluate", "run", "evaluate", **TRAINING),
+    "summarise": Stage("stages.summarise", "run", "evaluate"),
+    "report": Stage("stages.report", "run", "report"),
+    "plan": Stage("cost.plan", "run", "plan"),
+}
+PARTS = {  # rows of the report's cost table, in the order of the data flow: what each is for
+    "corpus": "the built-in pool",
+    "check": "reads every pool file",
+    "sample": "documents to probe with",
+    "base": "the model to be probed",
+    "probe": "oracle influences",
+    "fit": "the influence model",
+    "groups": "true influence of whole sets",
+    "score": "influence and embedding of every document",
+    "cluster": "groups of like documents",
+    "prepare": "what some selectors need first",
+    "select": "greedy, group by group",
+    "materialise": "writes the datasets",
+    "evaluate": "trains on each selection",
+}
+
+
+def part_of(stage: str) -> str:
+    """The part that counts a stage; one that an earlier version had is a part by itself."""
+    return STAGES[stage].part if stage in STAGES else stage
