@@ -215,7 +215,7 @@ def test_a_pool_file_that_changed_since_it_was_scored_is_refused(
 ):
     true = orders.read_documents
     monkeypatch.setattr(orders, "read_documents", lambda *a: list(true(*a))[::-1])
-    with pytest.raises(UserError, match="do not change pool files"):
+    with pytest.raises(UserError, match="in this order"):
         keys(small_run, conditional, tmp_path)
 
 
