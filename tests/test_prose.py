@@ -6,7 +6,7 @@ import pytest
 
 from prose import ROOT, files, sentences, words
 
-READ = (".md",)  # kinds of files whose sentences are counted
+READ = (".md", ".py", ".smk")  # kinds of files whose sentences are counted
 LONGEST = 40  # words of a sentence
 LONG, MANY = 30, 20  # at most so many sentences of more words
 

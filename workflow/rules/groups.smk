@@ -1,6 +1,6 @@
-# Whether predicted group influence is true: sets of documents are trained on as a whole, and what that
-# does to the reference loss is compared with what the final model says of them. Asked for by the report
-# alone, where a method selects by group influence. reads: base/, sample/, probe/{round}/rollouts,
+# Whether predicted group influence is true. Sets of documents are trained on as a whole. What that does
+# to the reference loss is compared with what the final model says of them. The report alone asks for
+# it, where a method selects by group influence. reads: base/, sample/, probe/{round}/rollouts,
 # fit/final. writes: probe/groups/, groups/.
 
 

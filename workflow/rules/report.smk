@@ -1,5 +1,5 @@
-# One self-contained page: what was selected from what, with what effect, and how far to trust it; its
-# figures also reach `snakemake --report`, with the captions of workflow/report/.
+# One self-contained page: what was selected from what, with what effect, and how far to trust it.
+# Its figures also reach `snakemake --report`, with the captions of workflow/report/.
 # reads: everything above, and texts of the pool where it still is. writes: report.html, report/.
 FIGURES = {  # place in snakemake's report -> names
     "1. Effect": ["gap", "differences", "loss"],

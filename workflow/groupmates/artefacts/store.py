@@ -74,9 +74,9 @@ def code_revision() -> str:
 def digest(path: Path) -> str:
     """Fingerprint of an input.
 
-    A Parquet file is known by its footer (schema, provenance, and size, offset and statistics of
-    every column chunk), so that embeddings of a terabyte need not be read; a folder by the digests
-    of its files; anything else by its bytes.
+    A Parquet file is known by its footer, so that embeddings of a terabyte need not be read. The footer
+    has schema, provenance, and size, offset and statistics of every column chunk. A folder is known by
+    the digests of its files, anything else by its bytes.
     """
     path = Path(path)
     if path.is_dir():

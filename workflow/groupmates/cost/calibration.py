@@ -1,7 +1,7 @@
 """A small run at the sizes of a large one: `python -m groupmates calibrate`, a few minutes.
 
-Sizes of models, sequences, batches, reference and clusters are those of the configuration, fewer are
-steps and documents; so its job records are rates of this very work on the machines of the profile.
+Models, sequences, batches, reference and clusters have the configuration's sizes. There are fewer
+steps and documents. So its job records are rates of this very work on the profile's machines.
 """
 
 from __future__ import annotations

@@ -4,10 +4,10 @@ theta(x | S) = factor(x | S) * p(x), p the individual influence (method section 
 Legend: N documents of a cluster, D embedding size, S the selected documents, k their number.
 
 Embeddings are rounded to multiples of 2**-20 (`on_grid`). A dot product of two unit vectors is then
-a multiple of 2**-40 below 1, so that float64 holds it, and the sum of up to 2**13 of them, without
-rounding: similarities do not depend on the order of summation, the shape of a matrix product or the
-number of threads, and exact duplicates tie exactly. It moves a similarity by about 3e-7, as much as
-a float32 dot product of such vectors is in doubt.
+a multiple of 2**-40 below 1. float64 holds it, and the sum of up to 2**13 of them, without rounding.
+So similarities do not depend on the order of summation, the shape of a matrix product or the number
+of threads. Exact duplicates tie exactly. Rounding moves a similarity by about 3e-7, as much as a
+float32 dot product of such vectors is in doubt.
 """
 
 from __future__ import annotations

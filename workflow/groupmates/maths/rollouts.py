@@ -36,9 +36,9 @@ def beam_rollouts(
     """Distinct sets of low predicted group influence, int64 [R, T] (method.md section 4).
 
     A beam is a sequence of documents with the sum of its thetas. Each step tries the `expansion`
-    best next documents of every beam and keeps the `beam_width` best sequences, where a set counts
-    once whatever its order, and no document appears more than `capacity_N` times in the beams of a
-    step: so the finished beams are sets that cover the tail widely. The first step takes the
+    best next documents of every beam and keeps the `beam_width` best sequences. A set counts once,
+    whatever its order. No document appears more than `capacity_N` times in the beams of a step, so
+    the finished beams are sets that cover the tail widely. The first step takes the
     documents of lowest individual influence. For the most harmful sets give minus the influences:
     theta is linear in them.
 

@@ -1,8 +1,8 @@
 """The processes that share one training: this one alone, or those of a launched job.
 
-All hold the whole model and take the same steps; each works at its rows of every batch, and
-gradients are averaged (DistributedDataParallel), so that any number of processes takes the steps of
-one, up to rounding. The first of them keeps progress and writes.
+All hold the whole model and take the same steps. Each works at its rows of every batch, and
+gradients are averaged (DistributedDataParallel). So any number of processes takes the steps of one,
+up to rounding. The first of them keeps progress and writes.
 """
 
 from __future__ import annotations

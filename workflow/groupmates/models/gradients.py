@@ -93,8 +93,9 @@ class AttentionGradients:
     def dots(self, sequences: list[np.ndarray], vector_P: torch.Tensor) -> np.ndarray:
         """Gradient of each document's own loss times a vector, float64 [B].
 
-        The derivative of its loss by e where every map W of the attention is W + e v, with an e of its
-        own for each row of the batch: one forward and one backward pass, and no gradient of a weight.
+        Every map W of the attention becomes W + e v, with an e of its own for each row of the batch.
+        The product is the derivative of the row's loss by its e. It takes one forward and one backward
+        pass, and no gradient of a weight.
         """
         lengths_B = torch.tensor([len(s) - 1 for s in sequences], device=device())
         ids = torch.from_numpy(pad_right(sequences, 0)).to(device())

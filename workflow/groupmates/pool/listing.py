@@ -26,9 +26,9 @@ _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 class PoolFile:
     """One file of the pool.
 
-    `path` may be a URL. `name` is the path below the folder that all pool files share; it is the
-    `source_file` of every artefact, the path of the file's selected rows under `dataset/{method}/`,
-    and part of generated document ids, so that moving a pool as a whole changes none of them.
+    `path` may be a URL. `name` is the path below the folder that all pool files share, so that
+    moving a pool as a whole changes nothing. It is the `source_file` of every artefact, and part of
+    generated document ids. The file's selected rows lie under it in `dataset/{method}/`.
     """
 
     path: str
@@ -75,10 +75,10 @@ def expand_range(pattern: str) -> list[str]:
 def expand(patterns: list[str], setting: str = "pool.paths") -> list[str]:
     """Paths that `patterns` stand for, in pool order: sorted within a pattern, patterns as given.
 
-    A pattern is a path, a URL, a glob of either, a folder of `save_to_disk`, a dataset of the hub, or
-    a path with one numeric range: `part-{0000..0278}.jsonl.zst` stands for 279 files whether they
-    exist or not, so that a plan can be made before they arrive. A glob that matches nothing, a file
-    named twice or a brace raises `UserError` that names `setting`.
+    A pattern is a path, a URL, a glob of either, a folder of `save_to_disk` or a dataset of the hub.
+    It may also be a path with one numeric range: `part-{0000..0278}.jsonl.zst` stands for 279 files,
+    whether they exist or not. So a plan can be made before they arrive. A glob that matches nothing, a
+    file named twice or a brace raises `UserError` that names `setting`.
     """
     paths: list[str] = []
     for pattern in patterns:

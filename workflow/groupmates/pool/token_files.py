@@ -1,7 +1,7 @@
 """Files of tokens as trainers read them: webdataset shards of open_lm, Megatron's .bin and .idx.
 
-open_lm: a shard is a .tar of windows, each a gzipped JSON list of token ids under `{key}.json.gz`; a
-line of `manifest.jsonl` has a shard's path from the manifest's folder on, without `.tar`, and its
+open_lm: a shard is a .tar of windows, each a gzipped JSON list of token ids under `{key}.json.gz`.
+A line of `manifest.jsonl` has a shard's path from the manifest's folder on, without `.tar`, and its
 `num_sequences`. Megatron: `.bin` has the tokens of all documents behind each other, `.idx` their type,
 lengths and places.
 """

@@ -1,7 +1,7 @@
 """A record of every job beside its log, `logs/NAME.json` beside `logs/NAME.log`, and one job at a time.
 
-The record says what the job is, who runs or ran it, how far it is, what it took and how it ended;
-attempt after attempt, so that what a killed one had done is told apart from what the next one did. It
+The record says what the job is, who runs or ran it, how far it is, what it took and how it ended.
+Attempts stand one after the other: what a killed one had done is told apart from the next one's. It
 holds times and hosts, so it is no artefact. `make status`, the costs in the report and the rates of a
 plan are read from it.
 """

@@ -1,7 +1,7 @@
 """The pool, looked at closely: its map, its clusters, and documents that one can read.
 
-The pool is read four times: a survey without embeddings, then its embeddings for those of the
-documents that the survey chose, for those near the centroids, and for the nearest selected ones.
+The pool is read four times. The first is a survey without embeddings. Then come the embeddings of
+documents that the survey chose, of those near the centroids, and of the nearest selected ones.
 Then the pool files are read for texts, within a bound.
 """
 

@@ -1,7 +1,7 @@
 """Oracle influence: what single training steps do to the reference loss (method section 2).
 
-A rollout trains the checkpoint on one document after the other; the influence of step t is the
-marginal L(D_r, M_t) - L(D_r, M_{t-1}) of two recorded losses, in nats, negative where it helped.
+A rollout trains the checkpoint on one document after the other. The influence of step t is the
+marginal L(D_r, M_t) - L(D_r, M_{t-1}) of two recorded losses, in nats. It is negative where it helped.
 """
 
 from __future__ import annotations

@@ -32,8 +32,8 @@ def run(
     """Tokenise what `selection` names of the pool files, which lie below the folder `root`.
 
     A document is its text and the end-of-text token, in pool order. open_lm: their stream is cut into
-    windows, the rest at its end dropped, and the windows are shuffled, since open_lm trains on those of
-    a shard in their order. Megatron: tokens and lengths of the documents. Measured with Pythia's
+    windows, and the rest at its end is dropped. The windows are shuffled, since open_lm trains on those
+    of a shard in their order. Megatron: tokens and lengths of the documents. Measured with Pythia's
     tokenizer on one of two cores that others use too: 0.75 and 0.84 million tokens a second.
     """
     table = store.concatenate(selection, "select", ["source_file", "source_row"])

@@ -1,9 +1,9 @@
 """How long the rest of a run will take, by what its own jobs took and what there is still to do.
 
-A job costs its phases and a start. Work of phases is counted as for a plan (`cost/work.py`); the rate
-of a phase is that of the same phase of jobs before it, or else of phases of this run whose work is of
-the same kernel, or of FLOP at all: the first training tells what later ones take. Where none is known,
-`plan.json` is asked, scaled by what the jobs before took of what was planned for them.
+A job costs its phases and a start. Work of phases is counted as for a plan (`cost/work.py`). The rate
+of a phase is that of the same phase of earlier jobs. Where there was none, it is that of phases of this
+run with the same kernel, or counted in FLOP: the first training tells what later ones take. Where none
+is known, `plan.json` is asked, scaled by what earlier jobs took of their planned time.
 """
 
 from __future__ import annotations

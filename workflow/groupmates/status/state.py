@@ -25,8 +25,8 @@ TAIL_BYTES = 2**16
 
 @dataclass(frozen=True)
 class Job:
-    """`state` is one of STATES: a lost one should be running and is not heard of any more; a stopped
-    one goes on where it was when it is started again; a queued one is in SLURM's queue for `reason`.
+    """`state` is one of STATES. A lost job should be running and is not heard of any more. A stopped
+    one goes on where it was when it is started again. A queued one is in SLURM's queue for `reason`.
     """
 
     name: str

@@ -1,8 +1,8 @@
 """How many of a method's documents repeat another of them, word by word.
 
-Every document is read and hashed once, however many methods selected it. Of a method with more than
-MOST documents so many are drawn by a hash of the id, the same for all methods: a near-duplicate
-whose like was not drawn goes unseen, so that the share is a lower bound.
+Every document is read and hashed once, however many methods selected it. Where a method
+has more than MOST documents, so many are drawn by a hash of the id, the same for all methods. A
+near-duplicate whose like was not drawn goes unseen, so the share is a lower bound.
 """
 
 from __future__ import annotations
