@@ -6,11 +6,11 @@
 Each draw takes the rollouts of a finished run with replacement (draw 0: as they are). It fits the
 influence model anew, selects by individual influence alone and by the relation, and trains on each
 selection. The relation is nearest^S of the embeddings, and of embeddings whitened after the fit where
---whitened has exponents. `--powers` are beginnings of the map, as in embeddings.py. With `--model one_step` the
-single steps that `mates` has probed take the place of the rollouts. `--batch` are rollouts per batch of
-a fit, if not the run's. Base model, probing and clusters are the run's. Prints held-out losses by draw, and
-mean differences with 95 % intervals over draws. Prints how many documents two draws share. Two
-processes work, with one thread each.
+--whitened has exponents. `--powers` are beginnings of the map, as in embeddings.py. With `--model
+one_step` the single steps that `mates` has probed take the place of the rollouts. `--batch` are
+rollouts per batch of a fit, if not the run's. Base model, probing and clusters are the run's. Prints
+held-out losses by draw, and mean differences with 95 % intervals over draws. Prints how many documents
+two draws share. Two processes work, with one thread each.
 """
 
 from __future__ import annotations
