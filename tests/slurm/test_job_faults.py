@@ -119,7 +119,7 @@ class Campaign:
             if self.index.stat().st_mtime < made[-1]["started"]:
                 return False
             state = json.loads(self.index.read_text())["state"]
-            return state.get("steps", state.get("values", 0)) > 0
+            return max(state.get(name, 0) for name in ("values", "done")) > 0
 
         self.slurm.wait_for(saved, "an attempt to be under way")
         return self.attempts()[-1]["slurm_job_id"]
