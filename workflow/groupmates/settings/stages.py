@@ -75,7 +75,7 @@ PARTS = {  # rows of the report's cost table, in the order of the data flow: wha
     "score": "influence and embedding of every document",
     "cluster": "groups of like documents",
     "prepare": "what some selectors need first",
-    "select": "greedy, group by group",
+    "select": "puts the pool in order, meets the budget",
     "materialise": "writes the datasets",
     "evaluate": "trains on each selection",
 }
