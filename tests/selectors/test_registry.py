@@ -37,7 +37,8 @@ def test_a_selector_has_a_module_a_section_with_described_keys_and_tests(name):
     kind = SELECTORS[name]
     module = importlib.import_module(f"groupmates.selectors.{name}")
     for step in kind.steps():
-        assert STAGES[step.stage] == (f"selectors.{name}", step.__name__.lower())
+        found = STAGES[step.stage]
+        assert (found.module, found.function) == (f"selectors.{name}", step.__name__.lower())
         function = getattr(module, step.__name__.lower())
         assert typing.get_type_hints(function)["settings"] is step
     section = DEFAULTS["select"].get(name, {})
