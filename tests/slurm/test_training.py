@@ -18,7 +18,7 @@ from groupmates.records.jobs import read_record
 
 pytestmark = pytest.mark.xdist_group("slurm training")
 
-SECONDS = 100  # of an undisturbed training: more than lie between start and warning of a job
+SECONDS = 200  # of an undisturbed training: more than lie between start and warning of a job
 
 
 class Training(Campaign):
