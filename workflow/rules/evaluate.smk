@@ -25,8 +25,6 @@ rule evaluate:
         root=given(POOL_ROOT),
         srun=srun,
         processes=processes,
-    message:
-        "train on what {wildcards.method} selected, seed {wildcards.seed}"
     shell:
         "{params.srun} workflow/run evaluate {params.processes} --log {log:q} --job {params.job:q}"
         " --threads {threads} --settings {params.settings:q} --base {input.base:q}"

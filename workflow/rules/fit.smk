@@ -29,8 +29,6 @@ rule fit:
         )(wildcards),
         srun=srun,
         processes=processes,
-    message:
-        "fit the {wildcards.model} influence model"
     shell:
         "{params.srun} workflow/run fit {params.processes} --log {log:q} --job {params.job:q}"
         " --threads {threads} --settings {params.settings:q} --base {input.base:q}"

@@ -47,8 +47,6 @@ rule probe_groups:
     params:
         settings=settings("ProbeSettings", "group_probe"),
         parts=len(GROUP_PARTS),
-    message:
-        "probe whole sets: part {wildcards.part} of {params.parts}"
     shell:
         "workflow/run probe-groups --log {log:q} --job {params.job:q} --threads {threads}"
         " --settings {params.settings:q} --base {input.base:q} --probe-pool {input.probe_pool:q}"

@@ -77,8 +77,6 @@ rule probe:
     params:
         settings=settings("ProbeSettings", "probe"),
         parts=len(PARTS),
-    message:
-        "probe: round {wildcards.round}, part {wildcards.part} of {params.parts}"
     shell:
         "workflow/run probe --log {log:q} --job {params.job:q} --threads {threads}"
         " --settings {params.settings:q} --base {input.base:q} --probe-pool {input.probe_pool:q}"
