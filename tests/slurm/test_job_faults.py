@@ -1,6 +1,6 @@
 """What a job survives on a real SLURM: the same bytes, and little of the work done twice.
 
-The job is a round of probing, saved every second; the table in workflow/README.md has
+The job is a round of probing, saved every second; the table in workflow/docs/faults.md has
 what each fault cost here.
 """
 

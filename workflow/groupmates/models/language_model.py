@@ -32,7 +32,7 @@ from groupmates.settings.config import Architecture, Optimizer
 # A backward pass has at most as many: at a vocabulary of 50,000 their float32 logits take 3 GB.
 MICRO_TOKENS = 16_384
 # Tokens x layers x hidden size of one pass, about 34 bytes each are kept for its gradient: 14 GB. A
-# model of 2.8B parameters then needs about 70 GB with its AdamW state (DECISIONS.md).
+# model of 2.8B parameters then needs about 70 GB with its AdamW state (workflow/docs/experiments.md).
 PASS_SIZE = MICRO_TOKENS * 24 * 1024
 
 
@@ -186,7 +186,8 @@ def load_optimizer(optimizer: torch.optim.AdamW, model: nn.Module, path: Path) -
                     expected=f"a tensor {name}.{key} of shape {tuple(target.shape)}",
                     found="none" if saved is None else f"shape {tuple(saved.shape)}",
                     where=str(path),
-                    todo="save the AdamW state of this very model; workflow/README.md has the format",
+                    todo="save the AdamW state of this very model; "
+                    "workflow/docs/checkpoint.md has the format",
                 )
             target.copy_(saved)
 

@@ -110,10 +110,8 @@ def run(
     with Kept(output, "group_probe", provenance) as kept:
         examples = reference_part(reference, "selection", settings.selection_examples)[0]
         probing = Probing(base, examples)
-        losses, complete = (
-            kept.values,
-            np.flatnonzero(step == size),
-        )  # a loss for each of these rows
+        losses = kept.values
+        complete = np.flatnonzero(step == size)  # a loss for each of these rows
         done = int(complete[len(losses) - 1]) + 1 if losses else 0
         progress = Progress(f"probe groups {part + 1}/{parts}", len(plan), "steps", done)
         for row in probing.along(sequences, plan, "group", "set", done):
