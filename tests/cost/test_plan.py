@@ -14,8 +14,10 @@ from tokenizers import Tokenizer
 import checkout
 from groupmates.cost.calibration import merged, pool_sample, reduced
 from groupmates.cost.compare import compare, read_plan
-from groupmates.cost.plan import plan, run
-from groupmates.cost.sizes import measure
+from groupmates.cost.jobs import Jobs, Phase
+from groupmates.cost.plan import job_seconds, plan, run
+from groupmates.cost.rates import Source
+from groupmates.cost.sizes import base_steps, measure
 from groupmates.cost.table import text
 from groupmates.errors import UserError
 from groupmates.settings.config import load
@@ -130,6 +132,24 @@ def test_a_calibration_reads_the_first_documents_of_two_files(files, tmp_path, m
     texts = [[json.loads(x)["text"] for x in Path(c).read_text().splitlines()] for c in copies]
     second = ["0-3", "0-4", "0-5"] if files == 1 else ["1-0", "1-1", "1-2"]
     assert texts == [["0-0", "0-1", "0-2"], second]
+
+
+def test_steps_of_the_base_model_are_those_that_its_checkpoint_still_needs(tmp_path):
+    trained = {"training_steps": 6, "optimizer_warmup_steps": 2}
+    given = trained | {"checkpoint": str(tmp_path)}
+    assert base_steps(load(configuration(base=trained))) == 6
+    assert base_steps(load(configuration(base=given))) == 2
+    (tmp_path / "optimizer.safetensors").touch()
+    assert base_steps(load(configuration(base=given))) == 0
+
+
+def test_what_has_nothing_to_do_needs_no_rate():
+    measured = Source("run", "today", "machine", False, "measured", starts={"base": 3.0})
+    nothing = Jobs(1, [Phase("steps", 0, {"train": 0.0})])
+    assert job_seconds("base", nothing, [measured], 1, {}) == 3.0
+    assert (
+        job_seconds("base", Jobs(1, [Phase("steps", 1, {"train": 1.0})]), [measured], 1, {}) is None
+    )
 
 
 def test_a_checkpoint_that_is_not_there_must_be_described(tmp_path):

@@ -52,6 +52,8 @@ def columns(listed: str) -> dict[str, str]:
     return {pair[0]: pair[1] for pair in pairs}
 
 
+ADAMW_STATE = "optimizer.safetensors"  # of a checkpoint: its moments and step counts
+
 DOCUMENT = columns("doc_id string, source_file dictionary, source_row int64")
 LISTED = columns("source_file string, bytes int64, sha256 string, documents int64, rejected int64")
 SCORED = DOCUMENT | columns(

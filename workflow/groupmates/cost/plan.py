@@ -141,6 +141,8 @@ def job_seconds(
     source, total = start
     used["start"] = {"seconds": total, "source": source.name}
     for phase in group.phases:
+        if not phase.size:  # nothing to do needs no rate
+            continue
         found = next(
             ((s, x) for s in sources if (x := s.seconds(name, phase, threads)) is not None), None
         )

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import zstandard
 from tokenizers import Tokenizer
 
+from groupmates.artefacts.catalogue import ADAMW_STATE
 from groupmates.cost.flops import Shape, clipped_mean
 from groupmates.errors import UserError
 from groupmates.pool.arrow_tables import Table
@@ -48,6 +49,7 @@ class Sizes:
     evaluation_examples: int
     files: int
     shards: int
+    base_steps: int
     lm: Shape
     encoder: Shape | None
     basis: dict[str, str] = field(default_factory=dict)
@@ -82,10 +84,19 @@ def measure(config: Config, root: Path) -> Sizes:
         evaluation_examples=config.reference.evaluation_examples,
         files=len(files),
         shards=len(deal(files, config.pool.files_per_shard, config.pool.shard_mb)),
+        base_steps=base_steps(config),
         lm=model_shape(config),
         encoder=None if encoder.name == "lm" else encoder_shape(config),
         basis=basis,
     )
+
+
+def base_steps(config: Config) -> int:
+    """Steps until the model can be probed: none from a checkpoint that has AdamW's state."""
+    base = config.base
+    if base.checkpoint is None:
+        return base.training_steps
+    return 0 if (Path(base.checkpoint) / ADAMW_STATE).exists() else base.optimizer_warmup_steps
 
 
 def _pool_files(config: Config, root: Path) -> tuple[list[PoolFile], list[PoolFile]]:

@@ -79,8 +79,7 @@ class Work(Amounts):
 
     def base(self) -> list[Jobs]:
         base, length = self.config.base, self.config.sample.sequence_length
-        made = base.checkpoint is None
-        steps = base.training_steps if made else base.optimizer_warmup_steps
+        steps = self.sizes.base_steps
         work = {"train": steps * self.train_step(base.batch_sequences, length)}
         disk = 16.0 * self.sizes.lm.parameters(2)
         memory = self.state_bytes(base.batch_sequences)

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
+from groupmates.artefacts.catalogue import ADAMW_STATE
 from groupmates.artefacts.store import read_folder_json
 from groupmates.errors import UserError
 from groupmates.models import language_model as lm
@@ -35,5 +36,5 @@ def open_base(folder: Path) -> tuple[PreTrainedModel, torch.optim.AdamW, Optimiz
     model, hyper = open_model(folder)
     model.train()
     optimizer = lm.make_optimizer(model, hyper)
-    lm.load_optimizer(optimizer, model, folder / "optimizer.safetensors")
+    lm.load_optimizer(optimizer, model, folder / ADAMW_STATE)
     return model, optimizer, hyper

@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from groupmates.artefacts import store
+from groupmates.artefacts.catalogue import ADAMW_STATE
 from groupmates.artefacts.store import Provenance
 from groupmates.errors import UserError
 from groupmates.maths.packing import windows
@@ -51,7 +52,7 @@ def run(
         with store.replacing(output) as folder:
             model.save_pretrained(folder)
             tokens.save_pretrained(folder)
-            lm.save_optimizer(optimizer, model, folder / "optimizer.safetensors")
+            lm.save_optimizer(optimizer, model, folder / ADAMW_STATE)
             body = json.dumps({"optimizer": hyper.model_dump()}, indent=2, sort_keys=True)
             (folder / "training.json").write_text(body + "\n")
             store.write_folder_provenance(folder, "base", provenance)
@@ -82,7 +83,7 @@ def given_model(
 
 def load_state(folder: Path, model: PreTrainedModel, optimizer: torch.optim.AdamW) -> bool:
     """Whether the checkpoint has AdamW's state, which is loaded then."""
-    state = folder / "optimizer.safetensors"
+    state = folder / ADAMW_STATE
     if state.exists():
         lm.load_optimizer(optimizer, model, state)
         return True
