@@ -34,7 +34,8 @@ from groupmates.maths.rollouts import beam_rollouts
 from groupmates.maths.statistics import spearman
 from groupmates.models.tokenizer import document_tokens, load_tokenizer
 from groupmates.pool.copy_rows import copy_rows
-from groupmates.pool.documents import read_documents, sha256_of
+from groupmates.pool.documents import read_documents
+from groupmates.pool.identity import sha256_of
 from groupmates.pool.listing import PoolFile
 from groupmates.records.jobs import processor
 from groupmates.settings.config import PoolColumns

@@ -21,7 +21,8 @@ from groupmates.errors import UserError
 from groupmates.pool import listing as pool_module
 from groupmates.pool.chosen_rows import chosen_rows, chosen_texts, take_text
 from groupmates.pool.copy_rows import copy_rows
-from groupmates.pool.documents import Reject, read_documents, sha256_of
+from groupmates.pool.documents import Reject, read_documents
+from groupmates.pool.identity import sha256_of
 from groupmates.pool.listing import PoolFile, common_root, deal, expand, list_files, named, path_of
 from groupmates.settings.config import PoolColumns
 from groupmates.settings.per_stage import MaterialiseSettings

@@ -3,7 +3,7 @@
 import pytest
 
 from groupmates.errors import UserError
-from groupmates.pool.listing import common_root, deal, expand, list_files, named, suffix_of
+from groupmates.pool.listing import common_root, compact, deal, expand, list_files, named
 
 
 @pytest.fixture
@@ -83,19 +83,26 @@ def test_two_files_of_one_base_name_have_two_names():
     assert [f.name for f in list_files(["a/x.jsonl", "b/x.jsonl"])] == ["a/x.jsonl", "b/x.jsonl"]
 
 
-@pytest.mark.parametrize(
-    ("path", "suffix"),
-    [("a.jsonl", ".jsonl"), ("a.v2.jsonl.zst", ".jsonl.zst"), ("a.parquet", ".parquet")],
-)
-def test_the_suffix_decides_how_a_file_is_read(path, suffix):
-    assert suffix_of(path) == list_files([path])[0].suffix == suffix
+@pytest.mark.parametrize("name", ["web/page[1].jsonl", "web/a*.jsonl", "web[v2]/b.jsonl"])
+def test_a_path_that_exists_is_that_file_whatever_a_pattern_would_mean(tree, name):
+    for also in ("web/page1.jsonl", "web/ab.jsonl", "webv/b.jsonl", name):
+        (tree / also).parent.mkdir(exist_ok=True)
+        (tree / also).touch()
+    assert expand([f"{tree}/{name}"]) == [f"{tree}/{name}"]
 
 
-@pytest.mark.parametrize("path", ["a.json", "a.jsonl.bz2", "zst", "a.zst"])
-def test_another_kind_of_file_is_refused_by_name(path):
-    error = refusal(list_files, [path])
-    assert repr(path) in error.found
-    assert ".jsonl.zst" in error.expected
+def test_within_a_folder_that_exists_only_the_rest_is_a_pattern(tree):
+    for name in ("dump[1]/a.jsonl", "dump[1]/b.jsonl", "dump1/c.jsonl"):
+        (tree / name).parent.mkdir(exist_ok=True)
+        (tree / name).touch()
+    found = expand([f"{tree}/dump[1]/*.jsonl"])
+    assert found == [f"{tree}/dump[1]/{name}.jsonl" for name in "ab"]
+
+
+def test_digits_of_other_scripts_do_not_count_up():
+    names = [f"part-{digit}.jsonl" for digit in "1२3٤"]
+    assert compact(names) == names
+    assert expand(names) == names
 
 
 def test_files_are_dealt_in_pool_order_and_shard_names_sort_in_it():

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from groupmates.errors import UserError
 from groupmates.pool import text_lines as lines_module
 from groupmates.pool.copy_rows import copy_rows
-from groupmates.pool.documents import read_documents, read_reference, sha256_of
+from groupmates.pool.documents import read_documents
+from groupmates.pool.identity import sha256_of
 from groupmates.pool.listing import PoolFile
 from groupmates.settings.config import PoolColumns
 
@@ -415,58 +416,6 @@ def test_rows_that_do_not_increase_are_our_mistake(tmp_path, rows):
     file = pool_file(tmp_path, b'{"text": "one"}\n' * 3)
     with pytest.raises(AssertionError):
         copy_rows(file, np.array(rows), tmp_path / "copy")
-
-
-# Reference examples
-
-
-def reference_file(folder: Path, lines: list[bytes], suffix: str = ".jsonl") -> Path:
-    return Path(pool_file(folder, b"\n".join(lines), suffix).path)
-
-
-@pytest.mark.parametrize("suffix", LINES)
-def test_reference_rows_give_context_and_labelled_text_as_written(tmp_path, suffix):
-    lines = [
-        b'{"context": "He said", "continuation": " hello", "index": 3}',
-        b'{"prompt": "Add 1 and 2.\\n", "response": "3 ", "text": "ignored"}',
-        b'{"text": " all of it"}',
-        b'{"context": "", "continuation": "no context"}',
-    ]
-    assert list(read_reference(reference_file(tmp_path, lines, suffix))) == [
-        ("He said", " hello"),
-        ("Add 1 and 2.\n", "3 "),
-        ("", " all of it"),
-        ("", "no context"),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("line", "expected", "found"),
-    [
-        (b'{"prompt": "Add."}', "{prompt, response}", "['prompt']"),
-        (b'{"question": "?"}', "'text'", "['question']"),
-        (b'{"prompt": "Add.", "response": null}', "'response'", "null"),
-        (b'{"prompt": 5, "response": "x"}', "'prompt'", "int"),
-        (b'{"context": "a", "continuation": " "}', "'continuation'", "white space"),
-        (b"[]", "a JSON object", "list"),
-        (b"{", "a JSON object", "'{'"),
-    ],
-)
-def test_a_bad_reference_row_is_named_by_file_and_line(tmp_path, line, expected, found):
-    path = reference_file(tmp_path, [b'{"text": "fine"}', line])
-    error = refusal(lambda: list(read_reference(path)))
-    assert expected in error.expected
-    assert found in error.found
-    assert error.where == f"{path}, line 2"
-
-
-def test_missing_empty_and_parquet_reference_files_are_refused(tmp_path):
-    error = refusal(lambda: list(read_reference(tmp_path / "none.jsonl")))
-    assert (error.found, error.where) == ("none", str(tmp_path / "none.jsonl"))
-    error = refusal(lambda: list(read_reference(reference_file(tmp_path, []))))
-    assert "at least one row" in error.expected
-    error = refusal(lambda: list(read_reference(tmp_path / "a.parquet")))
-    assert "reference.paths" in error.todo
 
 
 def test_sha256_is_that_of_the_bytes(tmp_path):

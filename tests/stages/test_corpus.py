@@ -11,7 +11,8 @@ from pydoc_data.topics import topics
 import pytest
 
 from groupmates.errors import UserError
-from groupmates.pool.documents import read_documents, read_reference
+from groupmates.pool.documents import read_documents
+from groupmates.pool.examples import read_examples
 from groupmates.pool.listing import PoolFile
 from groupmates.settings.config import Corpus, PoolColumns
 from groupmates.settings.per_stage import CorpusSettings
@@ -176,7 +177,8 @@ def test_code_that_this_python_cannot_parse_has_no_docstrings(content):
 def test_a_docstring_that_spells_a_lone_surrogate_can_be_written(tmp_path):
     ((_, text),) = corpus.docstrings('"""One \\ud800 half."""')
     corpus.write_rows(tmp_path / "a.jsonl.zst", [{"text": text}])
-    assert list(read_reference(tmp_path / "a.jsonl.zst")) == [("", "One ? half.")]
+    (example,) = read_examples(str(tmp_path / "a.jsonl.zst"))
+    assert example.labelled == "One ? half."
 
 
 def test_the_description_of_a_package_is_what_follows_its_headers():
@@ -200,7 +202,7 @@ def test_the_pieces_of_a_file_have_numbered_urls_and_none_is_short(tmp_path):
 
 
 def test_reference_passages_are_prose_of_some_hundred_characters(small):
-    texts = [text for _, text in read_reference(small[1])]
+    texts = [example.labelled for example in read_examples(str(small[1]))]
     assert len(texts) >= 300
     assert {len(text) for text in texts} <= set(range(290, 601))
     assert not [text for text in texts if "::=" in text or "****" in text]

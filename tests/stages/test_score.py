@@ -11,7 +11,6 @@ from groupmates.artefacts.store import embeddings, read_table
 from groupmates.errors import UserError
 from groupmates.models.influence import InfluenceModel
 from groupmates.models.tokenizer import load_tokenizer
-from groupmates.pool.listing import named
 from groupmates.settings import config, per_stage
 from groupmates.stages import score, shard_rows
 
@@ -60,14 +59,6 @@ def test_tokens_count_the_whole_document_and_its_end(tmp_path, model, small_run)
     expected = [len(tokenizer(d["text"])["input_ids"]) + 1 for d in small.documents(40)]
     assert table["n_tokens"].to_pylist() == expected
     assert max(expected) > 13  # longer than what is encoded
-
-
-def test_a_pool_file_that_changed_since_it_was_sampled_is_refused(tmp_path, model):
-    scored(tmp_path, model, 1)
-    file = named(tmp_path / "0.jsonl", tmp_path)
-    with pytest.raises(UserError, match=r"0\.jsonl") as error:
-        shard_rows.check_size(file, 5)
-    assert "expected: 5 bytes" in str(error.value)
 
 
 def test_a_killed_job_goes_on_after_the_row_groups_it_had_saved(tmp_path, model, monkeypatch):

@@ -30,6 +30,7 @@ from groupmates.artefacts.catalogue import ARTEFACTS
 from groupmates.errors import UserError
 
 KEY = b"groupmates"
+POOL = "pool:"
 UNREADABLE = (OSError, EOFError, ValueError, KeyError, SafetensorError)  # ValueError: JSON, Arrow
 
 
@@ -103,6 +104,22 @@ def digests(**inputs: Path | list[Path] | None) -> dict[str, str]:
         elif value is not None:
             found[name] = digest(value)
     return found
+
+
+def of_pool(identities: dict[str, str]) -> dict[str, str]:
+    """Inputs of a provenance: the pool files that a table is of, and what each is known by."""
+    return {f"{POOL}{name}": known for name, known in identities.items()}
+
+
+def pool_of(paths: Iterable[Path], artefact: str) -> dict[str, str]:
+    """The pool files that tables are of, by name, as `of_pool` has recorded them."""
+    recorded = (table_record(path, artefact)["inputs"] for path in paths)
+    return {
+        name.removeprefix(POOL): known
+        for inputs in recorded
+        for name, known in inputs.items()
+        if name.startswith(POOL)
+    }
 
 
 class TableWriter:

@@ -105,7 +105,7 @@ def pool_sample(config: Config, folder: Path) -> list[str] | None:
         rows = max((d.row + 1 for d in documents), default=0)
         if rows <= first:
             break
-        copy = folder / "pool" / f"part-{number}{file.suffix}"
+        copy = folder / "pool" / f"part-{number}-{Path(file.name).name}"
         copy.parent.mkdir(exist_ok=True)
         copy_rows(file, np.arange(first, rows), copy)
         found.append(str(copy))

@@ -21,10 +21,12 @@ from groupmates.artefacts.catalogue import ADAMW_STATE
 from groupmates.cost.flops import Shape, clipped_mean
 from groupmates.errors import UserError
 from groupmates.pool.arrow_tables import Table
-from groupmates.pool.documents import read_documents, read_reference
+from groupmates.pool.documents import read_documents
+from groupmates.pool.examples import read_examples
 from groupmates.pool.formats import format_of
 from groupmates.pool.listing import PoolFile, deal, expand, list_files
 from groupmates.pool.opening import exists, opened, size_of
+from groupmates.pool.text_lines import TextLines
 from groupmates.settings.config import Config, PlannedShape
 
 FILES_READ = 8
@@ -196,16 +198,17 @@ def count_documents(files: list[PoolFile], there: list[PoolFile]) -> tuple[int, 
 
 def lines_of(file: PoolFile) -> float:
     """Rows of a pool file: exact for a table, else by the lines in its first megabyte."""
-    table = format_of(file.path)
-    if isinstance(table, Table):
-        return float(table.number_of_rows())
+    lines = format_of(file.path)
+    if isinstance(lines, Table):
+        return float(lines.number_of_rows())
+    assert isinstance(lines, TextLines)
     size = size_of(file.path)
     with opened(file.path) as stream:
         prefix = stream.read(PREFIX_BYTES)
     text, rest = b"", prefix
-    while rest and file.suffix != ".jsonl":  # frame after frame
+    while rest and lines.compression != "none":  # frame after frame
         decoder: Any = zlib.decompressobj(wbits=31)
-        if file.suffix == ".jsonl.zst":
+        if lines.compression == "zstd":
             decoder = zstandard.ZstdDecompressor().decompressobj()
         text += decoder.decompress(rest)
         rest = decoder.unused_data
@@ -248,10 +251,9 @@ def _reference(config: Config, root: Path) -> tuple[float, float, str]:
         return min(planned, most), 1.0, "plan.reference_tokens"
     if config.reference.paths != "builtin":
         paths = expand(list(config.reference.paths), "reference.paths")
-        if Path(paths[0]).exists():
-            lengths = [
-                len((a + b).encode()) for a, b in islice(read_reference(Path(paths[0])), 200)
-            ]
+        if exists(paths[0]):
+            some = islice(read_examples(paths[0]), 200)
+            lengths = [len((e.context + e.labelled).encode()) for e in some]
             mean = float(np.minimum(np.array(lengths) / BYTES_PER_TOKEN, most).mean())
             return mean, 1.0, f"{paths[0]}, assumed: 4 bytes a token"
     return float(most), 1.0, "assumed: as long as reference.split.max_tokens allows"

@@ -23,7 +23,7 @@ from groupmates.errors import UserError
 from groupmates.maths.meaning import whitening
 from groupmates.maths.packing import length_batches, pad_right
 from groupmates.models.language_model import autocast, device, load_lm
-from groupmates.models.tokenizer import load_tokenizer, loading, text_tokens
+from groupmates.models.tokenizer import load_tokenizer, loading, read_special_tokens, text_tokens
 
 BATCH_TOKENS = 8192  # of a forward pass over the probe pool; scoring has a setting of its own
 
@@ -122,6 +122,7 @@ class ChunkEncoder(nn.Module):
                 folder, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
             )
         self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(folder, needs_end=False)
+        read_special_tokens(self.tokenizer, in_text=False)
         if self.tokenizer.cls_token_id is None or self.tokenizer.sep_token_id is None:
             raise UserError(
                 expected="an encoder whose tokenizer has cls and sep tokens (BERT and its kin)",

@@ -45,7 +45,7 @@ def loading(folder: str | Path, expected: str, todo: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        found = str(error).splitlines()[0]
+        found = " ".join(str(error).split())[:400]
         raise UserError(expected=expected, found=found, where=str(folder), todo=todo) from error
 
 
@@ -71,6 +71,15 @@ def load_tokenizer(folder: str | Path, needs_end: bool = True) -> PreTrainedToke
             todo="set eos_token in its tokenizer_config.json",
         )
     return tokenizer
+
+
+def read_special_tokens(tokenizer: PreTrainedTokenizerBase, in_text: bool) -> None:
+    """Whether a special token spelt in a text is that token; saved with the tokenizer.
+
+    Without, "<|endoftext|>" on a page about tokenizers is no end of a document.
+    """
+    tokenizer.split_special_tokens = not in_text
+    tokenizer.init_kwargs["split_special_tokens"] = not in_text
 
 
 def _reader(folder: Path) -> Any:

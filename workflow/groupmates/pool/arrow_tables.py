@@ -49,18 +49,19 @@ class Table(ABC):
         with self.parts() as (_, parts):
             return sum(count for count, _ in parts)
 
-    def records(self, columns: PoolColumns) -> Iterator[dict[str, Any]]:
-        """The fields of every row that `columns` names; nested ones as `outer.inner`.
+    def records(self, columns: PoolColumns | None) -> Iterator[dict[str, Any]]:
+        """The fields of every row that `columns` names, nested ones as `outer.inner`; None: all.
 
         The columns of text and id must be there. A value that cannot be decoded is the ValueError
         that says why.
         """
-        names = [name for name in dict.fromkeys(columns.model_dump().values()) if name is not None]
         with self.parts() as (schema, parts):
+            wanted = schema.names if columns is None else columns.model_dump().values()
             with reading(self.path):
-                found = {name: place for name in names if (place := field(schema, name))}
-                check_column(schema, columns.text, "text", self.path)
-                if columns.id is not None:
+                found = {name: place for name in wanted if name and (place := field(schema, name))}
+                if columns is not None:
+                    check_column(schema, columns.text, "text", self.path)
+                if columns is not None and columns.id is not None:
                     check_column(schema, columns.id, "id", self.path)
             places = list(found.values())
             for _, read in parts:

@@ -10,6 +10,7 @@ import numpy as np
 from groupmates.pool.damage import changed, place
 from groupmates.pool.documents import ABSENT, value_of
 from groupmates.pool.formats import format_of
+from groupmates.pool.identity import verify
 from groupmates.pool.listing import PoolFile
 
 
@@ -23,6 +24,7 @@ def chosen_rows(
     end raise `UserError`.
     """
     if len(rows):
+        verify(file)
         yield from format_of(file.path).chosen(rows, column)
 
 

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from groupmates.pool.chosen_rows import chosen_rows, take_text
 from groupmates.pool.damage import place
 from groupmates.pool.formats import format_of
+from groupmates.pool.identity import verify
 from groupmates.pool.listing import PoolFile
 
 # Every file has these columns: readers take the types of a dataset from its first file.
@@ -31,6 +32,7 @@ def copy_rows(file: PoolFile, rows: np.ndarray, destination: Path) -> None:
     (zstd is the limit), .parquet 90 to 330.
     """
     assert (np.diff(rows, prepend=-1) > 0).all(), "rows must be strictly increasing positions"
+    verify(file)
     format_of(file.path).copy(rows, destination)
 
 

@@ -78,7 +78,8 @@ def changed(expected: str, found: str, where: str) -> UserError:
         expected=f"{expected}, as when the run read it before",
         found=found,
         where=where,
-        todo="bring the old file back, or delete the run's results and run snakemake again",
+        todo="bring the old file back; or take the new one: `touch` it and run snakemake again, which "
+        "checks and scores it anew",
     )
 
 

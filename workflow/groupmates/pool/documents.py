@@ -1,4 +1,4 @@
-"""Reading the files of a user: pool documents and reference examples.
+"""Reading the documents of a pool.
 
 Everything streams: memory is a line, a chunk or a Parquet row group, whatever the file's size.
 Whatever is wrong with a file raises `UserError` with file and line, counted from 1; a record that is
@@ -7,23 +7,22 @@ wrong in a whole file raises `BadRecord`, or is left out and listed.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import orjson
 
 from groupmates.errors import UserError
 from groupmates.pool import text_lines
-from groupmates.pool.damage import empty, place, reading
+from groupmates.pool.damage import place
 from groupmates.pool.formats import format_of
-from groupmates.pool.listing import TABLES, PoolFile, suffix_of
-from groupmates.pool.opening import opened
+from groupmates.pool.identity import verify
+from groupmates.pool.listing import PoolFile
 from groupmates.settings.config import BadRecords, PoolColumns
 
-LABELLED = (("context", "continuation"), ("prompt", "response"))
+# Fields of a reference example: what is given, and what should be predicted after it.
+PAIRS = (("context", "continuation"), ("prompt", "response"))
 SHOWN = 200  # characters of what was found
 MOST_REJECTS = 1_000_000  # that are listed in memory
 ABSENT = object()
@@ -64,11 +63,13 @@ def rejects_of(bad_records: BadRecords) -> list[Reject] | None:
 def read_documents(
     file: PoolFile, columns: PoolColumns, rejects: list[Reject] | None = None
 ) -> Iterator[Document]:
-    """The documents of a pool file in its order; a file without any raises `UserError`.
+    """The documents of a pool file in its order, none of an empty one.
 
-    Bad records raise `BadRecord`, or are appended to `rejects`, where it is given. Without columns.id,
+    Bad records raise `BadRecord`, or are appended to `rejects`, where it is given. Where all are bad,
+    or the file is not the one that `file.identity` tells, `UserError` is raised. Without columns.id,
     ids are `{file.name}#{row}`. A document whose source field is absent or null has the source ''.
     """
+    verify(file)
     source = format_of(file.path)
     row, good, first = -1, 0, None
     for row, record in enumerate(source.records(columns)):
@@ -93,10 +94,7 @@ def read_documents(
             continue
         good += 1
         yield document
-    if row < 0:
-        raise empty(file.path)
-    if not good:
-        assert first is not None
+    if first is not None and not good:
         raise UserError(
             expected=f"a good record; {first.expected}",
             found=f"{row + 1:,} bad ones, the first: {first.found}",
@@ -108,56 +106,13 @@ def read_documents(
 def _document(
     file: PoolFile, columns: PoolColumns, row: int, record: bytes | dict[str, Any]
 ) -> Document:
-    values = _object(record) if isinstance(record, bytes) else record
+    values = object_of(record) if isinstance(record, bytes) else record
     return Document(
         row,
         f"{file.name}#{row}" if columns.id is None else _id(values, columns.id),
-        _text(values, columns.text, "pool.columns.text"),
+        text_in(values, columns.text, "pool.columns.text"),
         "" if columns.source is None else _source(values, columns.source),
     )
-
-
-def read_reference(path: Path) -> Iterator[tuple[str, str]]:
-    """(context, labelled text) of each reference example, exactly as they stand in the file.
-
-    Rows are {context, continuation}, {prompt, response} or {text}, whose context is ''; other
-    fields are ignored. The labelled text must not be blank.
-    """
-    suffix, row = suffix_of(str(path)), -1
-    if suffix in TABLES:
-        raise UserError(
-            expected="reference examples in .jsonl, .jsonl.gz or .jsonl.zst",
-            found=f"a {suffix} file",
-            where=str(path),
-            todo="convert it, or correct reference.paths",
-        )
-    for row, line in enumerate(text_lines.TextLines(str(path)).records()):
-        try:
-            example = _example(_object(line))
-        except BadRecord as error:
-            error.where = place(str(path), row)
-            raise
-        yield example
-    if row < 0:
-        raise empty(str(path))
-
-
-def _example(values: dict[str, Any]) -> tuple[str, str]:
-    for context, labelled in LABELLED:
-        if context in values and labelled in values:
-            if not isinstance(values[context], str):
-                raise _no_text(values, context, "reference.paths")
-            return values[context], _text(values, labelled, "reference.paths")
-    return "", _text(values, "text", "reference.paths")
-
-
-def sha256_of(path: str | Path) -> str:
-    """Hexadecimal SHA-256 of a file's bytes."""
-    with reading(str(path)), opened(str(path)) as stream:
-        digest = hashlib.sha256()
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
-        return digest.hexdigest()
 
 
 def value_of(values: dict[str, Any], field: str) -> Any:
@@ -172,7 +127,7 @@ def value_of(values: dict[str, Any], field: str) -> Any:
 # From a record to a document.
 
 
-def _object(line: bytes) -> dict[str, Any]:
+def object_of(line: bytes) -> dict[str, Any]:
     """The JSON object on a line."""
     if len(line) > text_lines.LONGEST_RECORD_BYTES:
         raise _too_long(f"a longer line: {_shown(line)}")
@@ -210,10 +165,10 @@ def _id(values: dict[str, Any], field: str) -> str:
     return str(value)
 
 
-def _text(values: dict[str, Any], field: str, setting: str) -> str:
+def text_in(values: dict[str, Any], field: str, setting: str) -> str:
     value = _decoded(values, field)
     if not isinstance(value, str):
-        raise _no_text(values, field, setting)
+        raise no_text(values, field, setting)
     if not value or value.isspace():
         raise BadRecord(
             "empty text",
@@ -237,9 +192,9 @@ def _source(values: dict[str, Any], field: str) -> str:
 # What is wrong with a record.
 
 
-def _no_text(values: dict[str, Any], field: str, setting: str) -> BadRecord:
+def no_text(values: dict[str, Any], field: str, setting: str) -> BadRecord:
     value = value_of(values, field)
-    pairs = " or ".join(f"{{{a}, {b}}}" for a, b in LABELLED)
+    pairs = " or ".join(f"{{{a}, {b}}}" for a, b in PAIRS)
     fields = f" (or {pairs})" if setting == "reference.paths" else ""
     kind = "null" if value is None else type(value).__name__
     return BadRecord(

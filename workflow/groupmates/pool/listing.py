@@ -16,10 +16,12 @@ from groupmates.errors import UserError
 from groupmates.pool import opening as lying
 
 TABLES = (".parquet", ".arrow")
-SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", *TABLES)
-_LAST_NUMBER = re.compile(r"(.*?)(\d+)(\D*)", re.DOTALL)
+LINES = tuple(
+    f".{kind}{end}" for kind in ("jsonl", "ndjson", "json") for end in ("", ".gz", ".zst", ".zstd")
+)
+_LAST_NUMBER = re.compile(r"(.*?)([0-9]+)([^0-9]*)", re.DOTALL)
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(:[\w.-]+)?")
-_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_RANGE = re.compile(r"\{([0-9]+)\.\.([0-9]+)\}")
 
 
 @dataclass(frozen=True)
@@ -28,31 +30,13 @@ class PoolFile:
 
     `path` may be a URL. `name` is the path below the folder that all pool files share, so that
     moving a pool as a whole changes nothing. It is the `source_file` of every artefact, and part of
-    generated document ids. The file's selected rows lie under it in `dataset/{method}/`.
+    generated document ids. The file's selected rows lie under it in `dataset/{method}/`. `identity`,
+    where it is known, is what the file's bytes must be.
     """
 
     path: str
     name: str
-
-    @property
-    def suffix(self) -> str:
-        return suffix_of(self.path)
-
-
-def suffix_of(path: str) -> str:
-    """Which of SUFFIXES; a `UserError` for anything else.
-
-    `.arrow` is an Arrow stream, as `save_to_disk` of Hugging Face `datasets` writes it.
-    """
-    for suffix in sorted(SUFFIXES, key=len, reverse=True):
-        if path.endswith(suffix):
-            return suffix
-    raise UserError(
-        expected=f"a pool file that ends in {', '.join(SUFFIXES)}, or a folder of save_to_disk",
-        found=f"{os.path.basename(path)!r}",
-        where="pool.paths",
-        todo="convert the file, or narrow the glob in pool.paths",
-    )
+    identity: str | None = None
 
 
 def expand_range(pattern: str) -> list[str]:
@@ -82,10 +66,11 @@ def expand(patterns: list[str], setting: str = "pool.paths") -> list[str]:
     """
     paths: list[str] = []
     for pattern in patterns:
+        there = there_of(pattern)
         if _RANGE.search(pattern):
             paths += expand_range(pattern)
-        elif glob.has_magic(pattern):
-            found = lying.matching(pattern)
+        elif glob.has_magic(pattern.removeprefix(there)):
+            found = lying.matching(glob.escape(there) + pattern.removeprefix(there))
             if not found:
                 raise UserError(
                     expected="at least one file",
@@ -116,9 +101,18 @@ def expand(patterns: list[str], setting: str = "pool.paths") -> list[str]:
     return paths
 
 
+def there_of(pattern: str) -> str:
+    """The longest beginning of a pattern that exists as it is named: in it, nothing is a pattern."""
+    if lying.is_url(pattern):
+        return ""
+    parts = pattern.split("/")
+    beginnings = ("/".join(parts[:n]) for n in range(len(parts), 0, -1))
+    return next((path for path in beginnings if path and os.path.exists(path)), "")
+
+
 def files_of(path: str, setting: str) -> list[str]:
     """The files of a folder of `save_to_disk`, or of a dataset of the hub; any other path itself."""
-    if path.endswith(SUFFIXES):
+    if path.endswith((*LINES, *TABLES)):
         return [path]
     if lying.exists(f"{path}/state.json"):
         names = [entry["filename"] for entry in _json(f"{path}/state.json")["_data_files"]]
@@ -212,13 +206,10 @@ def compact(paths: list[str]) -> list[str]:
 
 
 def list_files(patterns: list[str]) -> list[PoolFile]:
-    """The pool in its order. Raises `UserError` for an unknown kind of file."""
+    """The pool in its order."""
     paths = expand(patterns, "pool.paths")
     root = common_root(paths)
-    files = [named(path, root) for path in paths]
-    for file in files:
-        suffix_of(file.path)
-    return files
+    return [named(path, root) for path in paths]
 
 
 def chosen(files: list[PoolFile], patterns: list[str] | None) -> list[PoolFile]:

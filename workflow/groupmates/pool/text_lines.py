@@ -1,4 +1,4 @@
-"""The .jsonl format, plain or compressed: a record is a line, and only `\\n` ends one."""
+"""Lines of JSON, plain or compressed: a record is a line, and only `\\n` ends one."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import gzip
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import orjson
 import zstandard
 
 from groupmates.pool.damage import changed, check_end, place, reading
-from groupmates.pool.listing import suffix_of
 from groupmates.pool.opening import opened
 
 CHUNK_BYTES = 1 << 18  # read at a time; zstd makes about 1 MB of it
@@ -23,13 +22,14 @@ ZSTD_LEVEL = 3
 GZIP_LEVEL = 6
 # The tokenizer's memory is many times the text's, and a file without line ends is one record.
 LONGEST_RECORD_BYTES = 64 << 20
+Compression = Literal["none", "gzip", "zstd"]
 
 
 class TextLines:
     """A pool file of lines, read as a stream: memory is a chunk and the longest line."""
 
-    def __init__(self, path: str) -> None:
-        self.path, self._suffix = path, suffix_of(path)
+    def __init__(self, path: str, compression: Compression) -> None:
+        self.path, self.compression = path, compression
 
     def records(self, columns: object = None) -> Iterator[bytes]:
         """The lines; one of more than LONGEST_RECORD_BYTES is cut behind them."""
@@ -82,14 +82,14 @@ class TextLines:
             yield [last]
 
     def _chunks(self) -> Iterator[bytes]:
-        """The bytes of a .jsonl, or of all frames of a .jsonl.zst, all members of a .jsonl.gz.
+        """The bytes, of all frames of a zstd file and of all members of a gzip file.
 
         Frames are decompressed one by one: zstandard's stream_reader takes a truncated file for a
         whole one.
         """
         with reading(self.path), opened(self.path) as stream:
-            if self._suffix != ".jsonl.zst":
-                plain = gzip.GzipFile(fileobj=stream) if self._suffix == ".jsonl.gz" else stream
+            if self.compression != "zstd":
+                plain = gzip.GzipFile(fileobj=stream) if self.compression == "gzip" else stream
                 while chunk := plain.read(CHUNK_BYTES):
                     yield chunk
                 return
@@ -106,9 +106,9 @@ class TextLines:
     @contextmanager
     def _compressing(self, raw: Any) -> Iterator[Any]:
         """`raw` itself, or a stream that compresses into it as one frame."""
-        if self._suffix == ".jsonl":
+        if self.compression == "none":
             yield raw
-        elif self._suffix == ".jsonl.gz":
+        elif self.compression == "gzip":
             # No name and no time in the header.
             with gzip.GzipFile("", "wb", GZIP_LEVEL, raw, mtime=0) as output:
                 yield output

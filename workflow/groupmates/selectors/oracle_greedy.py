@@ -23,7 +23,8 @@ from groupmates.models.probing import Probing
 from groupmates.models.reference import Reference, reference_part
 from groupmates.models.tokenizer import document_tokens, load_tokenizer
 from groupmates.pool.chosen_rows import chosen_texts
-from groupmates.pool.listing import located
+from groupmates.pool.identity import identified
+from groupmates.pool.listing import PoolFile, located
 from groupmates.progress import Progress, note
 from groupmates.selectors.order import preparing, without_groups
 from groupmates.settings.sections import Budget
@@ -100,11 +101,12 @@ def order(
             return bool(n_tokens_N[picks].sum() >= budget.tokens)
         return len(picks) >= int(allowed["picks"])
 
+    files = identified(located(pool, root), store.pool_of(score, "score"))
     with Kept(output, "order", provenance) as kept:
         probed = Probed(
             base,
             reference_part(reference, "selection", settings.selection_examples)[0],
-            windows(settings, table, pool, root, tokenizer),
+            windows(settings, table, files, tokenizer),
             table["doc_id"].to_pylist(),
         )
         known, losses = kept.values, list[float]()
@@ -149,13 +151,13 @@ def picks_at_most(budget: Budget, documents: int, n_tokens_N: np.ndarray | None)
 
 
 def windows(
-    settings: OracleGreedy.Order, table: pa.Table, pool: list[str], root: str, tokenizer: Path
+    settings: OracleGreedy.Order, table: pa.Table, files: list[PoolFile], tokenizer: Path
 ) -> list[np.ndarray]:
     """What is trained on of every document of the scores, in their order, as of the probe pool."""
     tokens = load_tokenizer(tokenizer)
     file_N, row_N = table["source_file"].to_numpy(), table["source_row"].to_numpy()
     found: list[np.ndarray] = []
-    for file in located(pool, root):
+    for file in files:
         texts = chosen_texts(file, row_N[file_N == file.name], settings.text_columns.text)
         found += document_tokens(tokens, list(texts), settings.sequence_length + 1)
     assert len(found) == len(table), "pool files and score files do not belong together"

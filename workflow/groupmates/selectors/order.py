@@ -22,6 +22,7 @@ from groupmates.artefacts.catalogue import ARTEFACTS
 from groupmates.artefacts.store import Provenance
 from groupmates.pool.damage import changed
 from groupmates.pool.documents import Document, read_documents, rejects_of
+from groupmates.pool.identity import identified
 from groupmates.pool.listing import located
 from groupmates.progress import Progress
 from groupmates.settings.sections import BadRecords, PoolColumns
@@ -58,7 +59,7 @@ def documents_of_shard(
     """The documents of a scoring shard, whose files are `pool`, in blocks; those that were scored."""
     ids = store.read_table(score, "score", ["doc_id"])["doc_id"].to_pylist()
     done = 0
-    for file in located(pool, root):
+    for file in identified(located(pool, root), store.pool_of([score], "score")):
         documents = read_documents(file, columns, rejects_of(bad_records))
         while block := list(islice(documents, TOGETHER)):
             if [d.doc_id for d in block] != ids[done : done + len(block)]:

@@ -28,7 +28,8 @@ from groupmates.models.language_model import check_fits, pass_tokens
 from groupmates.models.reference import Reference, reference_part
 from groupmates.models.tokenizer import document_tokens, load_tokenizer
 from groupmates.pool.chosen_rows import chosen_texts
-from groupmates.pool.listing import located
+from groupmates.pool.identity import identified
+from groupmates.pool.listing import PoolFile, located
 from groupmates.progress import Progress, note
 from groupmates.selectors.order import preparing
 from groupmates.settings.selectors import Quad
@@ -84,7 +85,8 @@ def prepare(
         )
         progress = Progress(f"probe {output.name}", most, "documents", len(known))
         examples = reference_part(reference, "selection", settings.selection_examples)[0]
-        texts = Texts(settings, documents, pool, root, tokenizer)
+        files = identified(located(pool, root), store.pool_of(score, "score"))
+        texts = Texts(settings, documents, files, tokenizer)
         influences = Influences(base, examples, quad, texts, known, progress, kept)
         found: list[dict[str, np.ndarray]] = []
         for iteration, (arms, drawn) in enumerate(draws(quad, bandit, order_N, starts), 1):
@@ -195,14 +197,14 @@ class Texts:
     """The pool's documents as token sequences, read where they lie."""
 
     def __init__(
-        self, settings: Quad.Prepare, documents: pa.Table, pool: list[str], root: str, folder: Path
+        self, settings: Quad.Prepare, documents: pa.Table, pool: list[PoolFile], folder: Path
     ) -> None:
         self._tokenizer = load_tokenizer(folder)
         self._column, self._limit = settings.text_columns.text, settings.sequence_length + 1
         files = documents["source_file"].combine_chunks()
         self._names, self._file_N = files.dictionary.to_pylist(), files.indices.to_numpy()
         self._row_N = documents["source_row"].to_numpy()
-        self._files = {file.name: file for file in located(pool, root)}
+        self._files = {file.name: file for file in pool}
 
     @property
     def vocabulary(self) -> int:

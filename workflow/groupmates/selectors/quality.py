@@ -11,7 +11,7 @@ from groupmates.artefacts.store import Provenance
 from groupmates.errors import UserError
 from groupmates.models.quality import HELD_OUT, QualityClassifier
 from groupmates.models.tokenizer import load_tokenizer, token_lists
-from groupmates.pool.documents import read_reference
+from groupmates.pool.examples import read_examples
 from groupmates.progress import Progress, note
 from groupmates.selectors.order import documents_of_shard, preparing, without_groups
 from groupmates.settings.selectors import Quality
@@ -38,7 +38,8 @@ def prepare(
         good, where = decoded(reference, tokenizer, settings.selection_examples), str(reference)
     else:
         files = positives or []
-        good = ["".join(parts) for path in files for parts in read_reference(path)]
+        examples = (e for path in files for e in read_examples(str(path)))
+        good = ["".join(e.joined(settings.delimiter)[:2]) for e in examples]
         where = ", ".join(map(str, files))
     bad = [
         text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from groupmates.artefacts.catalogue import DOCUMENT
 from groupmates.artefacts.store import (
     Provenance,
     digests,
+    of_pool,
+    pool_of,
     read_clusters,
     read_table,
     rows_of,
@@ -65,7 +68,8 @@ def run(
             "rank": rank[here],
             "group_influence": order["group_influence"][here],
         }
-        write_table(output[shard], "select", provenance, columns)
+        of_shard = replace(provenance, inputs=inputs | of_pool(pool_of([path], "score")))
+        write_table(output[shard], "select", of_shard, columns)
         progress.advance(len(n_tokens[shard]))
     progress.finish()
     for path in set(output[0].parent.glob("shard-*.parquet")) - set(output):

@@ -110,12 +110,15 @@ class Reference(Section):
     """Examples of what the model should become good at."""
 
     paths: Paths
-    """`builtin`, or a list of `.jsonl`, `.jsonl.gz` or `.jsonl.zst` files. A record has `context`
-    and `continuation`, `prompt` and `response`, or `text`. The two parts are joined as they
-    stand."""
+    """`builtin`, or a list of files in any format of the pool. A record has `context` and
+    `continuation`, `prompt` and `response`, or `text`."""
     evaluation_paths: Annotated[list[str], Field(min_length=1)] | None
     """Files of the examples that are held out for evaluation. They may share no example with
     `paths`. `null`: a hash of each example splits `paths`."""
+    delimiter: str
+    """Text between context and continuation where neither has white space there. LAMBADA files of
+    DCLM need a space: `never been` and `searched` make `never been searched`. `''`: the two are
+    joined as they stand."""
     selection_examples: Positive
     """Largest number of examples that steer the selection (paper: 128, §2).
 
@@ -147,6 +150,10 @@ class Sample(Section):
     pool where `base.checkpoint` is `null`."""
     vocabulary_size: Annotated[int, Field(ge=300)]
     """Number of tokens of the tokenizer that is trained on the pool."""
+    special_tokens_in_text: bool
+    """Whether a special token that is spelt in a text, such as `<|endoftext|>`, becomes that token.
+    `false`: text is text, wherever the language model's tokenizer reads it. `true` is for texts in
+    a chat template."""
 
 
 class Architecture(Section):

@@ -32,6 +32,7 @@ from groupmates.settings.config import (
 from groupmates.settings.sections import (
     Budget,
     Columns,
+    Delimiter,
     From,
     OfBadRecords,
     SelectionExamples,
@@ -133,6 +134,7 @@ class SampleSettings(StageSettings):
 
 class ReferenceSettings(StageSettings):
     seed: int
+    delimiter: Delimiter
     split: Annotated[ReferenceSplit, From("reference.split")]
 
 
@@ -236,6 +238,7 @@ class TokeniseSettings(StageSettings):
     seed: int
     format: Annotated[Format, From("materialise.format")]
     text_columns: TextColumns
+    special_tokens_in_text: Annotated[bool, From("sample.special_tokens_in_text")]
     open_lm: Annotated[OpenLm | None, From(_open_lm)]
 
 

@@ -105,5 +105,6 @@ def _without_source(config: Any) -> PoolColumns:
 Columns = Annotated[PoolColumns, From("pool.columns")]
 TextColumns = Annotated[PoolColumns, From(_without_source)]
 OfBadRecords = Annotated[BadRecords, From("pool.bad_records")]
+Delimiter = Annotated[str, From("reference.delimiter")]
 SelectionExamples = Annotated[int, From("reference.selection_examples")]
 SequenceLength = Annotated[int, From("sample.sequence_length")]

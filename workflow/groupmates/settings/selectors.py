@@ -15,6 +15,7 @@ from pydantic import Field
 from groupmates.settings.sections import (
     Budget,
     Columns,
+    Delimiter,
     From,
     OfBadRecords,
     Positive,
@@ -263,6 +264,7 @@ class Quality(Selector, name="quality"):
 
     class Prepare(Step):
         selection_examples: SelectionExamples
+        delimiter: Delimiter
         quality: Quality
 
         memory, minutes = 16000, 120

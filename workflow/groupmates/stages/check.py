@@ -16,7 +16,8 @@ from groupmates.artefacts.store import Provenance, read_table, write_table
 from groupmates.errors import UserError
 from groupmates.maths.randomness import hash64
 from groupmates.pool.damage import bytes_of, place, repeated
-from groupmates.pool.documents import read_documents, rejects_of, sha256_of
+from groupmates.pool.documents import read_documents, rejects_of
+from groupmates.pool.identity import sha256_of
 from groupmates.pool.listing import located, named, path_of
 from groupmates.progress import Progress, note
 from groupmates.settings.per_stage import CheckPoolSettings, CheckSettings

@@ -11,7 +11,7 @@ import pyarrow as pa
 import torch
 from transformers import PreTrainedModel
 
-from groupmates.artefacts.store import Provenance, concatenate, write_table
+from groupmates.artefacts.store import Provenance, concatenate, pool_of, write_table
 from groupmates.artefacts.unfinished import Kept
 from groupmates.errors import UserError
 from groupmates.maths.packing import windows
@@ -22,6 +22,7 @@ from groupmates.models.distributed import Processes, processes
 from groupmates.models.reference import Reference, reference_part
 from groupmates.models.resumable import Training, set_learning_rate, warm_up_then_decay
 from groupmates.models.tokenizer import load_tokenizer
+from groupmates.pool.identity import identified
 from groupmates.pool.listing import located
 from groupmates.settings.config import Optimizer
 from groupmates.settings.per_stage import EvaluateSettings
@@ -62,8 +63,9 @@ def run(
     ours, label = processes(), f"evaluate {method} seed {number}"
     reading = Kept(examples, "example_losses", provenance) if ours.first else None
     if reading is not None:
-        files, column, kind = located(pool, root), settings.text_columns.text, np.dtype(np.int32)
+        files = identified(located(pool, root), pool_of(select, "select"))
         with reading:
+            column, kind = settings.text_columns.text, np.dtype(np.int32)
             read_selected(reading, files, chosen, column, tokens, kind, f"{label} tokens")
     documents = shared_documents(reading, ours)
     seed = hash64(settings.seed, "evaluate", f"steps of {number}")

@@ -14,6 +14,7 @@ from groupmates.artefacts.store import Provenance, replacing
 from groupmates.errors import UserError
 from groupmates.pool.copy_rows import convert_rows, copy_rows
 from groupmates.pool.damage import bytes_of
+from groupmates.pool.identity import identified
 from groupmates.pool.listing import named
 from groupmates.pool.token_files import write_index, write_manifest
 from groupmates.progress import Progress, note
@@ -28,7 +29,7 @@ def run(
     `selection` may hold other files of the same shard too. A file of which nothing was selected
     becomes an empty file of its format.
     """
-    file = named(pool, root)
+    (file,) = identified([named(pool, root)], store.pool_of([selection], "select"))
     name, size = file.name, bytes_of(file.path)
     table = store.read_table(selection, "select", columns=["doc_id", "source_file", "source_row"])
     ours = table.filter(pc.equal(table["source_file"].cast("string"), name))

@@ -11,9 +11,15 @@ from typing import TYPE_CHECKING
 from groupmates.artefacts.store import Provenance, replacing, write_folder_provenance, write_table
 from groupmates.errors import UserError
 from groupmates.maths.randomness import hash64
-from groupmates.models.tokenizer import document_tokens, load_tokenizer, train_tokenizer
+from groupmates.models.tokenizer import (
+    document_tokens,
+    load_tokenizer,
+    read_special_tokens,
+    train_tokenizer,
+)
 from groupmates.pool.damage import bytes_of, place, repeated
-from groupmates.pool.documents import Document, read_documents, rejects_of, sha256_of
+from groupmates.pool.documents import Document, read_documents, rejects_of
+from groupmates.pool.identity import sha256_of
 from groupmates.pool.listing import PoolFile, located
 from groupmates.progress import Progress, note
 from groupmates.settings.per_stage import SampleSettings
@@ -60,6 +66,7 @@ def run(
         note("sample", "WARNING: no documents are left for warming up; probe documents are used")
         training = probed
     tokens = make_tokenizer(settings, drawn)
+    read_special_tokens(tokens, sample.special_tokens_in_text)
     digests = {file.name: sha256_of(file.path) for file in pool_files}
     provenance = Provenance("sample", settings.model_dump(mode="json"), digests)
     with replacing(tokenizer) as folder:

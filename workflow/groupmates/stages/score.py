@@ -51,7 +51,7 @@ def run(
         }
 
     shard = Shard.of(pool, root, check)
-    inputs = shard.digests | {"model": digest(model)}
+    inputs = shard.inputs | {"model": digest(model)}
     provenance = Provenance("score", settings.model_dump(mode="json"), inputs)
     size, bad = influence.encoder.size, settings.bad_records
     write_rows(output, provenance, shard, settings.columns, bad, size, scored)

@@ -69,7 +69,7 @@ def run_embed(
 
     shard = Shard.of(pool, root, check)
     inputs = digests(base=base, tokenizer=tokenizer, encoder=encoder)
-    provenance = Provenance("embed", settings.model_dump(mode="json"), shard.digests | inputs)
+    provenance = Provenance("embed", settings.model_dump(mode="json"), shard.inputs | inputs)
     columns, bad = settings.text_columns, settings.bad_records
     write_rows(output, provenance, shard, columns, bad, meaning.size, embedded, "semantic")
 

@@ -12,10 +12,10 @@ from typing import Any
 import pyarrow as pa
 
 from groupmates.artefacts.catalogue import ARTEFACTS
-from groupmates.artefacts.store import Provenance, read_table, row_groups, table_writer
+from groupmates.artefacts.store import Provenance, of_pool, read_table, row_groups, table_writer
 from groupmates.artefacts.unfinished import Kept
-from groupmates.pool.damage import bytes_of, changed
 from groupmates.pool.documents import Document, read_documents, rejects_of
+from groupmates.pool.identity import identified, identity
 from groupmates.pool.listing import PoolFile, located
 from groupmates.progress import Progress
 from groupmates.settings.config import BadRecords, PoolColumns
@@ -25,25 +25,24 @@ ROW_GROUP = 4096  # documents that are tokenised, sorted by length and encoded t
 
 @dataclass(frozen=True)
 class Shard:
-    """The pool files of a shard; `checked` is what was found of each, by its name."""
+    """The pool files of a shard, as they were checked, and how many documents they have."""
 
     files: list[PoolFile]
-    checked: dict[str, dict[str, Any]]
+    documents: int
 
     @classmethod
     def of(cls, pool: list[str], root: str, check: Path) -> Shard:
         """The shard of the files `pool` below `root`, which are listed in `check`."""
         listing = read_table(check, "check", ["source_file", "bytes", "sha256", "documents"])
-        known = dict(zip(listing["source_file"].to_pylist(), listing.to_pylist(), strict=True))
-        return cls(located(pool, root), known)
+        checked = {row["source_file"]: row for row in listing.to_pylist()}
+        identities = {n: identity(row["bytes"], row["sha256"]) for n, row in checked.items()}
+        files = identified(located(pool, root), identities)
+        return cls(files, sum(checked[file.name]["documents"] for file in files))
 
     @property
-    def documents(self) -> int:
-        return sum(self.checked[f.name]["documents"] for f in self.files)
-
-    @property
-    def digests(self) -> dict[str, str]:
-        return {f.name: self.checked[f.name]["sha256"] for f in self.files}
+    def inputs(self) -> dict[str, str]:
+        """The files, as provenance names them."""
+        return of_pool({file.name: str(file.identity) for file in self.files})
 
 
 def write_rows(
@@ -70,8 +69,6 @@ def write_rows(
                 for group in groups:
                     writer.write(group)
 
-        for file in shard.files:
-            check_size(file, shard.checked[file.name]["bytes"])
         for file, documents in _blocks(done, shard.files, columns, bad_records):
             unsaved.append(rows_of(file, documents))
             progress.advance(len(documents))
@@ -102,10 +99,3 @@ def _blocks(
                 assert done >= 0, "what was kept ends within a row group"
                 continue
             yield file, block
-
-
-def check_size(file: PoolFile, size: int) -> None:
-    """A pool file must be the one that was checked and sampled."""
-    found = bytes_of(file.path)
-    if found != size:
-        raise changed(f"{size:,} bytes", f"{found:,} bytes", file.path)

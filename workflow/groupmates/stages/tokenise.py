@@ -11,7 +11,8 @@ import numpy as np
 from groupmates.artefacts import store
 from groupmates.artefacts.unfinished import Kept
 from groupmates.maths.randomness import generator
-from groupmates.models.tokenizer import load_tokenizer
+from groupmates.models.tokenizer import load_tokenizer, read_special_tokens
+from groupmates.pool.identity import identified
 from groupmates.pool.listing import located
 from groupmates.pool.token_files import Stream, token_type, write_shard
 from groupmates.progress import Progress, note
@@ -38,12 +39,16 @@ def run(
     """
     table = store.concatenate(selection, "select", ["source_file", "source_row"])
     language = load_tokenizer(tokenizer)
+    read_special_tokens(language, settings.special_tokens_in_text)
     kind = token_type(max(language.get_vocab().values()) + 1)
     made = store.Provenance.of("tokenise", settings, select=selection, tokenizer=tokenizer)
     provenance = made.also(part=part)
     label = f"tokenise {output.parent.name} {part}"
     with Kept(output, "dataset_part", provenance) as kept:
-        files, column = located(pool, root), settings.text_columns.text
+        files, column = (
+            identified(located(pool, root), store.pool_of(selection, "select")),
+            settings.text_columns.text,
+        )
         read_selected(kept, files, table, column, language, kind, label)
         stream = Stream(kept_of(kept, "tokens"))
         if settings.open_lm is not None:

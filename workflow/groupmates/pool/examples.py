@@ -1,0 +1,67 @@
+"""Reading the reference: contexts, and the texts that a model should predict after them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from groupmates.pool.damage import empty, place
+from groupmates.pool.documents import PAIRS, BadRecord, no_text, object_of, text_in
+from groupmates.pool.formats import format_of
+
+Join = Literal["no context", "white space", "delimiter", "as it is"]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One record of a reference file, its two texts exactly as they stand there."""
+
+    where: str
+    context: str
+    labelled: str
+
+    def joined(self, delimiter: str) -> tuple[str, str, Join]:
+        """Context and labelled text whose concatenation is the example's text, and how it came.
+
+        Where neither side of the join has white space, `delimiter` is put in front of the labelled
+        text. Spaces at the end of the context go to the labelled text, too: that is how a word is
+        tokenised within a text.
+        """
+        context, labelled = self.context, self.labelled
+        if not context:
+            return "", labelled, "no context"
+        stem = context.rstrip(" ")
+        if stem != context:
+            return stem, context[len(stem) :] + labelled, "white space"
+        if context[-1].isspace() or labelled[0].isspace():
+            return context, labelled, "white space"
+        return context, delimiter + labelled, "delimiter" if delimiter else "as it is"
+
+
+def read_examples(path: str) -> Iterator[Example]:
+    """The examples of a reference file, in any format of the pool.
+
+    Records are {context, continuation}, {prompt, response} or {text}, whose context is ''; other
+    fields are ignored. A labelled text that is missing or blank raises `BadRecord`.
+    """
+    row = -1
+    for row, record in enumerate(format_of(path).records(None)):
+        where = place(path, row)
+        try:
+            values = object_of(record) if isinstance(record, bytes) else record
+            yield Example(where, *_texts(values))
+        except BadRecord as error:
+            error.where = where
+            raise
+    if row < 0:
+        raise empty(path)
+
+
+def _texts(values: dict[str, Any]) -> tuple[str, str]:
+    for context, labelled in PAIRS:
+        if context in values and labelled in values:
+            if not isinstance(values[context], str):
+                raise no_text(values, context, "reference.paths")
+            return values[context], text_in(values, labelled, "reference.paths")
+    return "", text_in(values, "text", "reference.paths")
