@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import json
 import os
-import posixpath
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -28,15 +27,21 @@ _RANGE = re.compile(r"\{([0-9]+)\.\.([0-9]+)\}")
 class PoolFile:
     """One file of the pool.
 
-    `path` may be a URL. `name` is the path below the folder that all pool files share, so that
-    moving a pool as a whole changes nothing. It is the `source_file` of every artefact, and part of
-    generated document ids. The file's selected rows lie under it in `dataset/{method}/`. `identity`,
-    where it is known, is what the file's bytes must be.
+    `path` may be a URL. `name` is the `source_file` of every artefact, and part of generated document
+    ids. The file's selected rows lie under it in `dataset/{method}/`. It begins with the first folder
+    that stands for several in the file's entry of pool.paths, or with the file's folder. So it depends
+    neither on other entries nor on where the pool lies. `identity`, where it is known, is what the
+    file's bytes must be.
     """
 
     path: str
     name: str
     identity: str | None = None
+
+    @property
+    def marked(self) -> str:
+        """The path for a command line, with `/./` before the name, as of rsync's --relative."""
+        return f"{self.path.removesuffix(self.name) or './'}./{self.name}"
 
 
 def expand_range(pattern: str) -> list[str]:
@@ -61,26 +66,17 @@ def expand(patterns: list[str], setting: str = "pool.paths") -> list[str]:
 
     A pattern is a path, a URL, a glob of either, a folder of `save_to_disk` or a dataset of the hub.
     It may also be a path with one numeric range: `part-{0000..0278}.jsonl.zst` stands for 279 files,
-    whether they exist or not. So a plan can be made before they arrive. A glob that matches nothing, a
-    file named twice or a brace raises `UserError` that names `setting`.
+    whether they exist or not. So a plan can be made before they arrive. A path that exists stands for
+    itself. A glob that matches nothing, a file named twice or a brace raises `UserError` that names
+    `setting`.
     """
-    paths: list[str] = []
-    for pattern in patterns:
-        there = there_of(pattern)
-        if _RANGE.search(pattern):
-            paths += expand_range(pattern)
-        elif glob.has_magic(pattern.removeprefix(there)):
-            found = lying.matching(glob.escape(there) + pattern.removeprefix(there))
-            if not found:
-                raise UserError(
-                    expected="at least one file",
-                    found=f"no file that matches {pattern!r}",
-                    where=f"{setting}, read from {os.getcwd()}",
-                    todo="correct the glob; relative paths start where snakemake is started",
-                )
-            paths += [path for entry in found for path in files_of(entry, setting)]
-        else:
-            paths += files_of(pattern, setting)
+    paths = [path for pattern in patterns for path in _matched(pattern, setting)]
+    check_paths(paths, setting)
+    return paths
+
+
+def check_paths(paths: list[str], setting: str) -> None:
+    """A file that is named twice, or by what is no name, raises `UserError`."""
     seen: set[str] = set()
     for path in paths:
         if _absolute(path) in seen:
@@ -90,15 +86,45 @@ def expand(patterns: list[str], setting: str = "pool.paths") -> list[str]:
                 where=setting,
                 todo="remove the overlap between the patterns",
             )
-        if "{" in path or "}" in path:
-            raise UserError(
-                expected="file names without braces: to snakemake they are wildcards",
-                found=repr(path),
-                where=setting,
-                todo="rename the file, or correct the range, such as a-{000..278}.jsonl.zst",
-            )
+        _check_name(path, setting)
         seen.add(_absolute(path))
-    return paths
+
+
+def _matched(pattern: str, setting: str) -> list[str]:
+    """The paths of one pattern."""
+    there = there_of(pattern)
+    if _RANGE.search(pattern):
+        return expand_range(pattern)
+    if not glob.has_magic(pattern.removeprefix(there)):
+        return files_of(pattern, setting)
+    found = lying.matching(glob.escape(there) + pattern.removeprefix(there))
+    if not found:
+        raise UserError(
+            expected="at least one file",
+            found=f"no file that matches {pattern!r}",
+            where=f"{setting}, read from {os.getcwd()}",
+            todo="correct the glob; relative paths start where snakemake is started",
+        )
+    return [path for entry in found for path in files_of(entry, setting)]
+
+
+def _check_name(path: str, setting: str) -> None:
+    if "{" in path or "}" in path:
+        raise UserError(
+            expected="file names without braces: to snakemake they are wildcards",
+            found=repr(path),
+            where=setting,
+            todo="rename the file, or correct the range, such as a-{000..278}.jsonl.zst",
+        )
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise UserError(
+            expected="file names in UTF-8",
+            found=repr(os.fsencode(path)),
+            where=setting,
+            todo="rename the file",
+        ) from None
 
 
 def there_of(pattern: str) -> str:
@@ -134,7 +160,11 @@ def files_of(path: str, setting: str) -> list[str]:
             where=f"{setting}, {path}",
             todo=f"name the files in it, such as {path}/*.jsonl.zst or {path}/**/*.parquet",
         )
-    return hub_files(path, setting) if _HUB_NAME.fullmatch(path) else [path]
+    return hub_files(path, setting) if _is_hub_name(path) else [path]
+
+
+def _is_hub_name(path: str) -> bool:
+    return _HUB_NAME.fullmatch(path) is not None and not os.path.exists(path)
 
 
 def hub_files(name: str, setting: str) -> list[str]:
@@ -206,10 +236,54 @@ def compact(paths: list[str]) -> list[str]:
 
 
 def list_files(patterns: list[str]) -> list[PoolFile]:
-    """The pool in its order."""
-    paths = expand(patterns, "pool.paths")
-    root = common_root(paths)
-    return [named(path, root) for path in paths]
+    """The pool in its order; two files of one name raise `UserError`."""
+    found = {pattern: _matched(pattern, "pool.paths") for pattern in patterns}
+    paths = [path for pattern in patterns for path in found[pattern]]
+    check_paths(paths, "pool.paths")
+    files = [
+        _named(path, root)
+        for pattern in patterns
+        for root in [root_of(pattern, found[pattern])]
+        for path in found[pattern]
+    ]
+    first: dict[str, str] = {}
+    for file in files:
+        if (other := first.setdefault(file.name, file.path)) != file.path:
+            raise UserError(
+                expected="files whose names differ, or those of their folders",
+                found=f"{other} and {file.path}, which are both {file.name!r}",
+                where="pool.paths",
+                todo="name both by one glob that begins above them, such as data/*/web/*.jsonl.zst: "
+                "names then begin at its first star",
+            )
+    return files
+
+
+def root_of(pattern: str, paths: list[str]) -> str:
+    """The folder below which the files of a pattern are named; absolute, or a URL.
+
+    A name begins with the first folder that stands for several, or with the file's own folder. That
+    of a dataset of the hub begins with the repository and its commit.
+    """
+    if _is_hub_name(pattern):
+        return paths[0].partition("@")[0].rpartition("/")[0]
+    there = there_of(pattern)
+    several = glob.has_magic(pattern.removeprefix(there)) or _RANGE.search(pattern) is not None
+    if not several and not pattern.endswith((*LINES, *TABLES)) and paths != [pattern]:
+        return _absolute(pattern).rpartition("/")[0]  # of save_to_disk: the folder begins the name
+    parts = _absolute(pattern).split("/")
+    known = len(_absolute(there).split("/")) if there else 0
+    magic = (n for n, part in enumerate(parts) if n >= known and _stands_for_several(part))
+    return "/".join(parts[: min(next(magic, len(parts)), len(parts) - 2)])
+
+
+def _stands_for_several(part: str) -> bool:
+    return glob.has_magic(part) or _RANGE.search(part) is not None
+
+
+def _named(path: str, root: str) -> PoolFile:
+    name = _absolute(path).removeprefix(root).lstrip("/")
+    return PoolFile(path if path.endswith(name) else _absolute(path), name)
 
 
 def chosen(files: list[PoolFile], patterns: list[str] | None) -> list[PoolFile]:
@@ -231,45 +305,19 @@ def chosen(files: list[PoolFile], patterns: list[str] | None) -> list[PoolFile]:
     return [file for file in files if _absolute(file.path) in wanted]
 
 
-def common_root(paths: list[str]) -> str:
-    """The folder that all files share; relative to this one where all paths are relative.
+def located(paths: Iterable[str | Path]) -> list[PoolFile]:
+    """The pool files that a command line names; a path may hold one range.
 
-    URLs count where there is nothing else; those of several schemes share no folder, ''.
+    What follows `/./` is a file's name. Without it, that is as of a path in pool.paths.
     """
-    local = [path for path in paths if not lying.is_url(path)]
-    if local:
-        root = os.path.commonpath({os.path.dirname(os.path.abspath(path)) for path in local})
-        return root if any(map(os.path.isabs, local)) else os.path.relpath(root)
-    schemes, below = zip(*(path.split("://", 1) for path in paths), strict=True)
-    if len(set(schemes)) > 1:
-        return ""
-    return f"{schemes[0]}://{posixpath.commonpath({posixpath.dirname(path) for path in below})}"
+    return [_located(path) for pattern in paths for path in expand_range(str(pattern))]
 
 
-def named(path: str | Path, root: str | Path) -> PoolFile:
-    """The pool file at `path`, named by its path below `root`; a URL elsewhere by all of it."""
-    path, root = str(path), str(root)
-    if not lying.is_url(path):
-        below = Path(os.path.abspath(path)).relative_to(os.path.abspath(root))
-        return PoolFile(path, below.as_posix())
-    if lying.is_url(root) and path.startswith(folder := root.rstrip("/") + "/"):
-        return PoolFile(path, path.removeprefix(folder).lstrip("/"))
-    scheme, _, rest = path.partition("://")
-    return PoolFile(path, f"{scheme}/{rest.lstrip('/')}")
-
-
-def path_of(name: str, root: str) -> str:
-    """The path or URL of the pool file `name`: the inverse of `named`."""
-    path = f"{root}{name}" if root.endswith("/") else f"{root}/{name}"
-    if lying.is_url(root) or (root and os.path.exists(path)):
-        return path
-    scheme, _, rest = name.partition("/")
-    return f"{scheme}://{rest}"
-
-
-def located(paths: Iterable[str | Path], root: str | Path) -> list[PoolFile]:
-    """The pool files below `root` that a command line names; a path may hold one range."""
-    return [named(path, root) for pattern in paths for path in expand_range(str(pattern))]
+def _located(path: str) -> PoolFile:
+    folder, marked, name = path.rpartition("/./")
+    if marked:
+        return PoolFile(name if folder == "." else f"{folder}/{name}", name)
+    return _named(path, root_of(path, [path]))
 
 
 def deal(

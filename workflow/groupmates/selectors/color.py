@@ -94,7 +94,6 @@ def order(
     base: Path,
     tokenizer: Path,
     pool: list[str],
-    root: str,
     score: list[Path],
     partition: int,
     partitions: int,
@@ -124,7 +123,7 @@ def order(
         done, unsaved = sum(map(len, found)), len(found)
         label = f"order {output.parent.name} {partition + 1}/{partitions}"
         progress = Progress(label, rows_of(ours), "documents", done)
-        blocks = documents_of_shard(ours, pool, root, settings.text_columns, settings.bad_records)
+        blocks = documents_of_shard(ours, pool, settings.text_columns, settings.bad_records)
         first = 0
         for block in blocks:
             first += len(block)

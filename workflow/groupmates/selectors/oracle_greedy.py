@@ -77,14 +77,13 @@ def order(
     tokenizer: Path,
     reference: Path,
     pool: list[str],
-    root: str,
     score: list[Path],
     output: Path,
     threads: int = 1,
 ) -> None:
     """Pick until the budget is met; then the other documents, by the loss last measured.
 
-    Texts are read from the files of the `pool` below `root`. Memory: the windows of all documents, and
+    Texts are read from the files of the `pool`. Memory: the windows of all documents, and
     the probed model three times. A killed job trains on its picks again, and measures none twice.
     """
     torch.set_num_threads(threads)
@@ -101,7 +100,7 @@ def order(
             return bool(n_tokens_N[picks].sum() >= budget.tokens)
         return len(picks) >= int(allowed["picks"])
 
-    files = identified(located(pool, root), store.pool_of(score, "score"))
+    files = identified(located(pool), store.pool_of(score, "score"))
     with Kept(output, "order", provenance) as kept:
         probed = Probed(
             base,

@@ -54,12 +54,12 @@ def without_groups(
 
 
 def documents_of_shard(
-    score: Path, pool: list[str], root: str, columns: PoolColumns, bad_records: BadRecords
+    score: Path, pool: list[str], columns: PoolColumns, bad_records: BadRecords
 ) -> Iterator[list[Document]]:
     """The documents of a scoring shard, whose files are `pool`, in blocks; those that were scored."""
     ids = store.read_table(score, "score", ["doc_id"])["doc_id"].to_pylist()
     done = 0
-    for file in identified(located(pool, root), store.pool_of([score], "score")):
+    for file in identified(located(pool), store.pool_of([score], "score")):
         documents = read_documents(file, columns, rejects_of(bad_records))
         while block := list(islice(documents, TOGETHER)):
             if [d.doc_id for d in block] != ids[done : done + len(block)]:

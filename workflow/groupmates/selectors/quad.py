@@ -44,7 +44,6 @@ def prepare(
     tokenizer: Path,
     reference: Path,
     pool: list[str],
-    root: str,
     score: list[Path],
     cluster: list[Path],
     centroids: Path,
@@ -53,7 +52,7 @@ def prepare(
 ) -> None:
     """Visit clusters, and write what was measured and what is known of every cluster in the end.
 
-    An iteration reads its texts from the files of the `pool` below `root`. Memory: ids and places of
+    An iteration reads its texts from the files of the `pool`. Memory: ids and places of
     all documents, and the probed model. A killed job measures no batch of documents twice.
     """
     torch.set_num_threads(threads)
@@ -85,7 +84,7 @@ def prepare(
         )
         progress = Progress(f"probe {output.name}", most, "documents", len(known))
         examples = reference_part(reference, "selection", settings.selection_examples)[0]
-        files = identified(located(pool, root), store.pool_of(score, "score"))
+        files = identified(located(pool), store.pool_of(score, "score"))
         texts = Texts(settings, documents, files, tokenizer)
         influences = Influences(base, examples, quad, texts, known, progress, kept)
         found: list[dict[str, np.ndarray]] = []

@@ -83,7 +83,6 @@ def order(
     settings: Quality.Order,
     *,
     pool: list[str],
-    root: str,
     score: list[Path],
     prepared: Path,
     partition: int,
@@ -99,7 +98,7 @@ def order(
         f"order quality {partition + 1}/{partitions}", store.rows_of(ours), "documents"
     )
     found: list[np.ndarray] = []
-    for block in documents_of_shard(ours, pool, root, settings.columns, settings.bad_records):
+    for block in documents_of_shard(ours, pool, settings.columns, settings.bad_records):
         found.append(model.score([d.text for d in block]))
         progress.advance(len(block))
     progress.finish()

@@ -18,17 +18,17 @@ from groupmates.maths.randomness import hash64
 from groupmates.pool.damage import bytes_of, place, repeated
 from groupmates.pool.documents import read_documents, rejects_of
 from groupmates.pool.identity import sha256_of
-from groupmates.pool.listing import located, named, path_of
+from groupmates.pool.listing import PoolFile, located
 from groupmates.progress import Progress, note
 from groupmates.settings.per_stage import CheckPoolSettings, CheckSettings
 
 LISTED = ["source_file", "bytes", "sha256", "documents", "rejected"]
 
 
-def run(settings: CheckSettings, *, pool: list[str], root: str, output: Path) -> None:
-    """Check every document of `pool` (files below `root`); their sizes, digests and id hashes."""
+def run(settings: CheckSettings, *, pool: list[str], output: Path) -> None:
+    """Check every document of the files `pool`; their sizes, digests and id hashes."""
     listing: dict[str, list] = {name: [] for name in (*LISTED, "id_hashes", "rejects")}
-    files = located(pool, root)
+    files = located(pool)
     progress = Progress(f"check {output.stem}", sum(bytes_of(f.path) for f in files), "bytes")
     for file in files:
         rejects = rejects_of(settings.bad_records)
@@ -49,7 +49,7 @@ def run(settings: CheckSettings, *, pool: list[str], root: str, output: Path) ->
 
 
 def run_pool(
-    settings: CheckPoolSettings, *, check: list[Path], root: str, output: Path, rejects: Path
+    settings: CheckPoolSettings, *, pool: list[str], check: list[Path], output: Path, rejects: Path
 ) -> None:
     """Every document id once in the pool; the list of all files, and that of all bad records.
 
@@ -57,13 +57,14 @@ def run_pool(
     """
     tables = [read_table(path, "check") for path in check]
     files = [row for t in tables for row in t.drop_columns("id_hashes").to_pylist()]
-    check_share(settings, files, root)
+    by_name = {file.name: file for file in located(pool)}
+    check_share(settings, files, by_name)
     hashes = np.concatenate([t["id_hashes"].combine_chunks().flatten().to_numpy() for t in tables])
     hashes.sort()
     twice = np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
     if len(twice):
         found = f"{len(twice):,} ids that occur more than once, the first:"
-        raise repeated(found, places(settings, tables, int(twice[0]), root))
+        raise repeated(found, places(settings, tables, int(twice[0]), by_name))
     note("check", f"{len(hashes):,} documents, every id once")
     provenance = Provenance.of("check", settings, check=check)
     left_out = [(file["source_file"], reject) for file in files for reject in file["rejects"]]
@@ -78,7 +79,9 @@ def run_pool(
     write_table(output, "files", provenance, columns)
 
 
-def check_share(settings: CheckPoolSettings, files: list[dict], root: str) -> None:
+def check_share(
+    settings: CheckPoolSettings, files: list[dict], by_name: dict[str, PoolFile]
+) -> None:
     """No more than the allowed share of the pool's records is bad."""
     bad = sum(file["rejected"] for file in files)
     if not bad:
@@ -88,7 +91,7 @@ def check_share(settings: CheckPoolSettings, files: list[dict], root: str) -> No
     told = ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
     if bad > settings.max_bad_share * records:
         worst = max(files, key=lambda file: file["rejected"])
-        path, first = path_of(worst["source_file"], root), worst["rejects"][0]
+        path, first = by_name[worst["source_file"]].path, worst["rejects"][0]
         raise UserError(
             expected=f"at most {settings.max_bad_share:.2%} bad records (pool.max_bad_share)",
             found=f"{bad:,} of {records:,}, {bad / records:.2%}: {told}",
@@ -101,7 +104,9 @@ def check_share(settings: CheckPoolSettings, files: list[dict], root: str) -> No
     note("check", f"WARNING: {left_out}; see rejects.parquet")
 
 
-def places(settings: CheckPoolSettings, tables: list, twice: int, root: str) -> list[str]:
+def places(
+    settings: CheckPoolSettings, tables: list, twice: int, by_name: dict[str, PoolFile]
+) -> list[str]:
     """The first three places of the document id with this hash."""
     found: list[str] = []
     for table in tables:
@@ -109,7 +114,7 @@ def places(settings: CheckPoolSettings, tables: list, twice: int, root: str) -> 
             wanted = pc.equal(hashes.values, np.uint64(twice)).to_numpy(zero_copy_only=False)
             numbers = set(np.flatnonzero(wanted).tolist())
             if numbers and len(found) < 3:
-                file = named(path_of(name, root), root)
+                file = by_name[name]
                 rejects = rejects_of(settings.bad_records)
                 documents = read_documents(file, settings.text_columns, rejects)
                 found += [

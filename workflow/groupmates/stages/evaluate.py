@@ -37,7 +37,6 @@ def run(
     reference: Path,
     select: list[Path],
     pool: list[str],
-    root: str,
     number: int,
     curve: Path,
     examples: Path,
@@ -45,7 +44,7 @@ def run(
 ) -> None:
     """Continue the base model's training on one selection, with training seed `number`.
 
-    The documents are read from the files of the `pool` below `root`, so that the format of the dataset
+    The documents are read from the files of the `pool`, so that the format of the dataset
     does not matter. The seed draws them and their order; methods share it, so that their difference is
     paired.
     """
@@ -63,7 +62,7 @@ def run(
     ours, label = processes(), f"evaluate {method} seed {number}"
     reading = Kept(examples, "example_losses", provenance) if ours.first else None
     if reading is not None:
-        files = identified(located(pool, root), pool_of(select, "select"))
+        files = identified(located(pool), pool_of(select, "select"))
         with reading:
             column, kind = settings.text_columns.text, np.dtype(np.int32)
             read_selected(reading, files, chosen, column, tokens, kind, f"{label} tokens")

@@ -15,21 +15,19 @@ from groupmates.errors import UserError
 from groupmates.pool.copy_rows import convert_rows, copy_rows
 from groupmates.pool.damage import bytes_of
 from groupmates.pool.identity import identified
-from groupmates.pool.listing import named
+from groupmates.pool.listing import located
 from groupmates.pool.token_files import write_index, write_manifest
 from groupmates.progress import Progress, note
 from groupmates.settings.per_stage import AssembleSettings, MaterialiseSettings
 
 
-def run(
-    settings: MaterialiseSettings, *, pool: str, root: str, selection: Path, output: Path
-) -> None:
-    """Write what `selection` names of the pool file `pool`, which lies below the folder `root`.
+def run(settings: MaterialiseSettings, *, pool: str, selection: Path, output: Path) -> None:
+    """Write what `selection` names of the pool file `pool`.
 
     `selection` may hold other files of the same shard too. A file of which nothing was selected
     becomes an empty file of its format.
     """
-    (file,) = identified([named(pool, root)], store.pool_of([selection], "select"))
+    (file,) = identified(located([pool]), store.pool_of([selection], "select"))
     name, size = file.name, bytes_of(file.path)
     table = store.read_table(selection, "select", columns=["doc_id", "source_file", "source_row"])
     ours = table.filter(pc.equal(table["source_file"].cast("string"), name))

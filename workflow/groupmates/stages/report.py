@@ -34,18 +34,17 @@ def run(
     *,
     inputs: list[Path],
     pool: list[str],
-    root: str,
     output: Path,
     figures: list[Path],
 ) -> None:
     """Write the page and, beside it, its figures and the comparison as files of their own.
 
     `inputs` are all that the page tells of, in the folder where it is written. Files of the `pool`,
-    which lie below the folder `root`, are read for texts alone: some may be gone.
+    are read for texts alone: some may be gone.
     """
     found = Found(output.parent, inputs)
     records = reading.records(found.run / "logs")
-    page, drawn, rows = content(settings, found, records, located(pool, root))
+    page, drawn, rows = content(settings, found, records, located(pool))
     provenance = Provenance("report", settings.model_dump(mode="json"), made_of(found, records))
     record = json.dumps(provenance.record("report"), sort_keys=True).replace("<", "\\u003c")
     page["provenance"] = Markup(record)

@@ -44,14 +44,13 @@ def run(
     settings: SampleSettings,
     *,
     pool: list[str],
-    root: str,
     tokenizer: Path,
     probe_pool: Path,
     training_pool: Path,
 ) -> None:
-    """Write tokenizer, probe pool and training pool, drawn from `pool`, files below `root`."""
+    """Write tokenizer, probe pool and training pool, drawn from the files of `pool`."""
     sample = settings.sample
-    pool_files = located(pool, root)
+    pool_files = located(pool)
     drawn, documents = draw(settings, pool_files)
     check_unique(drawn)
     probed, training = drawn[: sample.probe_documents], drawn[sample.probe_documents :]

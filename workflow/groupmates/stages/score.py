@@ -23,13 +23,12 @@ def run(
     settings: ScoreSettings,
     *,
     pool: list[str],
-    root: str,
     check: Path,
     model: Path,
     output: Path,
     threads: int = 1,
 ) -> None:
-    """Score the documents of `pool` (files below `root`, listed in `check`), in pool order."""
+    """Score the documents of the files `pool`, which `check` lists, in pool order."""
     torch.set_num_threads(threads)
     influence = InfluenceModel.load(model)
     tokenizer = load_tokenizer(model / "tokenizer")
@@ -50,7 +49,7 @@ def run(
             "embedding": embeddings,
         }
 
-    shard = Shard.of(pool, root, check)
+    shard = Shard.of(pool, check)
     inputs = shard.inputs | {"model": digest(model)}
     provenance = Provenance("score", settings.model_dump(mode="json"), inputs)
     size, bad = influence.encoder.size, settings.bad_records

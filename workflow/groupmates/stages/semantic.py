@@ -48,7 +48,6 @@ def run_embed(
     settings: EmbedSettings,
     *,
     pool: list[str],
-    root: str,
     check: Path,
     base: Path,
     tokenizer: Path,
@@ -56,7 +55,7 @@ def run_embed(
     output: Path,
     threads: int = 1,
 ) -> None:
-    """Embed the documents of `pool` (files below `root`, listed in `check`): rows as `score` has."""
+    """Embed the documents of the files `pool`, which `check` lists: rows as `score` has."""
     torch.set_num_threads(threads)
     meaning, of_text = SemanticEncoder.load(base, encoder), load_tokenizer(tokenizer)
 
@@ -67,7 +66,7 @@ def run_embed(
         check_lengths(file, documents, emb_ND)
         return {"doc_id": [d.doc_id for d in documents], "embedding": emb_ND}
 
-    shard = Shard.of(pool, root, check)
+    shard = Shard.of(pool, check)
     inputs = digests(base=base, tokenizer=tokenizer, encoder=encoder)
     provenance = Provenance("embed", settings.model_dump(mode="json"), shard.inputs | inputs)
     columns, bad = settings.text_columns, settings.bad_records

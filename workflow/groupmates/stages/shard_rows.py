@@ -31,12 +31,12 @@ class Shard:
     documents: int
 
     @classmethod
-    def of(cls, pool: list[str], root: str, check: Path) -> Shard:
-        """The shard of the files `pool` below `root`, which are listed in `check`."""
+    def of(cls, pool: list[str], check: Path) -> Shard:
+        """The shard of the files `pool`, which are listed in `check`."""
         listing = read_table(check, "check", ["source_file", "bytes", "sha256", "documents"])
         checked = {row["source_file"]: row for row in listing.to_pylist()}
         identities = {n: identity(row["bytes"], row["sha256"]) for n, row in checked.items()}
-        files = identified(located(pool, root), identities)
+        files = identified(located(pool), identities)
         return cls(files, sum(checked[file.name]["documents"] for file in files))
 
     @property

@@ -24,13 +24,12 @@ def run(
     settings: TokeniseSettings,
     *,
     pool: list[str],
-    root: str,
     selection: list[Path],
     tokenizer: Path,
     part: str,
     output: Path,
 ) -> None:
-    """Tokenise what `selection` names of the pool files, which lie below the folder `root`.
+    """Tokenise what `selection` names of the pool files.
 
     A document is its text and the end-of-text token, in pool order. open_lm: their stream is cut into
     windows, and the rest at its end is dropped. The windows are shuffled, since open_lm trains on those
@@ -46,7 +45,7 @@ def run(
     label = f"tokenise {output.parent.name} {part}"
     with Kept(output, "dataset_part", provenance) as kept:
         files, column = (
-            identified(located(pool, root), store.pool_of(selection, "select")),
+            identified(located(pool), store.pool_of(selection, "select")),
             settings.text_columns.text,
         )
         read_selected(kept, files, table, column, language, kind, label)
