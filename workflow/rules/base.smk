@@ -4,7 +4,6 @@
 
 rule base:
     input:
-        checkpoint=folder_files(CONFIG.base.checkpoint),
         tokenizer=artefact("tokenizer"),
         training_pool=artefact("training_pool"),
     output:
@@ -18,6 +17,7 @@ rule base:
         gpu=1,
     params:
         settings=settings("BaseSettings", "base"),
+        seen=seen(folder_files(CONFIG.base.checkpoint)),
         srun=srun,
         processes=processes,
     shell:

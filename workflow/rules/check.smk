@@ -5,7 +5,7 @@
 
 rule check:
     input:
-        pool=lambda wildcards: present([f.path for f in SHARDS[wildcards.shard]]),
+        corpus_of_shard,
     output:
         artefact("check"),
     log:
@@ -16,11 +16,11 @@ rule check:
         runtime=minutes(120),
     params:
         settings=settings("CheckSettings", "check"),
-        pool=shard_files,
-        root=given(POOL_ROOT),
+        pool=pool_of_shard,
+        seen=pool_seen,
     shell:
         "workflow/run check --log {log:q} --job {params.job:q} --settings {params.settings:q}"
-        " --pool {params.pool:q} --root {params.root:q} --output {output:q}"
+        " --pool {params.pool:q} --output {output:q}"
 
 
 rule check_pool:
@@ -38,8 +38,8 @@ rule check_pool:
     params:
         settings=settings("CheckPoolSettings", "files"),
         check=listed("check"),
-        root=given(POOL_ROOT),
+        pool=unrecorded(pool_argument(POOL)),
     shell:
         "workflow/run check-pool --log {log:q} --job {params.job:q} --settings {params.settings:q}"
-        " --check {params.check:q} --root {params.root:q} --output {output.files:q}"
+        " --pool {params.pool:q} --check {params.check:q} --output {output.files:q}"
         " --rejects {output.rejects:q}"

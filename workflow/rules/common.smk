@@ -12,7 +12,7 @@ PACKAGE = f"{CLONE}/workflow"
 sys.path.insert(0, PACKAGE)
 from groupmates.artefacts import catalogue
 from groupmates.errors import UserError
-from groupmates.pool import listing
+from groupmates.pool import listing, opening
 from groupmates.settings import config as config_module, per_stage, selectors
 from groupmates.slurm import join, preflight
 
@@ -130,7 +130,6 @@ try:
         CORPUS if CONFIG.pool.paths == "builtin" else list(CONFIG.pool.paths)
     )
     POOL = listing.list_files(POOL_PATTERNS)
-    POOL_ROOT = listing.common_root([f.path for f in POOL])
     SHARDS = listing.deal(POOL, CONFIG.pool.files_per_shard, CONFIG.pool.shard_mb)
     SAMPLED = listing.chosen(POOL, CONFIG.sample.paths)
     REFERENCE = (
@@ -144,8 +143,6 @@ try:
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
-FILES = {file.name: file for file in POOL}
-SHARD_OF = {file.name: shard for shard, files in SHARDS.items() for file in files}
 METHODS = list(CONFIG.select.methods)
 SEEDS = range(CONFIG.evaluate.seeds)
 ROUNDS = ["random", "bootstrap"][: 1 + bool(CONFIG.probe.bootstrap.rollouts)]
@@ -161,13 +158,33 @@ SEMANTIC_SCORES = [artefact("semantic", shard=shard) for shard in SHARDS]
 SEMANTIC_CLUSTERS = [artefact("semantic_cluster", shard=shard) for shard in SHARDS]
 
 
-def present(paths):
-    """Inputs from outside the workflow: a plan can be made before they have arrived.
+# Files of the user are no inputs to snakemake. It would go by their path and by whether they are newer
+# than what was made of them: a pool that is moved would be scored anew, a file that is replaced by an
+# older one would not, and one from the future would undo the job. What a file looks like is a param
+# instead. So a plan can be made before the files have arrived, too.
 
-    What is missing is no input of the dry run; the job that needs it says so when it runs.
-    """
-    made_here = [*CORPUS, artefact("corpus_reference")]
-    return [path for path in paths if path in made_here or os.path.exists(path)]
+
+def made_here(paths):
+    """The inputs among them: of the built-in corpus."""
+    corpus = {*CORPUS, artefact("corpus_reference")}
+    return [path for path in paths if path in corpus]
+
+
+def seen(paths):
+    """A recorded param: it changes with a file's size or time, not with its path."""
+    return given(
+        opening.stamp([path for path in paths if path not in made_here([path])])
+    )
+
+
+def unrecorded(values):
+    """A param that makes nothing stale: snakemake does not compare one that asks for resources."""
+    return lambda wildcards, resources: values
+
+
+def pool_argument(files):
+    """Files of the pool for a command line, as ranges."""
+    return listing.compact([file.marked for file in files])
 
 
 # Inputs that depend on wildcards.
@@ -185,9 +202,19 @@ def bootstrapped(wildcards):
     )
 
 
-def shard_files(wildcards):
-    """The pool files of a shard, as ranges."""
-    return listing.compact([file.path for file in SHARDS[wildcards.shard]])
+def corpus_of_shard(wildcards):
+    return made_here([file.path for file in SHARDS[wildcards.shard]])
+
+
+def pool_of_shard(wildcards, resources):
+    return pool_argument(SHARDS[wildcards.shard])
+
+
+def pool_seen(wildcards):
+    """What the files of a shard look like, and their names."""
+    files = SHARDS[wildcards.shard]
+    names = listing.compact([file.name for file in files])
+    return [*names, seen([file.path for file in files])(wildcards)]
 
 
 def selection(wildcards):
@@ -199,14 +226,11 @@ def selection(wildcards):
 def part_files(wildcards):
     """The pool files of some scoring shards."""
     shards = DATASET_PARTS[wildcards.part]
-    return [file.path for shard in shards for file in SHARDS[shard]]
+    return [file for shard in shards for file in SHARDS[shard]]
 
 
 def folder_files(folder):
-    """The files of a checkpoint, tokenizer or encoder; a hub name has none here.
-
-    The files and not the folder are the input: overwriting one does not change the folder's time.
-    """
+    """The files of a checkpoint, tokenizer or encoder; a hub name has none here."""
     if folder is None or not os.path.isdir(folder):
         return []
     return sorted(str(path) for path in Path(folder).rglob("*") if path.is_file())
@@ -220,4 +244,3 @@ wildcard_constraints:
     model="initial|final|one_step",
     method="[a-z][a-z0-9_]*",
     seed=r"\d+",
-    file="|".join(re.escape(name) for name in FILES),

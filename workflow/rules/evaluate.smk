@@ -8,7 +8,7 @@ rule evaluate:
         tokenizer=artefact("tokenizer"),
         reference=artefact("reference"),
         select=selection,
-        pool=present([file.path for file in POOL]),
+        corpus=made_here([file.path for file in POOL]),
     output:
         curve=artefact("curve"),
         examples=artefact("example_losses"),
@@ -21,15 +21,14 @@ rule evaluate:
     params:
         settings=settings("EvaluateSettings", "curve"),
         select=listed("select"),
-        pool=given(listing.compact([file.path for file in POOL])),
-        root=given(POOL_ROOT),
+        pool=unrecorded(pool_argument(POOL)),
         srun=srun,
         processes=processes,
     shell:
         "{params.srun} workflow/run evaluate {params.processes} --log {log:q} --job {params.job:q}"
         " --threads {threads} --settings {params.settings:q} --base {input.base:q}"
         " --tokenizer {input.tokenizer:q} --reference {input.reference:q}"
-        " --select {params.select:q} --pool {params.pool:q} --root {params.root:q}"
+        " --select {params.select:q} --pool {params.pool:q}"
         " --number {wildcards.seed} --curve {output.curve:q} --examples {output.examples:q}"
 
 

@@ -7,7 +7,6 @@
 rule fit:
     input:
         base=artefact("base"),
-        encoder=folder_files(CONFIG.fit.encoder.name),
         tokenizer=artefact("tokenizer"),
         probe_pool=artefact("probe_pool"),
         probes=lambda wildcards: probed(
@@ -27,6 +26,7 @@ rule fit:
             "OneStepFitSettings" if wildcards.model == "one_step" else "FitSettings",
             "fit",
         )(wildcards),
+        seen=seen(folder_files(CONFIG.fit.encoder.name)),
         srun=srun,
         processes=processes,
     shell:

@@ -1,33 +1,29 @@
 # The selected documents as a dataset to train on: a file per pool file, unchanged or as Parquet; or
 # tokenised, a folder per part of the pool. Then they are made one dataset, and described.
-# reads: pool, select/. writes: dataset/{method}/, dataset/{method}.json.
+# reads: pool, select/. writes: dataset/{method}/, dataset/{method}.shards/, dataset/{method}.json.
 FORMAT = CONFIG.materialise.format
 DATASET_PARTS = listing.deal(list(SHARDS), CONFIG.materialise.shards_per_job)
 
 if FORMAT in ("same", "parquet"):
-    SUFFIX = ".parquet" if FORMAT == "parquet" else ""
-    WRITTEN = [artefact("dataset", file=name) + SUFFIX for name in FILES]
+    WRITTEN = [artefact("dataset_shard", shard=shard) for shard in SHARDS]
 
     rule materialise:
         input:
-            pool=lambda wildcards: present([FILES[wildcards.file].path]),
-            selection=lambda wildcards: artefact(
-                "select", method=wildcards.method, shard=SHARD_OF[wildcards.file]
-            ),
+            corpus=corpus_of_shard,
+            selection=artefact("select"),
         output:
-            artefact("dataset") + SUFFIX,
+            artefact("dataset_shard"),
         log:
-            logged("materialise_{method}/{file}"),
+            logged("materialise_{method}_{shard}"),
         resources:
             mem_mb=memory(4000),
             runtime=minutes(120),
         params:
             settings=settings("MaterialiseSettings", "dataset"),
-            pool=lambda wildcards: FILES[wildcards.file].path,
-            root=given(POOL_ROOT),
+            pool=pool_of_shard,
         shell:
             "workflow/run materialise --log {log:q} --job {params.job:q}"
-            " --settings {params.settings:q} --pool {params.pool:q} --root {params.root:q}"
+            " --settings {params.settings:q} --pool {params.pool:q}"
             " --selection {input.selection:q} --output {output:q}"
 
 else:
@@ -37,16 +33,14 @@ else:
 
     rule tokenise:
         input:
-            pool=lambda wildcards: present(part_files(wildcards)),
+            corpus=lambda wildcards: made_here(
+                [file.path for file in part_files(wildcards)]
+            ),
             selection=lambda wildcards: [
                 artefact("select", method=wildcards.method, shard=shard)
                 for shard in DATASET_PARTS[wildcards.part]
             ],
-            tokenizer=(
-                folder_files(CONFIG.materialise.tokenizer)
-                if CONFIG.materialise.tokenizer
-                else artefact("tokenizer")
-            ),
+            tokenizer=[] if CONFIG.materialise.tokenizer else artefact("tokenizer"),
         output:
             temp(PART) if FORMAT == "megatron" else PART,
         log:
@@ -56,13 +50,13 @@ else:
             runtime=minutes(240),
         params:
             settings=settings("TokeniseSettings", "dataset_part"),
-            pool=lambda wildcards: listing.compact(part_files(wildcards)),
-            root=given(POOL_ROOT),
+            pool=lambda wildcards, resources: pool_argument(part_files(wildcards)),
             selection=listed("selection"),
             tokenizer=CONFIG.materialise.tokenizer or artefact("tokenizer"),
+            seen=seen(folder_files(CONFIG.materialise.tokenizer)),
         shell:
             "workflow/run tokenise --log {log:q} --job {params.job:q}"
-            " --settings {params.settings:q} --pool {params.pool:q} --root {params.root:q}"
+            " --settings {params.settings:q} --pool {params.pool:q}"
             " --selection {params.selection:q} --tokenizer {params.tokenizer:q}"
             " --part {wildcards.part} --output {output:q}"
 

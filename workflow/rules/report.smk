@@ -53,9 +53,8 @@ rule report:
         settings=settings("ReportSettings", "report"),
         inputs=all_inputs,
         # No input: the report does without.
-        pool=given(listing.compact([file.path for file in POOL])),
-        root=given(POOL_ROOT),
+        pool=unrecorded(pool_argument(POOL)),
     shell:
         "workflow/run report --log {log:q} --job {params.job:q} --settings {params.settings:q}"
-        " --inputs {params.inputs:q} --pool {params.pool:q} --root {params.root:q}"
+        " --inputs {params.inputs:q} --pool {params.pool:q}"
         " --output {output.page:q} --figures {output.figures:q}"

@@ -4,8 +4,7 @@
 
 rule sample:
     input:
-        pool=present([file.path for file in SAMPLED]),
-        tokenizer=folder_files(CONFIG.sample.tokenizer or CONFIG.base.checkpoint),
+        made_here([file.path for file in SAMPLED]),
     output:
         tokenizer=directory(artefact("tokenizer")),
         probe_pool=artefact("probe_pool"),
@@ -17,18 +16,19 @@ rule sample:
         runtime=minutes(240),
     params:
         settings=settings("SampleSettings", "probe_pool"),
-        pool=given(listing.compact([file.path for file in SAMPLED])),
-        root=given(POOL_ROOT),
+        pool=unrecorded(pool_argument(SAMPLED)),
+        names=given(listing.compact([file.name for file in SAMPLED])),
+        seen=seen([file.path for file in SAMPLED]),
+        tokenizer=seen(folder_files(CONFIG.sample.tokenizer or CONFIG.base.checkpoint)),
     shell:
         "workflow/run sample --log {log:q} --job {params.job:q} --settings {params.settings:q}"
-        " --pool {params.pool:q} --root {params.root:q} --tokenizer {output.tokenizer:q}"
+        " --pool {params.pool:q} --tokenizer {output.tokenizer:q}"
         " --probe-pool {output.probe_pool:q} --training-pool {output.training_pool:q}"
 
 
 rule reference:
     input:
-        reference=present(REFERENCE),
-        evaluation=present(REFERENCE_EVALUATION),
+        made_here(REFERENCE),
         tokenizer=artefact("tokenizer"),
     output:
         artefact("reference"),
@@ -40,8 +40,9 @@ rule reference:
         runtime=minutes(30),
     params:
         settings=settings("ReferenceSettings", "reference"),
-        reference=given(REFERENCE),
-        evaluation=given(REFERENCE_EVALUATION),
+        reference=unrecorded(listing.compact(REFERENCE)),
+        evaluation=unrecorded(listing.compact(REFERENCE_EVALUATION)),
+        seen=seen([*REFERENCE, *REFERENCE_EVALUATION]),
     shell:
         "workflow/run reference --log {log:q} --job {params.job:q} --settings {params.settings:q}"
         " --reference {params.reference:q} --evaluation {params.evaluation:q}"

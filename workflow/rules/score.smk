@@ -4,7 +4,7 @@
 
 rule score:
     input:
-        pool=lambda wildcards: present([f.path for f in SHARDS[wildcards.shard]]),
+        corpus=corpus_of_shard,
         check=artefact("check"),
         model=artefact("fit", model="final"),
         accepted=artefact("accept", model="final"),
@@ -18,18 +18,17 @@ rule score:
         gpu=1,
     params:
         settings=settings("ScoreSettings", "score"),
-        pool=shard_files,
-        root=given(POOL_ROOT),
+        pool=pool_of_shard,
     shell:
         "workflow/run score --log {log:q} --job {params.job:q} --threads {threads}"
-        " --settings {params.settings:q} --pool {params.pool:q} --root {params.root:q}"
-        " --check {input.check:q} --model {input.model:q} --output {output:q}"
+        " --settings {params.settings:q} --pool {params.pool:q} --check {input.check:q}"
+        " --model {input.model:q} --output {output:q}"
 
 
 # The pool by another model than the final one.
 use rule score as score_by with:
     input:
-        pool=lambda wildcards: present([f.path for f in SHARDS[wildcards.shard]]),
+        corpus=corpus_of_shard,
         check=artefact("check"),
         model=artefact("fit"),
     output:

@@ -25,7 +25,7 @@ rule fit_semantic:
 
 rule embed:
     input:
-        pool=lambda wildcards: present([f.path for f in SHARDS[wildcards.shard]]),
+        corpus=corpus_of_shard,
         check=artefact("check"),
         base=artefact("base"),
         tokenizer=artefact("tokenizer"),
@@ -40,11 +40,10 @@ rule embed:
         gpu=1,
     params:
         settings=settings("EmbedSettings", "semantic"),
-        pool=shard_files,
-        root=given(POOL_ROOT),
+        pool=pool_of_shard,
     shell:
         "workflow/run embed --log {log:q} --job {params.job:q} --threads {threads}"
-        " --settings {params.settings:q} --pool {params.pool:q} --root {params.root:q}"
+        " --settings {params.settings:q} --pool {params.pool:q}"
         " --check {input.check:q} --base {input.base:q} --tokenizer {input.tokenizer:q}"
         " --encoder {input.encoder:q} --output {output:q}"
 

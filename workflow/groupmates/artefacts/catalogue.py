@@ -286,6 +286,11 @@ ARTEFACTS = {
         1,
         "the selected rows of a pool file, in its order: unchanged, or as Parquet",
     ),
+    "dataset_shard": Artefact(
+        "dataset/{method}.shards/{shard}.json",
+        1,
+        "which files of a dataset are of a scoring shard, and their numbers of rows",
+    ),
     "dataset_part": Artefact(
         "dataset/{method}/part-{part}",
         1,

@@ -321,6 +321,20 @@ def concatenate(paths: Iterable[Path], artefact: str, columns: list[str] | None 
     return pa.concat_tables([read_table(p, artefact, columns) for p in paths]).unify_dictionaries()
 
 
+def by_pool_file(table: pa.Table) -> dict[str, pa.Table]:
+    """The rows of each `source_file` of a table in pool order, as views; files without rows lack."""
+    if not len(table):
+        return {}
+    names = table["source_file"].combine_chunks()
+    if not pa.types.is_dictionary(names.type):
+        names = names.dictionary_encode()
+    code_N = names.indices.to_numpy()
+    starts = np.flatnonzero(np.diff(code_N, prepend=-1))
+    ends = [*starts[1:], len(code_N)]
+    listed = names.dictionary.to_pylist()
+    return {listed[code_N[a]]: table.slice(a, b - a) for a, b in zip(starts, ends, strict=True)}
+
+
 def rows_of(score: Path) -> int:
     return open_table(score, "score").metadata.num_rows
 

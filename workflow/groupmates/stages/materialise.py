@@ -7,40 +7,63 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
+import pyarrow as pa
 
 from groupmates.artefacts import store
 from groupmates.artefacts.store import Provenance, replacing
+from groupmates.artefacts.unfinished import Kept
 from groupmates.errors import UserError
 from groupmates.pool.copy_rows import convert_rows, copy_rows
 from groupmates.pool.damage import bytes_of
 from groupmates.pool.identity import identified
-from groupmates.pool.listing import located
+from groupmates.pool.listing import PoolFile, located
 from groupmates.pool.token_files import write_index, write_manifest
 from groupmates.progress import Progress, note
 from groupmates.settings.per_stage import AssembleSettings, MaterialiseSettings
 
 
-def run(settings: MaterialiseSettings, *, pool: str, selection: Path, output: Path) -> None:
-    """Write what `selection` names of the pool file `pool`.
+def run(settings: MaterialiseSettings, *, pool: list[str], selection: Path, output: Path) -> None:
+    """Write what `selection` names of the files of a scoring shard, and in `output` what was written.
 
-    `selection` may hold other files of the same shard too. A file of which nothing was selected
-    becomes an empty file of its format.
+    The files lie in the dataset's folder, which is beside that of `output`. A file of which nothing was
+    selected becomes an empty file of its format. A killed job goes on after its last file.
     """
-    (file,) = identified(located([pool]), store.pool_of([selection], "select"))
-    name, size = file.name, bytes_of(file.path)
+    files = identified(located(pool), store.pool_of([selection], "select"))
     table = store.read_table(selection, "select", columns=["doc_id", "source_file", "source_row"])
-    ours = table.filter(pc.equal(table["source_file"].cast("string"), name))
+    chosen, nothing = store.by_pool_file(table), table.slice(0, 0)
+    provenance = Provenance.of("materialise", settings, select=selection)
+    folder, end = dataset_of(output), ".parquet" * (settings.format == "parquet")
+    sizes = [bytes_of(file.path) for file in files]
+    with Kept(output, "dataset_shard", provenance) as kept:
+        rows_of: dict[str, int] = kept.state.get("rows", {})
+        done, label = len(rows_of), f"materialise {folder.name} {output.stem}"
+        progress = Progress(label, sum(sizes), "bytes", sum(sizes[:done]))
+        for file, size in zip(files[done:], sizes[done:], strict=True):
+            name = f"{file.name}{end}"
+            rows_of[name] = write(settings, file, chosen.get(file.name, nothing), folder / name)
+            progress.advance(size)
+            if kept.due():
+                kept.save({"rows": rows_of}, {})
+        progress.finish()
+        store.write_json(output, "dataset_shard", provenance, {"rows": rows_of})
+        kept.clear()
+    note(label, f"{len(rows_of):,} files, {sum(rows_of.values()):,} rows")
+
+
+def write(settings: MaterialiseSettings, file: PoolFile, ours: pa.Table, output: Path) -> int:
+    """Write the selected rows of a pool file, `ours`; their number."""
     rows = ours["source_row"].to_numpy()
-    progress = Progress(f"materialise {name}", size, "bytes")
     with replacing(output) as temporary:
         if settings.format == "same":
             copy_rows(file, rows, temporary)
         else:
             convert_rows(file, rows, ours["doc_id"], settings.text_columns.text, temporary)
-    progress.advance(size)
-    progress.finish()
-    note("materialise", f"{name}: {len(rows):,} rows")
+    return len(rows)
+
+
+def dataset_of(record: Path) -> Path:
+    """The dataset's folder, by the record of one of its shards."""
+    return record.parent.with_suffix("")
 
 
 def run_assemble(
@@ -48,8 +71,8 @@ def run_assemble(
 ) -> None:
     """Make one dataset of what was written, and describe it in `output`.
 
-    `written` are the files of the dataset, or its tokenised parts, in pool order, in the folder of
-    `output`'s name. Whatever else lies there goes: of an earlier selection, pool or format.
+    `written` are the records of its shards, or its tokenised parts, in pool order. They are in the
+    folder of `output`'s name. Whatever else lies there goes: of an earlier selection, pool or format.
     """
     folder = output.with_suffix("")
     table = store.concatenate(select, "select", ["n_tokens"])
@@ -57,6 +80,7 @@ def run_assemble(
     made: list[Path] = []
     if settings.format in ("same", "parquet"):
         counts["tokens"] = int(table["n_tokens"].to_numpy().sum())
+        made = [file for record in written for file in files_of(record)]
     else:
         parts = [store.read_folder_json(path, "dataset_part", "part.json") for path in written]
         counts["tokens"] = sum(part["tokens"] for part in parts)
@@ -67,13 +91,22 @@ def run_assemble(
         else:
             made = [folder / "tokens.bin", folder / "tokens.idx"]
             join(written, np.dtype(parts[0]["type"]), *made)
-    keep = {file for path in written for file in (path.rglob("*") if path.is_dir() else [path])}
-    remove_others(folder, keep | set(made))
+    parts_of = {file for path in written if path.is_dir() for file in path.rglob("*")}
+    remove_others(folder, parts_of | set(made))
     provenance = Provenance.of("assemble", settings, select=select)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     counts["bytes"] = sum(path.stat().st_size for path in files)
     store.write_json(output, "dataset_card", provenance, counts | {"format": settings.format})
     note("assemble", f"{folder}: " + ", ".join(f"{n:,} {what}" for what, n in counts.items()))
+
+
+def files_of(record: Path) -> list[Path]:
+    """The dataset's files of a shard, all of which must be there."""
+    names = store.read_artefact_json(record, "dataset_shard")["rows"]
+    files = [dataset_of(record) / name for name in names]
+    if missing := [file for file in files if not file.exists()]:
+        raise store.damaged(record, "the files that it lists", f"no {missing[0]}")
+    return files
 
 
 def list_shards(folders: list[Path], parts: list[dict[str, Any]], output: Path) -> int:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from groupmates.artefacts.store import by_pool_file
 from groupmates.artefacts.unfinished import Kept
 from groupmates.models.tokenizer import TOKENISED_TOGETHER, document_tokens
 from groupmates.pool.chosen_rows import chosen_texts
@@ -52,9 +52,9 @@ def read_selected(
         )
         fresh.clear()
 
+    chosen, nothing = by_pool_file(table), table.slice(0, 0)
     for number, file in enumerate(files[first:], first):
-        ours = pc.equal(table["source_file"].cast("string"), file.name)
-        rows = table["source_row"].filter(ours).to_numpy()
+        rows = chosen.get(file.name, nothing)["source_row"].to_numpy()
         for texts in together(chosen_texts(file, rows[done:], column)):
             fresh += document_tokens(tokenizer, texts)
             done += len(texts)
