@@ -2,12 +2,18 @@
 #
 # Each rule calls `python -m groupmates STAGE` with the settings that its stage depends on; a printed
 # command (snakemake -n -p) runs as it is on a bare node. workflow/README.md has the data flow.
+import os
+
 from snakemake.utils import min_version
 
 min_version("9.0")
 
 
-configfile: "config.yaml"
+# That of the folder where snakemake is started, or else that of the checkout.
+FOLDERS = (".", str(workflow.current_basedir))
+
+
+configfile: next(f"{d}/config.yaml" for d in FOLDERS if os.path.exists(f"{d}/config.yaml"))
 
 
 include: "workflow/rules/common.smk"

@@ -19,7 +19,7 @@ rule check:
         pool=pool_of_shard,
         seen=pool_seen,
     shell:
-        "workflow/run check --log {log:q} --job {params.job:q} --settings {params.settings:q}"
+        "{RUN} check --log {log:q} --job {params.job:q} --settings {params.settings:q}"
         " --pool {params.pool:q} --output {output:q}"
 
 
@@ -40,6 +40,6 @@ rule check_pool:
         check=listed("check"),
         pool=unrecorded(pool_argument(POOL)),
     shell:
-        "workflow/run check-pool --log {log:q} --job {params.job:q} --settings {params.settings:q}"
+        "{RUN} check-pool --log {log:q} --job {params.job:q} --settings {params.settings:q}"
         " --pool {params.pool:q} --check {params.check:q} --output {output.files:q}"
         " --rejects {output.rejects:q}"

@@ -20,7 +20,7 @@ rule centroids:
         settings=settings("CentroidSettings", "centroids"),
         score=listed("score"),
     shell:
-        "workflow/run centroids --log {log:q} --job {params.job:q} --settings {params.settings:q}"
+        "{RUN} centroids --log {log:q} --job {params.job:q} --settings {params.settings:q}"
         " --score {params.score:q} --output {output.centroids:q}"
 
 
@@ -39,5 +39,5 @@ rule cluster:
     params:
         settings=settings("ClusterSettings", "cluster"),
     shell:
-        "workflow/run cluster --log {log:q} --job {params.job:q} --settings {params.settings:q}"
+        "{RUN} cluster --log {log:q} --job {params.job:q} --settings {params.settings:q}"
         " --score {input.score:q} --centroids {input.centroids:q} --output {output:q}"

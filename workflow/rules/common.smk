@@ -2,7 +2,7 @@
 # the command that runs a stage.
 import json
 import os
-import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -20,6 +20,9 @@ from groupmates.slurm import join, preflight
 # machines with a GPU, set GROUPMATES_BUILD to cuda for it.
 ENVIRONMENT = f"{CLONE}/envs/{os.environ.get('GROUPMATES_BUILD', 'cpu')}.yaml"
 MADE_BY_CONDA = "conda" in map(str, workflow.deployment_settings.deployment_method)
+# What starts a stage: with --directory, snakemake is elsewhere than the rules.
+HERE = os.path.samefile(os.getcwd(), CLONE)
+RUN = "workflow/run" if HERE else shlex.quote(f"{PACKAGE}/run")
 # For workflow/run, here and in every job.
 os.environ["GROUPMATES_PYTHON"] = "python3" if MADE_BY_CONDA else sys.executable
 

@@ -14,5 +14,5 @@ rule corpus:
     params:
         settings=settings("CorpusSettings", "corpus"),
     shell:
-        "workflow/run corpus --log {log:q} --job {params.job:q} --settings {params.settings:q}"
+        "{RUN} corpus --log {log:q} --job {params.job:q} --settings {params.settings:q}"
         " --shards {output.shards:q} --reference {output.reference:q}"

@@ -25,7 +25,7 @@ rule evaluate:
         srun=srun,
         processes=processes,
     shell:
-        "{params.srun} workflow/run evaluate {params.processes} --log {log:q} --job {params.job:q}"
+        "{params.srun} {RUN} evaluate {params.processes} --log {log:q} --job {params.job:q}"
         " --threads {threads} --settings {params.settings:q} --base {input.base:q}"
         " --tokenizer {input.tokenizer:q} --reference {input.reference:q}"
         " --select {params.select:q} --pool {params.pool:q}"
@@ -64,5 +64,5 @@ rule summarise:
         settings=settings("SummarySettings", "summary"),
         inputs=all_inputs,
     shell:
-        "workflow/run summarise --log {log:q} --job {params.job:q} --settings {params.settings:q}"
+        "{RUN} summarise --log {log:q} --job {params.job:q} --settings {params.settings:q}"
         " --inputs {params.inputs:q} --output {output:q}"

@@ -24,7 +24,7 @@ rule plan_groups:
     params:
         settings=settings("GroupPlanSettings", "group_sets"),
     shell:
-        "workflow/run plan-groups --log {log:q} --job {params.job:q} --threads {threads}"
+        "{RUN} plan-groups --log {log:q} --job {params.job:q} --threads {threads}"
         " --settings {params.settings:q} --probe-pool {input.probe_pool:q}"
         " --random {input.random:q} --bootstrap {input.bootstrap:q} --model {input.model:q}"
         " --output {output:q}"
@@ -48,7 +48,7 @@ rule probe_groups:
         settings=settings("ProbeSettings", "group_probe"),
         parts=len(GROUP_PARTS),
     shell:
-        "workflow/run probe-groups --log {log:q} --job {params.job:q} --threads {threads}"
+        "{RUN} probe-groups --log {log:q} --job {params.job:q} --threads {threads}"
         " --settings {params.settings:q} --base {input.base:q} --probe-pool {input.probe_pool:q}"
         " --reference {input.reference:q} --sets {input.sets:q} --part {wildcards.part}"
         " --parts {params.parts} --output {output:q}"
@@ -69,6 +69,6 @@ rule groups:
     params:
         settings=settings("GroupsSettings", "groups"),
     shell:
-        "workflow/run groups --log {log:q} --job {params.job:q} --settings {params.settings:q}"
+        "{RUN} groups --log {log:q} --job {params.job:q} --settings {params.settings:q}"
         " --sets {input.sets:q} --probed {input.probed:q} --model {input.model:q}"
         " --output {output:q}"

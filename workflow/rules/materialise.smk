@@ -22,7 +22,7 @@ if FORMAT in ("same", "parquet"):
             settings=settings("MaterialiseSettings", "dataset"),
             pool=pool_of_shard,
         shell:
-            "workflow/run materialise --log {log:q} --job {params.job:q}"
+            "{RUN} materialise --log {log:q} --job {params.job:q}"
             " --settings {params.settings:q} --pool {params.pool:q}"
             " --selection {input.selection:q} --output {output:q}"
 
@@ -55,7 +55,7 @@ else:
             tokenizer=CONFIG.materialise.tokenizer or artefact("tokenizer"),
             seen=seen(folder_files(CONFIG.materialise.tokenizer)),
         shell:
-            "workflow/run tokenise --log {log:q} --job {params.job:q}"
+            "{RUN} tokenise --log {log:q} --job {params.job:q}"
             " --settings {params.settings:q} --pool {params.pool:q}"
             " --selection {params.selection:q} --tokenizer {params.tokenizer:q}"
             " --part {wildcards.part} --output {output:q}"
@@ -87,7 +87,7 @@ rule assemble:
         written=listed("written"),
         select=listed("select"),
     shell:
-        "workflow/run assemble --log {log:q} --job {params.job:q} --settings {params.settings:q}"
+        "{RUN} assemble --log {log:q} --job {params.job:q} --settings {params.settings:q}"
         " --written {params.written:q} --select {params.select:q} --output {output.card:q}"
 
 

@@ -18,5 +18,5 @@ rule plan:
         threads=given(threads_of_stages()),
         output=artefact("plan"),
     shell:
-        "workflow/run plan --log {log:q} --settings {params.settings:q}"
+        "{RUN} plan --log {log:q} --settings {params.settings:q}"
         " --threads {params.threads:q} --output {params.output:q}"

@@ -16,7 +16,7 @@ rule plan_random:
     params:
         settings=settings("RandomPlanSettings", "rollouts"),
     shell:
-        "workflow/run plan-random --log {log:q} --job {params.job:q} --settings {params.settings:q}"
+        "{RUN} plan-random --log {log:q} --job {params.job:q} --settings {params.settings:q}"
         " --probe-pool {input.probe_pool:q} --output {output:q}"
 
 
@@ -34,7 +34,7 @@ rule plan_one_step:
     params:
         settings=settings("OneStepPlanSettings", "rollouts"),
     shell:
-        "workflow/run plan-one-step --log {log:q} --job {params.job:q} --settings {params.settings:q}"
+        "{RUN} plan-one-step --log {log:q} --job {params.job:q} --settings {params.settings:q}"
         " --probe-pool {input.probe_pool:q} --output {output:q}"
 
 
@@ -55,7 +55,7 @@ rule plan_bootstrap:
     params:
         settings=settings("BootstrapPlanSettings", "rollouts"),
     shell:
-        "workflow/run plan-bootstrap --log {log:q} --job {params.job:q} --threads {threads}"
+        "{RUN} plan-bootstrap --log {log:q} --job {params.job:q} --threads {threads}"
         " --settings {params.settings:q} --probe-pool {input.probe_pool:q} --model {input.model:q}"
         " --output {output:q}"
 
@@ -78,7 +78,7 @@ rule probe:
         settings=settings("ProbeSettings", "probe"),
         parts=len(PARTS),
     shell:
-        "workflow/run probe --log {log:q} --job {params.job:q} --threads {threads}"
+        "{RUN} probe --log {log:q} --job {params.job:q} --threads {threads}"
         " --settings {params.settings:q} --base {input.base:q} --probe-pool {input.probe_pool:q}"
         " --reference {input.reference:q} --rollouts {input.rollouts:q} --part {wildcards.part}"
         " --parts {params.parts} --output {output:q}"

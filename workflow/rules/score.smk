@@ -20,7 +20,7 @@ rule score:
         settings=settings("ScoreSettings", "score"),
         pool=pool_of_shard,
     shell:
-        "workflow/run score --log {log:q} --job {params.job:q} --threads {threads}"
+        "{RUN} score --log {log:q} --job {params.job:q} --threads {threads}"
         " --settings {params.settings:q} --pool {params.pool:q} --check {input.check:q}"
         " --model {input.model:q} --output {output:q}"
 

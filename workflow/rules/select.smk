@@ -22,7 +22,7 @@ rule prepare:
         settings=settings_of("prepare"),
         arguments=arguments("prepare"),
     shell:
-        "workflow/run {params.stage} --log {log:q} --job {params.job:q} --settings {params.settings:q}"
+        "{RUN} {params.stage} --log {log:q} --job {params.job:q} --settings {params.settings:q}"
         " {params.arguments} --output {output:q}"
 
 
@@ -54,7 +54,7 @@ rule order:
         partitions=partitions,  # another number makes all of them stale
         arguments=arguments("order"),
     shell:
-        "workflow/run {params.stage} --log {log:q} --job {params.job:q} --settings {params.settings:q}"
+        "{RUN} {params.stage} --log {log:q} --job {params.job:q} --settings {params.settings:q}"
         " {params.arguments} --output {output:q}"
 
 
@@ -91,7 +91,7 @@ rule take:
         cluster=listed("cluster"),
         output=lambda wildcards, output: listing.compact(list(output)),
     shell:
-        "workflow/run take --log {log:q} --job {params.job:q} --settings {params.settings:q}"
+        "{RUN} take --log {log:q} --job {params.job:q} --settings {params.settings:q}"
         " --method {wildcards.method}"
         " --orders {input.orders:q} --score {params.score:q} --cluster {params.cluster:q}"
         " --output {params.output:q}"

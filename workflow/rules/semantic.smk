@@ -18,7 +18,7 @@ rule fit_semantic:
     params:
         settings=settings("SemanticFitSettings", "semantic_encoder"),
     shell:
-        "workflow/run fit-semantic --log {log:q} --job {params.job:q} --threads {threads}"
+        "{RUN} fit-semantic --log {log:q} --job {params.job:q} --threads {threads}"
         " --settings {params.settings:q} --base {input.base:q} --probe-pool {input.probe_pool:q}"
         " --output {output.encoder:q}"
 
@@ -42,7 +42,7 @@ rule embed:
         settings=settings("EmbedSettings", "semantic"),
         pool=pool_of_shard,
     shell:
-        "workflow/run embed --log {log:q} --job {params.job:q} --threads {threads}"
+        "{RUN} embed --log {log:q} --job {params.job:q} --threads {threads}"
         " --settings {params.settings:q} --pool {params.pool:q}"
         " --check {input.check:q} --base {input.base:q} --tokenizer {input.tokenizer:q}"
         " --encoder {input.encoder:q} --output {output:q}"
