@@ -66,6 +66,7 @@ MADE = {
     "megatron": {
         "tokens": artefact("megatron_tokens"),
         "index": artefact("megatron_index"),
+        "documents": artefact("documents"),
     },
 }.get(FORMAT, {})
 
@@ -76,6 +77,7 @@ rule assemble:
         select=selection,
     output:
         **MADE,
+        readme=artefact("dataset_readme"),
         card=artefact("dataset_card"),
     log:
         logged("assemble_{method}"),

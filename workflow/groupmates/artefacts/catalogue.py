@@ -296,11 +296,27 @@ ARTEFACTS = {
         1,
         "the selected documents of some scoring shards, tokenised: a folder",
     ),
+    "windows": Artefact(
+        "dataset/{method}/part-{part}/windows.parquet",
+        1,
+        "which documents the windows of an open_lm part have: `key` is webdataset's, `first` where in "
+        "the window a piece of a document begins",
+        columns("key string, first int64, tokens int64") | DOCUMENT,
+    ),
+    "documents": Artefact(
+        "dataset/{method}/documents.parquet",
+        1,
+        "the documents of a Megatron dataset, in the order of its index",
+        DOCUMENT | columns("tokens int64"),
+    ),
     "manifest": Artefact(
         "dataset/{method}/manifest.jsonl", 1, "the .tar files of an open_lm dataset"
     ),
     "megatron_tokens": Artefact("dataset/{method}/tokens.bin", 1, "a Megatron dataset's tokens"),
     "megatron_index": Artefact("dataset/{method}/tokens.idx", 1, "where its documents begin"),
+    "dataset_readme": Artefact(
+        "dataset/{method}/README.md", 1, "the dataset's card for people and for the hub"
+    ),
     "dataset_card": Artefact(
         "dataset/{method}.json", 1, "what a dataset is: format, files, documents, tokens"
     ),

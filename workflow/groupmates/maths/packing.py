@@ -45,3 +45,31 @@ def pad_right(sequences: Sequence[np.ndarray], fill: int) -> np.ndarray:
     for row, sequence in zip(padded, sequences, strict=True):
         row[: len(sequence)] = sequence
     return padded
+
+
+def window_pieces(
+    length_N: np.ndarray, order_W: np.ndarray, window: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Which part of which document each window of a stream has.
+
+    N documents of `length_N` tokens lie behind each other, cut into windows of `window` tokens. What is
+    left at the end is in none. `order_W` names windows by their number, in the order in which they are
+    written. Returns int64 [P], sorted by the first two: a window's place in that order, where in it
+    the piece begins, the piece's tokens, and its document.
+    """
+    start_N = np.cumsum(length_N, dtype=np.int64) - length_N
+    first_N, last_N = start_N // window, (start_N + length_N - 1) // window
+    count_N = np.where(length_N > 0, last_N - first_N + 1, 0)
+    document_P = np.repeat(np.arange(len(length_N)), count_N)
+    nth_P = np.arange(len(document_P)) - np.repeat(np.cumsum(count_N) - count_N, count_N)
+    window_P = first_N[document_P] + nth_P
+    written = window_P < len(order_W)
+    document_P, window_P = document_P[written], window_P[written]
+    begin_P = np.maximum(start_N[document_P], window_P * window)
+    end_P = np.minimum((start_N + length_N)[document_P], (window_P + 1) * window)
+    place_W = np.empty(len(order_W), np.int64)
+    place_W[order_W] = np.arange(len(order_W))
+    place_P, within_P = place_W[window_P], begin_P - window_P * window
+    sorted_P = np.lexsort((within_P, place_P))
+    tokens_P = end_P - begin_P
+    return place_P[sorted_P], within_P[sorted_P], tokens_P[sorted_P], document_P[sorted_P]

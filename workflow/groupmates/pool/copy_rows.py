@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
+from typing import Any
+from uuid import UUID
 
 import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from groupmates.errors import UserError
 from groupmates.pool.chosen_rows import chosen_rows, take_text
 from groupmates.pool.damage import place
 from groupmates.pool.formats import format_of
@@ -50,7 +55,7 @@ def convert_rows(
     with pq.ParquetWriter(destination, WRITTEN, compression="zstd") as output:
         for values, doc_id, row in zip(chosen_rows(file, rows), ids, rows.tolist(), strict=True):
             text = take_text(values, column, place(file.path, row))
-            others = orjson.dumps(values, default=str).decode()
+            others = fields(values, place(file.path, row))
             group.append((doc_id, text, others))
             size += len(text) + len(others)
             if size >= GROUP_BYTES:
@@ -58,6 +63,38 @@ def convert_rows(
                 group, size = [], 0
         if group:
             output.write_table(_table(group))
+
+
+def fields(values: dict[str, Any], where: str) -> str:
+    """The fields of a row as JSON; a value that JSON cannot hold exactly raises `UserError`.
+
+    Dates and decimals are their text. A number that is none (NaN) is null, as JSON knows none.
+    """
+
+    def spelled(value: Any) -> Any:
+        if isinstance(value, (Decimal, UUID)):
+            return str(value)
+        raise TypeError
+
+    try:
+        return orjson.dumps(values, default=spelled).decode()
+    except orjson.JSONEncodeError:
+        name = next(name for name, value in values.items() if not _is_json(value, spelled))
+        raise UserError(
+            expected="fields that JSON holds exactly, for materialise.format: parquet",
+            found=f"{type(values[name]).__name__} in the field {name!r}",
+            where=where,
+            todo="set materialise.format to same, which keeps every column as it is; or take the "
+            "column out of the pool",
+        ) from None
+
+
+def _is_json(value: Any, spelled: Callable[[Any], Any]) -> bool:
+    try:
+        orjson.dumps(value, default=spelled)
+    except orjson.JSONEncodeError:
+        return False
+    return True
 
 
 def _table(rows: list[tuple[str, str, str]]) -> pa.Table:

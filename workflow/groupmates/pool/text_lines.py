@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +24,7 @@ ZSTD_LEVEL = 3
 GZIP_LEVEL = 6
 # The tokenizer's memory is many times the text's, and a file without line ends is one record.
 LONGEST_RECORD_BYTES = 64 << 20
+LONG_NUMBER = re.compile(rb"[0-9.]{17}")
 Compression = Literal["none", "gzip", "zstd"]
 
 
@@ -42,7 +45,7 @@ class TextLines:
         for lines in self._blocks():
             for row in within(rows, start, len(lines)).tolist():
                 try:
-                    yield orjson.loads(lines[row])
+                    yield exactly(lines[row])
                 except orjson.JSONDecodeError as error:
                     where = place(self.path, start + row)
                     raise changed("a JSON object", f"none ({error})", where) from None
@@ -116,6 +119,25 @@ class TextLines:
             compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_checksum=True)
             with compressor.stream_writer(raw, closefd=False) as output:
                 yield output
+
+
+def exactly(line: bytes) -> Any:
+    """The JSON value on a line; numbers that a float would round are kept as they are spelt.
+
+    orjson reads an integer of thirty digits, or a decimal of as many, as the nearest float.
+    """
+    if not LONG_NUMBER.search(line):
+        return orjson.loads(line)
+    return json.loads(line, parse_float=_kept, parse_int=_kept)
+
+
+def _kept(number: str) -> Any:
+    """A number, or where it would be rounded its digits, which orjson writes as they are."""
+    try:
+        value = orjson.loads(number)
+    except orjson.JSONDecodeError:  # past the largest float
+        return orjson.Fragment(number)
+    return value if orjson.dumps(value).decode() == number else orjson.Fragment(number)
 
 
 def within(rows: np.ndarray, start: int, count: int) -> np.ndarray:

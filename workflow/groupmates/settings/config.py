@@ -490,6 +490,9 @@ class Materialise(Section):
     shards_per_job: Positive
     """Consecutive scoring shards that one job writes in a tokenised format. Raise it where shards
     are small: the last `.tar` of each job is short."""
+    license: str | None
+    """Licence on the dataset's card, as the Hugging Face hub names it, such as `odc-by`. `null`: the
+    card says `unknown`."""
     open_lm: OpenLm
 
 

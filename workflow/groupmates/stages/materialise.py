@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from groupmates.artefacts import store
+from groupmates.artefacts.catalogue import DOCUMENT
 from groupmates.artefacts.store import Provenance, replacing
 from groupmates.artefacts.unfinished import Kept
 from groupmates.errors import UserError
@@ -20,6 +21,7 @@ from groupmates.pool.listing import PoolFile, located
 from groupmates.pool.token_files import write_index, write_manifest
 from groupmates.progress import Progress, note
 from groupmates.settings.per_stage import AssembleSettings, MaterialiseSettings
+from groupmates.stages.dataset_card import card
 
 
 def run(settings: MaterialiseSettings, *, pool: list[str], selection: Path, output: Path) -> None:
@@ -75,7 +77,8 @@ def run_assemble(
     folder of `output`'s name. Whatever else lies there goes: of an earlier selection, pool or format.
     """
     folder = output.with_suffix("")
-    table = store.concatenate(select, "select", ["n_tokens"])
+    table = store.concatenate(select, "select", [*DOCUMENT, "n_tokens"])
+    provenance = Provenance.of("assemble", settings, select=select)
     counts: dict[str, Any] = {"documents": len(table)}
     made: list[Path] = []
     if settings.format in ("same", "parquet"):
@@ -89,13 +92,17 @@ def run_assemble(
             made = [folder / "manifest.jsonl"]
             counts["sequences"] = list_shards(written, parts, made[0])
         else:
-            made = [folder / "tokens.bin", folder / "tokens.idx"]
-            join(written, np.dtype(parts[0]["type"]), *made)
+            made = [folder / name for name in ("tokens.bin", "tokens.idx", "documents.parquet")]
+            lengths = join(written, np.dtype(parts[0]["type"]), made[0], made[1])
+            documents = {name: table[name] for name in DOCUMENT} | {"tokens": lengths}
+            store.write_table(made[2], "documents", provenance, documents)
     parts_of = {file for path in written if path.is_dir() for file in path.rglob("*")}
     remove_others(folder, parts_of | set(made))
-    provenance = Provenance.of("assemble", settings, select=select)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     counts["bytes"] = sum(path.stat().st_size for path in files)
+    names = [path.relative_to(folder).as_posix() for path in files]
+    with replacing(folder / "README.md") as temporary:
+        temporary.write_text(card(settings, store.table_record(select[0], "select"), counts, names))
     store.write_json(output, "dataset_card", provenance, counts | {"format": settings.format})
     note("assemble", f"{folder}: " + ", ".join(f"{n:,} {what}" for what, n in counts.items()))
 
@@ -128,8 +135,11 @@ def list_shards(folders: list[Path], parts: list[dict[str, Any]], output: Path) 
     return sum(windows for _, windows in shards)
 
 
-def join(folders: list[Path], kind: np.dtype, tokens: Path, index: Path) -> None:
-    """Write the tokens of all parts, of type `kind`, behind each other, and Megatron's index."""
+def join(folders: list[Path], kind: np.dtype, tokens: Path, index: Path) -> np.ndarray:
+    """Write the tokens of all parts, of type `kind`, behind each other, and Megatron's index.
+
+    Returns the tokens of each document, int32 [N].
+    """
     size = sum((folder / "tokens.bin").stat().st_size for folder in folders)
     progress = Progress(f"assemble {tokens.parent.name}", size, "bytes")
     with replacing(tokens) as temporary, temporary.open("wb") as output:
@@ -141,6 +151,7 @@ def join(folders: list[Path], kind: np.dtype, tokens: Path, index: Path) -> None
     lengths = np.concatenate([np.load(folder / "lengths.npy") for folder in folders])
     with replacing(index) as temporary:
         write_index(temporary, kind, lengths)
+    return lengths
 
 
 def remove_others(folder: Path, wanted: set[Path]) -> None:

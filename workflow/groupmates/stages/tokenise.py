@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from groupmates.artefacts import store
+from groupmates.artefacts.catalogue import DOCUMENT
 from groupmates.artefacts.unfinished import Kept
+from groupmates.maths.packing import window_pieces
 from groupmates.maths.randomness import generator
 from groupmates.models.tokenizer import load_tokenizer, read_special_tokens
 from groupmates.pool.identity import identified
@@ -36,7 +40,7 @@ def run(
     of a shard in their order. Megatron: tokens and lengths of the documents. Measured with Pythia's
     tokenizer on one of two cores that others use too: 0.75 and 0.84 million tokens a second.
     """
-    table = store.concatenate(selection, "select", ["source_file", "source_row"])
+    table = store.concatenate(selection, "select", list(DOCUMENT))
     language = load_tokenizer(tokenizer)
     read_special_tokens(language, settings.special_tokens_in_text)
     kind = token_type(max(language.get_vocab().values()) + 1)
@@ -51,8 +55,7 @@ def run(
         read_selected(kept, files, table, column, language, kind, label)
         stream = Stream(kept_of(kept, "tokens"))
         if settings.open_lm is not None:
-            order = generator(settings.seed, "tokenise", part)
-            cut(kept, stream, settings, order, part, label)
+            cut(kept, stream, settings, part, label)
         lengths = np.concatenate([np.load(path) for path in kept_of(kept, "lengths")])
         with store.replacing(output) as folder:
             folder.mkdir()
@@ -63,6 +66,9 @@ def run(
                 np.save(folder / "lengths.npy", lengths)
             for path in kept_of(kept, "shard"):
                 path.rename(folder / path.name.removeprefix("shard-"))
+            if settings.open_lm is not None:
+                pieces = windows_of(table, lengths, settings, part)
+                store.write_table(folder / "windows.parquet", "windows", provenance, pieces)
             body = counts | {"shards": kept.state.get("shards", [])}
             (folder / "part.json").write_text(json.dumps(body, sort_keys=True) + "\n")
             store.write_folder_provenance(folder, "dataset_part", provenance)
@@ -74,14 +80,13 @@ def cut(
     kept: Kept,
     stream: Stream,
     settings: TokeniseSettings,
-    random: np.random.Generator,
     part: str,
     label: str,
 ) -> None:
     """Keep the shards of the stream's windows, and their sizes as `shards` of the state."""
     assert settings.open_lm is not None
     length, most = settings.open_lm.window_tokens, settings.open_lm.windows_per_shard
-    order = random.permutation(len(stream) // length)
+    order = window_order(settings, len(stream), part)
     shards = kept.state.get("shards", [])
     progress = Progress(label, len(order), "windows", sum(n for _, n in shards))
     for number in range(len(shards), -(-len(order) // most)):
@@ -93,3 +98,27 @@ def cut(
         )
         progress.advance(len(ours))
     progress.finish()
+
+
+def window_order(settings: TokeniseSettings, tokens: int, part: str) -> np.ndarray:
+    """Numbers of the windows of a part's stream, in the order in which they are written."""
+    assert settings.open_lm is not None
+    random = generator(settings.seed, "tokenise", part)
+    return random.permutation(tokens // settings.open_lm.window_tokens)
+
+
+def windows_of(
+    table: pa.Table, length_N: np.ndarray, settings: TokeniseSettings, part: str
+) -> dict[str, Any]:
+    """Columns of the `windows` artefact: which documents of the `table` each window has."""
+    assert settings.open_lm is not None
+    order, most = (
+        window_order(settings, int(length_N.sum()), part),
+        settings.open_lm.windows_per_shard,
+    )
+    place, first, tokens, document = window_pieces(
+        length_N.astype(np.int64), order, settings.open_lm.window_tokens
+    )
+    keys = [f"{part}-{number // most:08d}-{number % most:05d}" for number in place.tolist()]
+    documents = table.take(pa.array(document))
+    return {"key": keys, "first": first, "tokens": tokens} | {n: documents[n] for n in DOCUMENT}

@@ -1,0 +1,52 @@
+"""Fields beside the text, in a dataset of Parquet: what is written is what stood there."""
+
+import datetime
+import json
+from decimal import Decimal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from test_readers import pool_file, refusal
+
+from groupmates.pool.copy_rows import convert_rows
+from groupmates.pool.listing import PoolFile
+
+
+def converted(file: PoolFile, folder) -> str:
+    convert_rows(file, np.array([0]), pa.array(["a"]), "text", folder / "out.parquet")
+    return pq.read_table(folder / "out.parquet")["fields"][0].as_py()
+
+
+@pytest.mark.parametrize(
+    "number",
+    ["123456789012345678901234567890", "0.12345678901234567890123", "18446744073709551616", "1.5"],
+)
+def test_a_number_keeps_all_its_digits(tmp_path, number):
+    line = f'{{"text": "one", "n": {number}, "in": {{"n": [{number}]}}}}'
+    expected = f'{{"n":{number},"in":{{"n":[{number}]}}}}'
+    assert converted(pool_file(tmp_path, line.encode()), tmp_path) == expected
+
+
+def table_file(folder, **columns) -> PoolFile:
+    pq.write_table(pa.table({"text": ["one"], **columns}), folder / "a.parquet")
+    return PoolFile(str(folder / "a.parquet"), "a.parquet")
+
+
+def test_dates_and_decimals_are_their_text(tmp_path):
+    file = table_file(
+        tmp_path, price=[Decimal("1.50")], day=[datetime.date(2024, 3, 1)], none=[None]
+    )
+    assert json.loads(converted(file, tmp_path)) == {
+        "price": "1.50",
+        "day": "2024-03-01",
+        "none": None,
+    }
+
+
+def test_bytes_are_refused_with_what_keeps_them(tmp_path):
+    error = refusal(lambda: converted(table_file(tmp_path, raw=[b"\xff"]), tmp_path))
+    assert error.found == "bytes in the field 'raw'"
+    assert error.where == f"{tmp_path / 'a.parquet'}, row 1"
+    assert "materialise.format to same" in error.todo
