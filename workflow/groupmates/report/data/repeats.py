@@ -17,7 +17,7 @@ from groupmates.artefacts.store import read_table
 from groupmates.maths.randomness import priorities
 from groupmates.maths.shingles import Signatures, repeated
 from groupmates.pool.listing import PoolFile
-from groupmates.report.data.reading import codes
+from groupmates.report.data.reading import in_files
 from groupmates.report.data.texts import wanted_documents
 from groupmates.settings.config import PoolColumns
 
@@ -65,9 +65,7 @@ def drawn(select: list[Path], names: set[str], most: int) -> Ids:
     found: list[tuple[int, str, int, str]] = []
     for path in select:
         table = read_table(path, "select", ["doc_id", "source_file", "source_row"])
-        file_N, known = codes(table["source_file"])
-        inside = np.isin(file_N, [i for i, n in enumerate(known.to_pylist()) if n in names])
-        table = table.filter(inside)
+        table = table.filter(in_files(table, names))
         columns = [table[c].to_pylist() for c in ("source_file", "source_row", "doc_id")]
         priority = priorities(0, "repeats", columns[2]).tolist()
         found = sorted([*found, *zip(priority, *columns, strict=True)])[:most]

@@ -18,7 +18,7 @@ from groupmates.artefacts.store import read_clusters, read_table
 from groupmates.errors import UserError
 from groupmates.maths.randomness import priorities
 from groupmates.progress import Progress
-from groupmates.report.data.reading import codes, selected_rows
+from groupmates.report.data.reading import codes, in_files, selected_rows
 from groupmates.report.data.tally import Tally
 
 COLUMNS = ["doc_id", "source_file", "source_row", "source", "n_tokens", "individual_influence"]
@@ -125,7 +125,8 @@ def survey(
         passed_N = ~kept_N & (influence_N < np.minimum(worst_C[cluster_N], 0.0))
         counts_C = np.bincount(cluster_N[passed_N], minlength=len(worst_C))
         passed_C = padded(passed_C, len(counts_C), 0) + counts_C
-        documents = _documents(scored, len(kept_SN), cluster_N, kept_N, passed_N)
+        row_N = np.arange(len(scored))
+        documents = _documents(scored, len(kept_SN), row_N, cluster_N, kept_N, passed_N)
         kept_SN.append(np.packbits(kept_N))
         priority_N, everything_N = documents["priority"].to_numpy(), np.ones(len(scored), bool)
         shown_N = in_files(scored, readable) if readable else everything_N
@@ -158,10 +159,7 @@ def documents_at(
         rows = np.array([row for of_shard, row in places if of_shard == shard])
         kept_N = np.unpackbits(kept_SN[shard], count=len(scored))[rows].astype(bool)
         nothing_N = np.zeros(len(rows), bool)
-        documents = _documents(scored.take(rows), shard, cluster_N[rows], kept_N, nothing_N)
-        found.append(
-            documents.set_column(documents.column_names.index("row"), "row", pa.array(rows))
-        )
+        found.append(_documents(scored.take(rows), shard, rows, cluster_N[rows], kept_N, nothing_N))
     ordered = sorted(places, key=lambda place: place[0])  # stable: as they were found
     at = {place: i for i, place in enumerate(ordered)}
     return pa.concat_tables(found).take([at[place] for place in places])
@@ -180,9 +178,14 @@ def _code(known: dict[str, int], name: str) -> int:
 
 
 def _documents(
-    scored: pa.Table, shard: int, cluster_N: np.ndarray, kept_N: np.ndarray, passed_N: np.ndarray
+    scored: pa.Table,
+    shard: int,
+    row_N: np.ndarray,
+    cluster_N: np.ndarray,
+    kept_N: np.ndarray,
+    passed_N: np.ndarray,
 ) -> Documents:
-    """The rows of a score shard as `Documents`."""
+    """These rows of a score shard as `Documents`."""
     columns = {name: scored[name] for name in COLUMNS}
     source_N, names = codes(scored["source"])
     counted_as = pa.array([source_name(name) for name in names.to_pylist()], pa.string())
@@ -190,19 +193,13 @@ def _documents(
     columns["source_file"] = scored["source_file"].cast(pa.string())
     columns |= {
         "shard": np.full(len(scored), shard),
-        "row": np.arange(len(scored)),
+        "row": row_N,
         "cluster": cluster_N,
         "kept": kept_N,
         "passed_over": passed_N,
         "priority": priorities(0, "report", scored["doc_id"].to_pylist()),
     }
     return pa.table(columns)
-
-
-def in_files(scored: pa.Table, files: set[str]) -> np.ndarray:
-    """Which rows of a score shard are of one of the pool files `files`."""
-    file_N, names = codes(scored["source_file"])
-    return np.isin(file_N, [i for i, name in enumerate(names.to_pylist()) if name in files])
 
 
 def worst_selected(select: list[Path]) -> np.ndarray:
