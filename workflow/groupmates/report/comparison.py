@@ -199,15 +199,19 @@ def as_csv(rows: list[dict[str, Any]]) -> str:
     return text.getvalue()
 
 
+def markdown(heads: list[str], rows: list[list[str]]) -> str:
+    """A table in Markdown, its cells without spaces that do not break."""
+    head, *lines = (f"| {' | '.join(cells)} |\n" for cells in [heads, *rows])
+    return "".join([head, "|" + "---|" * len(heads) + "\n", *lines]).replace(formatting.SPACE, " ")
+
+
 def as_markdown(rows: list[dict[str, Any]], decimals: int) -> str:
     oracle = "regret_nats" in rows[0]
-    lines = [
-        "| method | loss, nats | minus random | by seed | by example | training tokens saved | "
-        "tokens selected | near-duplicates | selection took | of random's training |"
-        + oracle
-        * " overlap with oracle | regret | by seed |",
-        "|" + "---|" * (10 + 3 * oracle),
-    ]
+    heads = ["method", "loss, nats", "minus random", "by seed", "by example"]
+    heads += ["training tokens saved", "tokens selected", "near-duplicates", "selection took"]
+    heads += ["of random's training"]
+    heads += ["overlap with oracle", "regret", "by seed"] if oracle else []
+    lines = []
     for row in rows:
         cells = [
             row["method"],
@@ -227,8 +231,8 @@ def as_markdown(rows: list[dict[str, Any]], decimals: int) -> str:
                 formatting.number(row["regret_nats"], decimals, sign=True),
                 formatting.interval(_bounds(row, "regret"), decimals),
             ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines).replace(formatting.SPACE, " ") + "\n"
+        lines.append(cells)
+    return markdown(heads, lines)
 
 
 def _bounds(row: dict[str, Any], kind: str) -> list[float] | None:
