@@ -18,7 +18,7 @@ from groupmates.errors import UserError
 from groupmates.report import comparison as table_of
 from groupmates.report import words
 from groupmates.report.data import reading
-from groupmates.report.data.survey import Sizes, Survey, survey
+from groupmates.report.data.survey import Survey, survey
 from groupmates.report.data.tally import LENGTH_EDGES, Tally
 from groupmates.report.figures import selection
 from groupmates.settings.config import PoolColumns, Report
@@ -427,7 +427,7 @@ def surveyed(arguments: dict[str, Any], map_points: int = 300) -> Survey:
     selected = reading.by_method(arguments["select"])
     names = {path.name for path in arguments["pool"]}
     return survey(
-        arguments["score"], arguments["cluster"], selected, "group_mates", names, Sizes(map_points)
+        arguments["score"], arguments["cluster"], selected, "group_mates", names, map_points
     )
 
 

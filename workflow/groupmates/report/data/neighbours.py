@@ -25,6 +25,10 @@ class Nearest:
     shard_P: np.ndarray
     row_P: np.ndarray
 
+    def place(self, p: int) -> tuple[int, int]:
+        """(shard, row) of the nearest to document `p`."""
+        return int(self.shard_P[p]), int(self.row_P[p])
+
 
 def embedded(score: list[Path], label: str) -> Iterator[tuple[int, int, np.ndarray]]:
     """(shard, its first row, embeddings [N, D]) of every row group of the pool.

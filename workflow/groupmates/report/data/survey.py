@@ -23,6 +23,7 @@ from groupmates.report.data.tally import Tally
 
 COLUMNS = ["doc_id", "source_file", "source_row", "source", "n_tokens", "individual_influence"]
 
+MOST_EXTREMES, MOST_PASSED_OVER = 6, 1000  # documents that a survey keeps
 MOST_NAMES = 1_000_000  # of sources that are counted one by one: they are held in memory
 
 # A table of chosen documents: COLUMNS, shard and row (where the score artefact has it), cluster,
@@ -48,15 +49,6 @@ class Survey:
     passed_over_C: np.ndarray  # their number per cluster
     kept_SN: list[np.ndarray]
     shown_SN: list[np.ndarray]  # of files whose texts can be shown; all, if none can
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """How many documents a survey keeps."""
-
-    sample: int
-    extremes: int = 6
-    passed_over: int = 1000
 
 
 @dataclass
@@ -99,14 +91,17 @@ def survey(
     select: dict[str, dict[str, Path]],
     featured: str,
     readable: set[str],
-    sizes: Sizes,
+    points: int,
 ) -> Survey:
-    """`readable`: the pool files whose texts can be shown; extremes are of these, if there are any."""
+    """A sample of so many `points`, and what else there is to show.
+
+    `readable`: the pool files whose texts can be shown; extremes are of these, if there are any.
+    """
     check_shards(score, select)
     worst_C = worst_selected(list(select[featured].values()))
     tally, known = Tally.empty(len(select)), dict[str, int]()
-    sample, passed = Lowest(sizes.sample), Lowest(sizes.passed_over)
-    helpful, harmful = Lowest(sizes.extremes, single=True), Lowest(sizes.extremes, single=True)
+    sample, passed = Lowest(points), Lowest(MOST_PASSED_OVER)
+    helpful, harmful = Lowest(MOST_EXTREMES, single=True), Lowest(MOST_EXTREMES, single=True)
     passed_C, kept_SN, shown_SN = np.zeros(0, np.int64), list[np.ndarray](), list[np.ndarray]()
     shards = list(zip(score, cluster, strict=True))
     for path, of_cluster in Progress("report", len(shards), "shards").over(shards):
