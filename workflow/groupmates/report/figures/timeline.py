@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path as Outline
 
-from groupmates.formatting import count, duration, short
+from groupmates.formatting import count, duration, plural, short
 from groupmates.records import jobs
 from groupmates.report.figures.canvas import LINE_GREY, OKABE_ITO, drawn, panel, time_unit
 
@@ -96,7 +96,9 @@ def finding(bars: Sequence[Bar]) -> str:
     jobs, how = {bar.job for bar in bars}, Counter(bar.how for bar in bars)
     wall = max(bar.end for bar in bars)
     paused = _length(pauses(bars))
-    text = f"{_number(len(jobs), 'job')} ran in {_number(len(bars), 'attempt')} within {duration(wall)}"
+    text = (
+        f"{plural(len(jobs), 'job')} ran in {plural(len(bars), 'attempt')} within {duration(wall)}"
+    )
     text += f"; for {duration(paused)} nothing ran." if paused else "."
     lost = [f"{count(how[h])} {h}" for h in ("failed", "killed or stopped") if how[h]]
     if lost:
@@ -105,10 +107,6 @@ def finding(bars: Sequence[Bar]) -> str:
         number = count(how["done, went on from kept progress"])
         text += f" {number} of those done went on from what an earlier one had kept."
     return text
-
-
-def _number(number: int, thing: str) -> str:
-    return f"{count(number)} {thing}{'s' if number != 1 else ''}"
 
 
 @dataclass(frozen=True)
