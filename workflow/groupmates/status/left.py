@@ -65,8 +65,9 @@ class Estimator:
         groups = self._groups(found)
         rates = _rates(found, groups)
         scale, planned = self._planned(found)
-        over = [job.last for job in found.jobs if job.state == "done" and job.attempts]
-        latest = sorted(over, key=lambda attempt: attempt["started"])[-RECENT:]
+        done = (job.last for job in found.jobs if job.state == "done" and job.attempts)
+        ended = [attempt for attempt in done if attempt["ended"] is not None]
+        latest = sorted(ended, key=lambda attempt: attempt["started"])[-RECENT:]
         lag = gap(latest) or 0.0  # until snakemake has started the next one
         unknown: list[str] = []
         seconds: dict[str, float] = {}
