@@ -170,25 +170,23 @@ def add_oracle(
     for row in rows:
         method = row["method"]
         ours = method == oracle
-        difference, bounds = (
-            (None, [None, None]) if ours else _minus(summary["pairs"], method, oracle)
-        )
+        difference, bounds = (None, None) if ours else _minus(summary["pairs"], method, oracle)
         row["oracle_overlap"] = float(shared_MM[at, methods.index(method)] / shared_MM[at, at])
         row["regret_nats"] = difference
-        row["regret_low_nats"], row["regret_high_nats"] = bounds
+        row["regret_low_nats"], row["regret_high_nats"] = bounds or (None, None)
     return oracle
 
 
 def _minus(
     pairs: dict[str, dict[str, Any]], method: str, other: str
-) -> tuple[float, list[float] | list[None]]:
+) -> tuple[float, list[float] | None]:
     """Difference of two methods and its interval over seeds; pairs have the better one first."""
-    ahead = other in pairs.get(method, {})
-    found = pairs[method][other] if ahead else pairs[other][method]
-    difference, bounds = found["difference_nats"], found["interval_by_seed_nats"]
-    if not ahead:
-        difference, bounds = -difference, bounds and [-bounds[1], -bounds[0]]
-    return difference, bounds or [None, None]
+    if other in pairs.get(method, {}):
+        found = pairs[method][other]
+        return found["difference_nats"], found["interval_by_seed_nats"]
+    found = pairs[other][method]
+    bounds = found["interval_by_seed_nats"]
+    return -found["difference_nats"], bounds and [-bounds[1], -bounds[0]]
 
 
 def as_csv(rows: list[dict[str, Any]]) -> str:

@@ -7,6 +7,7 @@ Then the pool files are read for texts, within a bound.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,7 @@ def examine(
         "featured": featured,
         "semantic_clusters": pool.clustered != pool.score,
         "semantic_map": pool.compared != pool.score,
-        "map": atlas.packed_json(drawn_map),
+        "map": atlas.packed(json.dumps(drawn_map, separators=(",", ":"), sort_keys=True).encode()),
         "map_points": len(found.sample),
         "map_variance": closer.variance,
         "cards": cards(closer, told, list(pool.select)),

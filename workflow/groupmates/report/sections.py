@@ -12,6 +12,7 @@ import numpy as np
 from groupmates.artefacts.catalogue import ARTEFACTS
 from groupmates.artefacts.found import Found
 from groupmates.artefacts.store import (
+    concatenate,
     read_artefact_json,
     read_folder_json,
     read_json,
@@ -74,15 +75,17 @@ def by_seed(summary: dict[str, Any], method: str) -> list[float]:
 
 
 def influence(
-    rounds: dict[str, reading.Labels], fits: dict[str, Path]
+    rounds: dict[str, list[Path]], fits: dict[str, Path]
 ) -> tuple[dict[str, Any], Figures]:
     """Oracle labels of each round, and how well each influence model predicts held-out ones."""
     metrics = {name: read_folder_json(fit, "fit", "metrics.json") for name, fit in fits.items()}
+    names = ["rollout", "step", "influence_nats"]
+    tables = {name: concatenate(parts, "probe", names) for name, parts in rounds.items()}
+    nats = {name: table["influence_nats"].to_numpy() for name, table in tables.items()}
+    steps = {name: table["step"].to_numpy() for name, table in tables.items()}
     drawn = {
-        "labels": figures.label_histogram({n: r.influence_nats for n, r in rounds.items()}),
-        "positions": figures.labels_by_position(
-            {n: (r.step, r.influence_nats) for n, r in rounds.items()}
-        ),
+        "labels": figures.label_histogram(nats),
+        "positions": figures.labels_by_position({name: (steps[name], nats[name]) for name in nats}),
     }
     calibrated = {}
     columns = ("predicted_nats", "influence_nats", "step", "rollout")
@@ -97,13 +100,13 @@ def influence(
     return {
         "rounds": {
             name: {
-                "rollouts": labels.rollouts,
-                "labels": len(labels.step),
-                "helpful": float(np.mean(labels.influence_nats < 0)),
-                "mean_nats": float(labels.influence_nats.mean()),
-                "deviation_nats": float(labels.influence_nats.std()),
+                "rollouts": len(table["rollout"].unique()),
+                "labels": len(table),
+                "helpful": float(np.mean(nats[name] < 0)),
+                "mean_nats": float(nats[name].mean()),
+                "deviation_nats": float(nats[name].std()),
             }
-            for name, labels in rounds.items()
+            for name, table in tables.items()
         },
         "metrics": metrics,
         "slopes": {name: c.slope for name, c in calibrated.items()},

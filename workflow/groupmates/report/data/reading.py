@@ -10,21 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from groupmates.artefacts.store import concatenate, damaged, read_table
+from groupmates.artefacts.store import damaged, read_table
 from groupmates.records.jobs import Attempt, counted, duration, named_records
 from groupmates.settings.stages import PARTS, part_of
 
 Records = dict[str, list[Attempt]]  # name of a job -> its attempts
 Curve = tuple[np.ndarray, np.ndarray]  # training tokens, held-out loss in nats
-
-
-@dataclass(frozen=True)
-class Labels:
-    """The oracle influences of one round of rollouts, in nats; step counts from 1."""
-
-    step: np.ndarray
-    influence_nats: np.ndarray
-    rollouts: int
 
 
 @dataclass(frozen=True)
@@ -37,12 +28,6 @@ class StageTime:
     longest_seconds: float
     cpu_seconds: float
     peak_megabytes: float
-
-
-def labels(parts: list[Path]) -> Labels:
-    table = concatenate(parts, "probe", ["rollout", "step", "influence_nats"])
-    rollouts = len(pc.unique(table["rollout"]))
-    return Labels(table["step"].to_numpy(), table["influence_nats"].to_numpy(), rollouts)
 
 
 def curves(paths: list[Path]) -> dict[str, list[Curve]]:

@@ -120,8 +120,9 @@ def survey(
         passed_N = ~kept_N & (influence_N < np.minimum(worst_C[cluster_N], 0.0))
         counts_C = np.bincount(cluster_N[passed_N], minlength=len(worst_C))
         passed_C = padded(passed_C, len(counts_C), 0) + counts_C
-        row_N = np.arange(len(scored))
-        documents = _documents(scored, len(kept_SN), row_N, cluster_N, kept_N, passed_N)
+        of_document = {"row": np.arange(len(scored)), "cluster": cluster_N}
+        of_document |= {"kept": kept_N, "passed_over": passed_N}
+        documents = _documents(scored, len(kept_SN), **of_document)
         kept_SN.append(np.packbits(kept_N))
         priority_N, everything_N = documents["priority"].to_numpy(), np.ones(len(scored), bool)
         shown_N = in_files(scored, readable) if readable else everything_N
@@ -153,8 +154,9 @@ def documents_at(
         cluster_N = read_clusters(score[shard], cluster[shard])
         rows = np.array([row for of_shard, row in places if of_shard == shard])
         kept_N = np.unpackbits(kept_SN[shard], count=len(scored))[rows].astype(bool)
-        nothing_N = np.zeros(len(rows), bool)
-        found.append(_documents(scored.take(rows), shard, rows, cluster_N[rows], kept_N, nothing_N))
+        of_document = {"row": rows, "cluster": cluster_N[rows], "kept": kept_N}
+        of_document["passed_over"] = np.zeros(len(rows), bool)
+        found.append(_documents(scored.take(rows), shard, **of_document))
     ordered = sorted(places, key=lambda place: place[0])  # stable: as they were found
     at = {place: i for i, place in enumerate(ordered)}
     return pa.concat_tables(found).take([at[place] for place in places])
@@ -172,15 +174,8 @@ def _code(known: dict[str, int], name: str) -> int:
     return known.setdefault(name, len(known))
 
 
-def _documents(
-    scored: pa.Table,
-    shard: int,
-    row_N: np.ndarray,
-    cluster_N: np.ndarray,
-    kept_N: np.ndarray,
-    passed_N: np.ndarray,
-) -> Documents:
-    """These rows of a score shard as `Documents`."""
+def _documents(scored: pa.Table, shard: int, **known_N: np.ndarray) -> Documents:
+    """These rows of a score shard as `Documents`; `known_N`: row, cluster, kept and passed_over."""
     columns = {name: scored[name] for name in COLUMNS}
     source_N, names = codes(scored["source"])
     counted_as = pa.array([source_name(name) for name in names.to_pylist()], pa.string())
@@ -188,10 +183,7 @@ def _documents(
     columns["source_file"] = scored["source_file"].cast(pa.string())
     columns |= {
         "shard": np.full(len(scored), shard),
-        "row": row_N,
-        "cluster": cluster_N,
-        "kept": kept_N,
-        "passed_over": passed_N,
+        **known_N,
         "priority": priorities(0, "report", scored["doc_id"].to_pylist()),
     }
     return pa.table(columns)

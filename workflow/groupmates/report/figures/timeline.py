@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,6 +13,7 @@ from matplotlib.path import Path as Outline
 
 from groupmates.formatting import count, duration, plural, short
 from groupmates.records import jobs
+from groupmates.report.data.reading import Records
 from groupmates.report.figures.canvas import LINE_GREY, OKABE_ITO, drawn, panel, time_unit
 
 HOW = {
@@ -29,8 +29,6 @@ CUT_SHARE = 0.05  # of the width, that a pause which is cut out still has
 LEAST_SHARE = 0.004  # of the width, that the shortest bar still has
 SEAM_SHARE = 0.0015  # of the width, between a bar and what follows at once
 
-Records = dict[str, list[dict[str, Any]]]
-
 
 @dataclass(frozen=True)
 class Bar:
@@ -45,19 +43,16 @@ class Bar:
 
 def bars_of(records: Records) -> list[Bar]:
     """Every attempt at every job, by its start; an attempt that nobody ended ends when last heard."""
-    found = []
+    first = min((a["started"] for attempts in records.values() for a in attempts), default=0.0)
+    bars = []
     for job, attempts in records.items():
-        for attempt in attempts:
-            end = attempt["ended"] or attempt["heard"]
-            found.append((attempt["started"], end, job, jobs.stage_of(attempt), _how(attempt)))
-    first = min((start for start, *_ in found), default=0.0)
-    return [
-        Bar(stage, job, start - first, end - first, how)
-        for start, end, job, stage, how in sorted(found)
-    ]
+        for a in attempts:
+            start, end = a["started"] - first, (a["ended"] or a["heard"]) - first
+            bars.append(Bar(jobs.stage_of(a), job, start, end, _how(a)))
+    return sorted(bars, key=lambda bar: (bar.start, bar.end, bar.job))
 
 
-def _how(attempt: dict[str, Any]) -> str:
+def _how(attempt: jobs.Attempt) -> str:
     if attempt["state"] == "done":
         return "done, went on from kept progress" if jobs.resumed(attempt) else "done"
     return "failed" if attempt["state"] == "failed" else "killed or stopped"

@@ -17,6 +17,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from groupmates.formatting import interval, short
 from groupmates.maths.calibration import Calibration
+from groupmates.report.data.reading import Curve
 from groupmates.report.figures.canvas import (
     GREY,
     LINE_GREY,
@@ -33,7 +34,6 @@ FEW_TICKS = 6  # of numbers as long as −0.025
 MOST_VECTOR_POINTS = 5_000  # more points of a scatter become an image inside the SVG
 MARKERS = "osD^vP"
 
-Curve = tuple[np.ndarray, np.ndarray]  # training tokens, held-out loss in nats
 Interval = Sequence[float] | None
 
 
