@@ -101,6 +101,14 @@ def test_the_time_that_snakemake_takes_between_two_jobs_counts(estimate, tmp_pat
     assert estimate(found, {}).seconds == 2 * (10 + 3)
 
 
+def test_a_job_that_is_done_and_whose_record_has_no_end_tells_no_time(estimate, tmp_path):
+    """Its last beat met a full disk, say, while its outputs were written."""
+    done = [Job("a_0", "done", [attempt(NOW - 99, None)])]
+    done.append(Job("a_1", "done", [attempt(NOW - 50, 10.0)]))
+    found = status(tmp_path, {"a": ([], [*done, Job("a_2", "waiting", [])])}, 1)
+    assert estimate(found, {}).seconds == 10.0
+
+
 def test_a_job_that_runs_gives_a_rate_and_has_its_own_rest(estimate, tmp_path):
     """Half of 100 steps in 50 s, 10 s of start: 50 s are left, and another 110 s for the next."""
     work = {"base": [Jobs(2, [Phase("steps", 100, {"train": 600.0})])]}

@@ -13,12 +13,18 @@ import pytest
 
 from groupmates import formatting
 from groupmates.artefacts.catalogue import ARTEFACTS
-from groupmates.artefacts.store import Provenance, write_folder_provenance, write_json, write_table
+from groupmates.artefacts.store import (
+    Provenance,
+    concatenate,
+    write_folder_provenance,
+    write_json,
+    write_table,
+)
 from groupmates.errors import UserError
 from groupmates.report import comparison as table_of
 from groupmates.report import words
 from groupmates.report.data import reading
-from groupmates.report.data.survey import Sizes, Survey, survey
+from groupmates.report.data.survey import Survey, survey
 from groupmates.report.data.tally import LENGTH_EDGES, Tally
 from groupmates.report.figures import selection
 from groupmates.settings.config import PoolColumns, Report
@@ -412,11 +418,11 @@ def test_sources_of_pool_and_selection_are_counted_over_all_shards(tmp_path):
     selected = reading.by_method(arguments["select"])
     counted = surveyed(arguments)
     tally, sources = counted.tally, counted.sources
-    scored = reading.concatenate(arguments["score"], "score", ["doc_id", "source"]).to_pylist()
+    scored = concatenate(arguments["score"], "score", ["doc_id", "source"]).to_pylist()
     source_of = {row["doc_id"]: row["source"] for row in scored}
     for group, method in enumerate(METHODS, start=1):
         paths = list(selected[method].values())
-        rows = reading.concatenate(paths, "select", ["doc_id"]).to_pylist()
+        rows = concatenate(paths, "select", ["doc_id"]).to_pylist()
         chosen = [source_of[row["doc_id"]] for row in rows]
         assert tally.documents_GS[group].tolist() == [chosen.count(s) for s in sources]
     assert tally.documents_GS[0].sum() == 400
@@ -427,7 +433,7 @@ def surveyed(arguments: dict[str, Any], map_points: int = 300) -> Survey:
     selected = reading.by_method(arguments["select"])
     names = {path.name for path in arguments["pool"]}
     return survey(
-        arguments["score"], arguments["cluster"], selected, "group_mates", names, Sizes(map_points)
+        arguments["score"], arguments["cluster"], selected, "group_mates", names, map_points
     )
 
 

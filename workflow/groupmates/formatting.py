@@ -13,6 +13,11 @@ def count(value: float | None) -> str:
     return NOTHING if value is None else f"{value:,.0f}"
 
 
+def plural(number: int, thing: str) -> str:
+    """So many of a thing: 1 job, 2,000 jobs."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
 def tokens(value: float) -> str:
     """A number of tokens: 401,408, 50M, 8.2B."""
     for divisor, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M")):

@@ -44,28 +44,37 @@ def stage_function(stage: str) -> Callable[..., None]:
     return getattr(importlib.import_module(f"groupmates.{known.module}"), known.function)
 
 
-def stage_arguments(function: Callable[..., None], arguments: list[str]) -> dict[str, Any]:
-    """Parse the command line of one stage into the keyword arguments of its function."""
-    hints = typing.get_type_hints(function)
-    parser = argparse.ArgumentParser(
-        prog="python -m groupmates STAGE", description=inspect.getdoc(function)
-    )
+def common_options() -> argparse.ArgumentParser:
+    """The options of every stage, which are known before its module is imported."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--log", type=Path, help="file that messages go to as well; its record")
     parser.add_argument("--job", nargs="*", help="for the record: RULE NAME=VALUE…, its wildcards")
-    parser.add_argument(
-        "--save-seconds",
-        type=float,
-        default=float(os.environ.get("GROUPMATES_SAVE_SECONDS", 60)),
-        help="seconds of work between two saves of unfinished progress (default: %(default)s)",
-    )
     parser.add_argument(
         "--processes", type=int, help="train in so many processes of this machine (default: 1)"
     )
     parser.add_argument(
         "--join", action="store_true", help="train with the other processes that srun has started"
     )
-    kinds = {name: _required(hints[name]) for name in inspect.signature(function).parameters}
-    for name, parameter in inspect.signature(function).parameters.items():
+    return parser
+
+
+def stage_arguments(function: Callable[..., None], arguments: list[str]) -> dict[str, Any]:
+    """Parse the command line of one stage into the keyword arguments of its function."""
+    hints = typing.get_type_hints(function)
+    parser = argparse.ArgumentParser(
+        prog="python -m groupmates STAGE",
+        description=inspect.getdoc(function),
+        parents=[common_options()],
+    )
+    parser.add_argument(
+        "--save-seconds",
+        type=float,
+        default=float(os.environ.get("GROUPMATES_SAVE_SECONDS", 60)),
+        help="seconds of work between two saves of unfinished progress (default: %(default)s)",
+    )
+    parameters = inspect.signature(function).parameters
+    kinds = {name: _required(hints[name]) for name in parameters}
+    for name, parameter in parameters.items():
         optional = parameter.default is not parameter.empty
         many = typing.get_origin(kinds[name]) is list
         parser.add_argument(
@@ -114,9 +123,9 @@ class Tee:
 
 def main(argv: list[str]) -> int:
     """`STAGE --settings … --output …`; the exit status."""
-    early = early_arguments(argv[1:])
+    early = common_options().parse_known_args(argv[1:])[0]
     try:
-        if early.processes > 1 and not early.join:
+        if (early.processes or 1) > 1 and not early.join:
             return in_processes(early.processes, argv, early.log)
         if early.join and (rank := join.place()):
             return after_the_first(rank, argv, early.log)
@@ -144,16 +153,6 @@ def main(argv: list[str]) -> int:
         if full := no_room(error):
             return told(argv[0], full)
         raise
-
-
-def early_arguments(arguments: list[str]) -> argparse.Namespace:
-    """Those of every stage, before anything is known about this one."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--log", type=Path)
-    parser.add_argument("--job", nargs="*")
-    parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--join", action="store_true")
-    return parser.parse_known_args(arguments)[0]
 
 
 def in_processes(count: int, argv: list[str], log: Path | None) -> int:

@@ -73,7 +73,7 @@ def explain(run: Path, doc_id: str, method: str, neighbours: int) -> Explanation
             where=str(selection.orders[0]),
             todo="ask about another method: --method NAME",
         )
-    selection.check_model(selection.made, selection.orders[0])
+    selection.check_model()
     influence, cluster = document["individual_influence"], document["cluster"]
     pool = selection.influences()
     members_N2 = selection.members(cluster)
@@ -128,6 +128,11 @@ def of_document(
 
 def told(found: Explanation) -> str:
     """The explanation, a line per question."""
+    here = found.standing
+    cluster = f"{found.cluster}{' of the semantic ones' if found.clusters == 'semantic' else ''}"
+    rank = f"none: not among the first {found.ranked:,} of its cluster"
+    if here.rank is not None:
+        rank = f"{here.rank}, counted from 0 in its cluster"
     lines = [
         ("document", f"{found.doc_id}: {found.place}"),
         (
@@ -135,11 +140,11 @@ def told(found: Explanation) -> str:
             f"{found.influence:+.4g} label standard deviations, lower is better; "
             f"{found.share_below:.1%} of the pool have lower",
         ),
-        ("cluster", _cluster(found)),
-        ("rank", _rank(found)),
-        (found.method, "selected" if found.standing.selected else "not selected"),
+        ("cluster", f"{cluster}: {found.size:,} documents, {found.taken:,} selected"),
+        ("rank", rank),
+        (found.method, "selected" if here.selected else "not selected"),
     ]
-    if found.standing.theta is not None:
+    if here.theta is not None:
         lines.append(("theta", _theta(found)))
     lines.append(("nearest", "selected documents of its cluster, by cosine"))
     lines += [
@@ -149,18 +154,6 @@ def told(found: Explanation) -> str:
     return "\n".join(f"{name:<14}{text}" for name, text in lines)
 
 
-def _cluster(found: Explanation) -> str:
-    kind = " of the semantic ones" if found.clusters == "semantic" else ""
-    return f"{found.cluster}{kind}: {found.size:,} documents, {found.taken:,} selected"
-
-
-def _rank(found: Explanation) -> str:
-    rank = found.standing.rank
-    if rank is not None:
-        return f"{rank}, counted from 0 in its cluster"
-    return f"none: not among the first {found.ranked:,} of its cluster"
-
-
 def _theta(found: Explanation) -> str:
     here = found.standing
     given = "when picked" if here.selected else "given what is selected of its cluster"
@@ -168,11 +161,8 @@ def _theta(found: Explanation) -> str:
     if here.needed is None:
         return f"{text}; no document of its cluster is selected, whatever its theta"
     last = "the last document taken" if found.quota == "marginal" else "the last of its cluster"
-    text += (
-        f"; {last} had {here.needed:+.6g}"
-        if here.selected
-        else f"; needed: below {here.needed:+.6g}"
-    )
+    bound = f"{last} had" if here.selected else "needed: below"
+    text += f"; {bound} {here.needed:+.6g}"
     if found.origin:
         text += f" (influences counted from the pool's worst, {found.origin:+.4g})"
     return text

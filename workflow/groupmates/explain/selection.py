@@ -109,11 +109,12 @@ class Selection:
         ours = self.made["settings"]["group_mates"]
         return fitted.used_as(ours["relation"], ours.get("sharpness"))
 
-    def check_model(self, made: dict[str, Any], file: Path) -> None:
-        """That the influence model is the one that `file`, of the provenance `made`, was made with."""
-        if "model" in made["inputs"]:
+    def check_model(self) -> None:
+        """That the influence model is the one that the order was made with."""
+        if "model" in self.made["inputs"]:
             model = self.run / path("fit").format(model="final")
-            check_unchanged({"model": made["inputs"]["model"]}, {"model": model}, file)
+            recorded = {"model": self.made["inputs"]["model"]}
+            check_unchanged(recorded, {"model": model}, self.orders[0])
 
     def find(self, doc_id: str) -> tuple[int, int]:
         """Place of a document."""
@@ -156,18 +157,16 @@ class Selection:
         """The documents among `members_N2` that the method has put in order, by (key, rank, place)."""
         wanted = _codes(members_N2[:, 0], members_N2[:, 1])
         names = ["shard", "row", "key", "rank", "group_influence"]
-        found: dict[str, list[np.ndarray]] = {name: [] for name in names}
+        found: list[pa.Table] = []
         by_cluster = "partitions" in self.made["settings"]  # else each file has its shards
         files = [self.orders[cluster % len(self.orders)]] if by_cluster else self.orders
         for table in (t for file in files for t in row_groups(file, "order", names)):
-            columns = {name: table[name].to_numpy() for name in names}
-            here = np.isin(_codes(columns["shard"], columns["row"]), wanted)
-            for name in names:
-                found[name].append(columns[name][here])
-        all_ = {name: np.concatenate(values) for name, values in found.items()}
-        by = np.lexsort((all_["row"], all_["shard"], all_["rank"], all_["key"]))
-        place_N2 = np.stack([all_["shard"][by], all_["row"][by]], axis=1)
-        return Order(place_N2, all_["group_influence"][by], taken)
+            here = np.isin(_codes(table["shard"].to_numpy(), table["row"].to_numpy()), wanted)
+            found.append(table.filter(here))
+        by = [(name, "ascending") for name in ("key", "rank", "shard", "row")]
+        ordered = pa.concat_tables(found).sort_by(by)
+        place_N2 = np.stack([ordered["shard"].to_numpy(), ordered["row"].to_numpy()], axis=1)
+        return Order(place_N2, ordered["group_influence"].to_numpy(), taken)
 
     def taken(self, cluster: int) -> int:
         """How many documents of a cluster are selected."""
@@ -259,24 +258,20 @@ def _column(file: Path, artefact: str, name: str) -> np.ndarray:
 
 def _rows(files: list[Path], place_N2: np.ndarray, columns: list[str]) -> pa.Table:
     """Rows of score files, or of files of semantic embeddings, in the order of the places."""
-    tasks = []
-    for shard in np.unique(place_N2[:, 0]):
-        rows = np.sort(place_N2[place_N2[:, 0] == shard, 1])
-        tasks += [(files[shard], g, at, columns) for g, at in _by_row_group(files[shard], rows)]
-    in_pool = np.lexsort((place_N2[:, 1], place_N2[:, 0]))
-    return pa.concat_tables(_parallel(_of_group, tasks)).take(np.argsort(in_pool))
+    shard_N, row_N = place_N2.T
+    tasks = [(files[s], np.sort(row_N[shard_N == s]), columns) for s in np.unique(shard_N)]
+    in_pool = np.lexsort((row_N, shard_N))
+    return pa.concat_tables(_parallel(_of_file, tasks)).take(np.argsort(in_pool))
 
 
-def _by_row_group(file: Path, rows: np.ndarray) -> list[tuple[int, np.ndarray]]:
-    """Ascending rows of a file as (row group, rows in it)."""
-    known = open_table(file, embedded_as(file)).metadata
-    sizes = [known.row_group(g).num_rows for g in range(known.num_row_groups)]
-    start_G = np.cumsum([0, *sizes])
-    group_N = np.searchsorted(start_G, rows, side="right") - 1
-    return [(int(g), rows[group_N == g] - start_G[g]) for g in np.unique(group_N)]
-
-
-def _of_group(file: Path, group: int, at: np.ndarray, columns: list[str]) -> pa.Table:
+def _of_file(file: Path, rows: np.ndarray, columns: list[str]) -> pa.Table:
+    """Ascending rows of a file; row groups without any of them are not read."""
     opened = open_table(file, embedded_as(file))
+    known = opened.metadata
+    start_G = np.cumsum([0, *(known.row_group(g).num_rows for g in range(known.num_row_groups))])
+    group_N = np.searchsorted(start_G, rows, side="right") - 1
     with intact(file):
-        return opened.read_row_group(group, columns).take(at)
+        return pa.concat_tables(
+            opened.read_row_group(g, columns).take(rows[group_N == g] - start_G[g])
+            for g in np.unique(group_N).tolist()
+        )

@@ -80,13 +80,14 @@ class Record:
 
     def beat(self, **ending: Any) -> None:
         """Write how far the job is."""
+        torch: Any = sys.modules.get("torch")  # half imported, perhaps
         usage = [
             resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
         ]
         with self._lock:
             self.attempts[-1] |= {
                 "heard": time.time(),
-                "threads": _threads(),
+                "threads": torch.get_num_threads() if hasattr(torch, "get_num_threads") else None,
                 "device": self._gpu.name or processor(),
                 "cpu_seconds": sum(u.ru_utime + u.ru_stime for u in usage),
                 "peak_rss_bytes": 1024 * max(u.ru_maxrss for u in usage),
@@ -145,11 +146,6 @@ def _cuda() -> Any:
     torch = sys.modules.get("torch")
     cuda = getattr(torch, "cuda", None)
     return torch if cuda is not None and cuda.is_available() and cuda.is_initialized() else None
-
-
-def _threads() -> int | None:
-    torch: Any = sys.modules.get("torch")
-    return torch.get_num_threads() if hasattr(torch, "get_num_threads") else None
 
 
 def processor() -> str:

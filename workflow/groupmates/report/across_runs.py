@@ -22,7 +22,7 @@ from groupmates.errors import UserError
 from groupmates.maths.statistics import paired_interval
 from groupmates.records import campaign, jobs
 from groupmates.report import words
-from groupmates.report.comparison import as_csv
+from groupmates.report.comparison import as_csv, markdown
 from groupmates.report.figures import canvas
 from groupmates.report.figures import training_and_influence as figures
 from groupmates.settings.config import leaves
@@ -113,6 +113,10 @@ class Spread:
         bounds = paired_interval(difference_R, CONFIDENCE)
         return cls(difference_R.tolist(), float(difference_R.mean()), list(bounds))
 
+    @property
+    def below(self) -> int:
+        return sum(difference < 0 for difference in self.single)
+
 
 @dataclass(frozen=True)
 class Merged:
@@ -126,10 +130,6 @@ class Merged:
 
     def minus(self, method: str, other: str) -> Spread | None:
         return None if method == other else Spread.of(self.runs, method, other)
-
-    @property
-    def against(self) -> list[str]:
-        return [self.baseline, *self.references]
 
     @property
     def decimals(self) -> int:
@@ -165,19 +165,19 @@ def merge(runs: list[Run]) -> Merged:
             where=where,
             todo="make another: the same --configfile FILE with --config seed=1 run=NAME",
         )
-    seeds = [run.settings["seed"] for run in runs]
-    for number, seed in enumerate(seeds):
-        if seed in seeds[:number]:
-            first, again = runs[seeds.index(seed)], runs[number]
+    of_seed: dict[int, Run] = {}
+    for run in runs:
+        first = of_seed.setdefault(run.settings["seed"], run)
+        if first is not run:
             raise UserError(
                 expected="runs of different seeds: the same seed selects the same documents",
-                found=f"seed {seed} twice",
-                where=f"{first.folder}, {again.folder}",
+                found=f"seed {run.settings['seed']} twice",
+                where=f"{first.folder}, {run.folder}",
                 todo="leave one of them out",
             )
     baseline = runs[0].summary["baseline"]
-    listed = list(dict.fromkeys(m for run in runs for m in run.summary["methods"]))
-    listed.sort(key=lambda m: _place(runs[0].settings["select"]["methods"], m))
+    wanted = [*runs[0].settings["select"]["methods"], *(m for run in runs for m in run.loss_nats)]
+    listed = [m for m in dict.fromkeys(wanted) if any(m in run.loss_nats for run in runs)]
     common = [m for m in listed if all(m in run.loss_nats for run in runs)]
     if baseline not in common or len(common) < 2:
         raise UserError(
@@ -196,10 +196,6 @@ def merge(runs: list[Run]) -> Merged:
         left_out=[m for m in listed if m not in common],
         references=[m for m in dict.fromkeys(["mates", others[0]]) if m in others],
     )
-
-
-def _place(names: list[str], name: str) -> int:
-    return names.index(name) if name in names else len(names)
 
 
 def _check_alike(runs: list[Run], methods: list[str]) -> None:
@@ -245,22 +241,18 @@ def rows(merged: Merged) -> list[dict[str, Any]]:
     for method in merged.methods:
         row: dict[str, Any] = {"method": method, "runs": len(merged.runs)}
         row["loss_nats"] = float(np.mean([run.loss_nats[method] for run in merged.runs]))
-        for other in merged.against:
+        for other in (merged.baseline, *merged.references):
             spread = merged.minus(method, other)
             low, high = spread.interval if spread else (None, None)
             row[f"minus_{other}_nats"] = spread.mean if spread else None
             row[f"minus_{other}_low_nats"], row[f"minus_{other}_high_nats"] = low, high
         spread = merged.minus(method, merged.baseline)
-        row[f"runs_below_{merged.baseline}"] = below(spread) if spread else None
+        row[f"runs_below_{merged.baseline}"] = spread.below if spread else None
         for number, run in enumerate(merged.runs):
             key = f"seed_{run.settings['seed']}_minus_{merged.baseline}_nats"
             row[key] = spread.single[number] if spread else None
         found.append(row)
     return found
-
-
-def below(spread: Spread) -> int:
-    return sum(difference < 0 for difference in spread.single)
 
 
 def as_markdown(merged: Merged) -> str:
@@ -269,28 +261,27 @@ def as_markdown(merged: Merged) -> str:
     heads = ["method", f"minus {baseline}", "over runs", f"runs below {baseline}"]
     heads += [f"{run.name} (seed {run.settings['seed']})" for run in merged.runs]
     heads += [head for m in merged.references for head in (f"minus {m}", "over runs")]
-    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    lines = []
     for method in merged.methods:
-        cells = [method, *_cells(merged.minus(method, baseline), places)]
         spread = merged.minus(method, baseline)
-        if spread is None:
-            cells += [formatting.NOTHING] * (1 + len(merged.runs))
-        else:
-            cells.append(f"{below(spread)} of {len(merged.runs)}")
-            cells += [formatting.number(d, places, sign=True) for d in spread.single]
+        single = spread.single if spread else [None] * len(merged.runs)
+        cells = [
+            method,
+            *_cells(spread, places),
+            f"{spread.below} of {len(merged.runs)}" if spread else formatting.NOTHING,
+            *(formatting.number(difference, places, sign=True) for difference in single),
+        ]
         for other in merged.references:
             cells += _cells(merged.minus(method, other), places)
-        lines.append(f"| {' | '.join(cells)} |")
-    text = "\n".join([*lines, "", conclusion(merged), "", note(merged)])
-    return text.replace(formatting.SPACE, " ") + "\n"
+        lines.append(cells)
+    text = f"{markdown(heads, lines)}\n{conclusion(merged)}\n\n{note(merged)}\n"
+    return text.replace(formatting.SPACE, " ")
 
 
 def _cells(spread: Spread | None, places: int) -> list[str]:
-    if spread is None:
-        return [formatting.NOTHING] * 2
     return [
-        formatting.number(spread.mean, places, sign=True),
-        formatting.interval(spread.interval, places),
+        formatting.number(spread.mean if spread else None, places, sign=True),
+        formatting.interval(spread.interval if spread else None, places),
     ]
 
 
@@ -307,7 +298,7 @@ def conclusion(merged: Merged) -> str:
         text += (
             f"; its loss is {nats} nats {side} {merged.baseline} "
             f"({formatting.interval(spread.interval, places)}), "
-            f"below it in {below(spread)} of {count} runs"
+            f"below it in {spread.below} of {count} runs"
         )
     level = f"{100 * CONFIDENCE:g}{formatting.SPACE}%"
     return f"{text} ({level} intervals over runs, each for one pair of methods by itself)."

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import gzip
-import json
 from functools import cache
 from importlib.resources import files
 from itertools import islice
@@ -74,10 +73,6 @@ def payload(
 def packed(content: bytes) -> str:
     """Content for a page to unpack: gzip in base64, the same bytes for the same content."""
     return base64.b64encode(gzip.compress(content, 9, mtime=0)).decode()
-
-
-def packed_json(body: dict[str, Any]) -> str:
-    return packed(json.dumps(body, separators=(",", ":"), sort_keys=True).encode())
 
 
 @cache

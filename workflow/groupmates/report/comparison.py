@@ -170,25 +170,23 @@ def add_oracle(
     for row in rows:
         method = row["method"]
         ours = method == oracle
-        difference, bounds = (
-            (None, [None, None]) if ours else _minus(summary["pairs"], method, oracle)
-        )
+        difference, bounds = (None, None) if ours else _minus(summary["pairs"], method, oracle)
         row["oracle_overlap"] = float(shared_MM[at, methods.index(method)] / shared_MM[at, at])
         row["regret_nats"] = difference
-        row["regret_low_nats"], row["regret_high_nats"] = bounds
+        row["regret_low_nats"], row["regret_high_nats"] = bounds or (None, None)
     return oracle
 
 
 def _minus(
     pairs: dict[str, dict[str, Any]], method: str, other: str
-) -> tuple[float, list[float] | list[None]]:
+) -> tuple[float, list[float] | None]:
     """Difference of two methods and its interval over seeds; pairs have the better one first."""
-    ahead = other in pairs.get(method, {})
-    found = pairs[method][other] if ahead else pairs[other][method]
-    difference, bounds = found["difference_nats"], found["interval_by_seed_nats"]
-    if not ahead:
-        difference, bounds = -difference, bounds and [-bounds[1], -bounds[0]]
-    return difference, bounds or [None, None]
+    if other in pairs.get(method, {}):
+        found = pairs[method][other]
+        return found["difference_nats"], found["interval_by_seed_nats"]
+    found = pairs[other][method]
+    bounds = found["interval_by_seed_nats"]
+    return -found["difference_nats"], bounds and [-bounds[1], -bounds[0]]
 
 
 def as_csv(rows: list[dict[str, Any]]) -> str:
@@ -199,15 +197,19 @@ def as_csv(rows: list[dict[str, Any]]) -> str:
     return text.getvalue()
 
 
+def markdown(heads: list[str], rows: list[list[str]]) -> str:
+    """A table in Markdown, its cells without spaces that do not break."""
+    head, *lines = (f"| {' | '.join(cells)} |\n" for cells in [heads, *rows])
+    return "".join([head, "|" + "---|" * len(heads) + "\n", *lines]).replace(formatting.SPACE, " ")
+
+
 def as_markdown(rows: list[dict[str, Any]], decimals: int) -> str:
     oracle = "regret_nats" in rows[0]
-    lines = [
-        "| method | loss, nats | minus random | by seed | by example | training tokens saved | "
-        "tokens selected | near-duplicates | selection took | of random's training |"
-        + oracle
-        * " overlap with oracle | regret | by seed |",
-        "|" + "---|" * (10 + 3 * oracle),
-    ]
+    heads = ["method", "loss, nats", "minus random", "by seed", "by example"]
+    heads += ["training tokens saved", "tokens selected", "near-duplicates", "selection took"]
+    heads += ["of random's training"]
+    heads += ["overlap with oracle", "regret", "by seed"] if oracle else []
+    lines = []
     for row in rows:
         cells = [
             row["method"],
@@ -227,8 +229,8 @@ def as_markdown(rows: list[dict[str, Any]], decimals: int) -> str:
                 formatting.number(row["regret_nats"], decimals, sign=True),
                 formatting.interval(_bounds(row, "regret"), decimals),
             ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines).replace(formatting.SPACE, " ") + "\n"
+        lines.append(cells)
+    return markdown(heads, lines)
 
 
 def _bounds(row: dict[str, Any], kind: str) -> list[float] | None:

@@ -7,6 +7,7 @@ Then the pool files are read for texts, within a bound.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from groupmates.pool.listing import PoolFile
 from groupmates.report import atlas, words
 from groupmates.report.data import neighbours, texts
 from groupmates.report.data.reading import marks
-from groupmates.report.data.survey import Documents, Sizes, Survey, documents_at, survey
+from groupmates.report.data.survey import Documents, Survey, documents_at, survey
 from groupmates.report.data.tally import Tally
 from groupmates.report.figures import selection
 from groupmates.report.kept import by_size
@@ -61,14 +62,9 @@ class Closer:
     central: dict[int, Documents]  # cluster -> its documents nearest to the centroid
     asked: Documents  # helpful, harmful, passed over, kept
     nearest: neighbours.Nearest  # of those
-    pairs: list[int]  # of those, passed over, that resemble a selected document most
-    beside: Documents  # the nearest selected of the explained
+    explained: list[int]  # rows of those that the page shows: helpful, harmful, passed over
+    beside: dict[tuple[int, int], dict[str, Any]]  # (shard, row) -> nearest selected of these
     texts: texts.Texts
-
-    @property
-    def explained(self) -> list[int]:
-        """Rows of `asked` that the page shows with their nearest selected neighbour."""
-        return [*range(len(self.survey.helpful) + len(self.survey.harmful)), *self.pairs]
 
 
 def examine(
@@ -79,18 +75,14 @@ def examine(
     `readable`: the pool files that texts are read from.
     """
     names = {file.name for file in readable}
-    found = survey(
-        pool.score, pool.cluster, pool.select, featured, names, Sizes(settings.report.map_points)
-    )
-    closer = look_closer(pool, found, names, readable, settings)
+    points = settings.report.map_points
+    found = survey(pool.score, pool.cluster, pool.select, featured, names, points)
+    closer = look_closer(pool, found, readable, settings)
     told = telling(closer)
-    shown = [
-        _shown(pool, closer, number, told, featured) for number in range(len(closer.explained))
-    ]
-    helpful = len(found.helpful)
-    extremes = helpful + len(found.harmful)
-    near_P = closer.nearest.cosine_P[extremes:]
-    passed_P, kept_P = near_P[: len(found.passed_over)], near_P[len(found.passed_over) :]
+    shown = [_shown(pool, closer, row, told, featured) for row in closer.explained]
+    ends = np.cumsum([len(t) for t in (found.helpful, found.harmful, found.passed_over)])
+    helpful, extremes, _ = ends.tolist()
+    _, _, passed_P, kept_P = np.split(closer.nearest.cosine_P, ends)
     sources = [found.sources[s] for s in by_size(found.tally, found.sources) if found.sources[s]]
     drawn_map = atlas.payload(
         found.sample, closer.place_P2, sources[:MAP_SOURCES], told, closer.texts, featured
@@ -108,38 +100,31 @@ def examine(
     groups = {n: c[np.isfinite(c)] for n, c in groups.items() if np.isfinite(c).any()}
     if groups:
         figures["resemblances"] = selection.resemblances(groups)
-    return (
-        found,
-        {
-            "featured": featured,
-            "semantic_clusters": pool.clustered != pool.score,
-            "semantic_map": pool.compared != pool.score,
-            "map": atlas.packed_json(drawn_map),
-            "map_points": len(found.sample),
-            "map_variance": closer.variance,
-            "cards": cards(closer, told, list(pool.select)),
-            "helpful": shown[:helpful],
-            "harmful": shown[helpful:extremes],
-            "pairs": shown[extremes:],
-            "passed_over": int(found.passed_over_C.sum()),
-            "close": CLOSE,
-            "passed_over_close": float(np.mean(passed_P >= CLOSE)) if len(passed_P) else 0.0,
-            "kept_close": float(np.mean(kept_P >= CLOSE)) if len(kept_P) else 0.0,
-            "texts_files": len(readable),
-            "pool_files": len(pool.files),
-        },
-        figures,
-    )
+    page = {
+        "featured": featured,
+        "semantic_clusters": pool.clustered != pool.score,
+        "semantic_map": pool.compared != pool.score,
+        "map": atlas.packed(json.dumps(drawn_map, separators=(",", ":"), sort_keys=True).encode()),
+        "map_points": len(found.sample),
+        "map_variance": closer.variance,
+        "cards": cards(closer, told, list(pool.select)),
+        "helpful": shown[:helpful],
+        "harmful": shown[helpful:extremes],
+        "pairs": shown[extremes:],
+        "passed_over": int(found.passed_over_C.sum()),
+        "close": CLOSE,
+        "passed_over_close": float(np.mean(passed_P >= CLOSE)) if len(passed_P) else 0.0,
+        "kept_close": float(np.mean(kept_P >= CLOSE)) if len(kept_P) else 0.0,
+        "texts_files": len(readable),
+        "pool_files": len(pool.files),
+    }
+    return found, page, figures
 
 
 def look_closer(
-    pool: Pool,
-    found: Survey,
-    names: set[str],
-    readable: list[PoolFile],
-    settings: ReportSettings,
+    pool: Pool, found: Survey, readable: list[PoolFile], settings: ReportSettings
 ) -> Closer:
-    """Read the embeddings three times, then texts from the `readable` files, called `names`."""
+    """Read the embeddings three times, then texts from the `readable` files."""
     near_centre = neighbours.typical(
         pool.clustered,
         pool.cluster,
@@ -160,18 +145,15 @@ def look_closer(
     nearest = neighbours.nearest_selected(
         pool.compared, pool.cluster, found.kept_SN, asked, emb_PD[len(found.sample) :]
     )
-    pairs = closest(found, nearest, names)
     extremes = range(len(found.helpful) + len(found.harmful))
-    places = [
-        (int(nearest.shard_P[i]), int(nearest.row_P[i]))
-        for i in [*extremes, *pairs]
-        if nearest.shard_P[i] >= 0
-    ]
+    explained = [*extremes, *closest(found, nearest, {file.name for file in readable})]
+    places = [nearest.place(i) for i in explained if nearest.shard_P[i] >= 0]
     beside = documents_at(pool.score, pool.cluster, found.kept_SN, places)
-    to_read = [asked.take([*extremes, *pairs]), beside, *central.values()]
+    to_read = [asked.take(explained), beside, *central.values()]
     to_read.append(found.sample.slice(0, atlas.MOST_EXCERPTS))
     read = texts.read_texts(readable, settings.text_columns, pa.concat_tables(to_read))
-    return Closer(found, place_P2, variance, central, asked, nearest, pairs, beside, read)
+    at = dict(zip(places, beside.to_pylist(), strict=True))
+    return Closer(found, place_P2, variance, central, asked, nearest, explained, at, read)
 
 
 def telling_clusters(tally: Tally) -> list[int]:
@@ -239,26 +221,19 @@ def _document(document: dict[str, Any], read: texts.Texts) -> dict[str, Any]:
 
 
 def _shown(
-    pool: Pool, closer: Closer, number: int, told: dict[int, list[str]], featured: str
+    pool: Pool, closer: Closer, row: int, told: dict[int, list[str]], featured: str
 ) -> dict[str, Any]:
-    """An explained document, its nearest selected neighbour, and why it was kept or not."""
-    row = closer.explained[number]
+    """A document that was asked for, its nearest selected one, and why it was kept or not."""
     document = _document(closer.asked.slice(row, 1).to_pylist()[0], closer.texts)
     document["words"] = told.get(document["cluster"], [])
-    cosine = float(closer.nearest.cosine_P[row])
-    neighbour = None
-    if np.isfinite(cosine):
-        place = closer.nearest.shard_P[row], closer.nearest.row_P[row]
-        shards, rows = (closer.beside[n].to_numpy() for n in ("shard", "row"))
-        at = int(np.flatnonzero((shards == place[0]) & (rows == place[1]))[0])
-        neighbour = _document(closer.beside.slice(at, 1).to_pylist()[0], closer.texts)
+    neighbour = closer.beside.get(closer.nearest.place(row))
     mark = None
     if document["kept"]:
         path = pool.select[featured][pool.score[document["shard"]].name]
         mark = marks(path, document["source_file"], document["source_row"])
     return {
         **document,
-        "cosine": cosine if neighbour else None,
-        "neighbour": neighbour,
+        "cosine": float(closer.nearest.cosine_P[row]) if neighbour else None,
+        "neighbour": _document(neighbour, closer.texts) if neighbour else None,
         "why": words.why(document, mark, featured),
     }

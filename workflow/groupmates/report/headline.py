@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from groupmates.artefacts.catalogue import path
 from groupmates.artefacts.store import read_artefact_json, read_folder_json
@@ -27,16 +26,11 @@ def headline(run: Path) -> str:
             f"{share:.1%} of the tokens; held-out loss {entry['mean_nats']:.4f} nats "
             f"after {summary['trained_tokens']:,} training tokens"
         )
-    lines += [_difference(summary, method) for method in summary["comparisons"]]
+    for method, found in summary["comparisons"].items():
+        doubt = f"{summary['seeds']} seeds"
+        if found["interval_by_seed_nats"]:
+            low, high = found["interval_by_seed_nats"]
+            doubt = f"95 % interval {low:+.4f} to {high:+.4f} over {doubt}"
+        difference = f"{found['difference_nats']:+.4f} nats ({doubt})"
+        lines.append(f"{'':<18}{method} minus {summary['baseline']}: {difference}")
     return "\n".join(lines)
-
-
-def _difference(summary: dict[str, Any], method: str) -> str:
-    found = summary["comparisons"][method]
-    interval = found["interval_by_seed_nats"]
-    over = f"{summary['seeds']} seeds"
-    spread = (
-        f"95 % interval {interval[0]:+.4f} to {interval[1]:+.4f} over {over}" if interval else over
-    )
-    difference = f"{found['difference_nats']:+.4f} nats ({spread})"
-    return f"{'':<18}{method} minus {summary['baseline']}: {difference}"

@@ -11,7 +11,14 @@ import numpy as np
 
 from groupmates.artefacts.catalogue import ARTEFACTS
 from groupmates.artefacts.found import Found
-from groupmates.artefacts.store import read_artefact_json, read_folder_json, read_json
+from groupmates.artefacts.store import (
+    concatenate,
+    read_artefact_json,
+    read_folder_json,
+    read_json,
+    read_table,
+    table_record,
+)
 from groupmates.cost.compare import compare, read_plan
 from groupmates.maths.calibration import calibration
 from groupmates.maths.randomness import generator
@@ -34,15 +41,15 @@ def evaluation(
     ranked = words.ranked(summary)
     compared = {m: summary["comparisons"][m] for m in ranked if m in summary["comparisons"]}
     compared.pop(baseline, None)
-    trained = [tokens[-1] for of_seeds in curves.values() for tokens, _ in of_seeds]
-    training_tokens = float(max(trained))
+    training_tokens = float(max(tokens[-1] for seeds in curves.values() for tokens, _ in seeds))
+    several = summary["seeds"] > 1
     differences = [
         figures.Difference(
             method,
             comparison["difference_nats"],
-            comparison.get("interval_by_seed_nats") if summary["seeds"] > 1 else None,
+            comparison.get("interval_by_seed_nats") if several else None,
             comparison.get("interval_by_example_nats"),
-            by_seed(summary, method) if summary["seeds"] > 1 else [],
+            by_seed(summary, method) if several else [],
         )
         for method, comparison in compared.items()
     ]
@@ -68,38 +75,38 @@ def by_seed(summary: dict[str, Any], method: str) -> list[float]:
 
 
 def influence(
-    rounds: dict[str, reading.Labels], fits: dict[str, Path]
+    rounds: dict[str, list[Path]], fits: dict[str, Path]
 ) -> tuple[dict[str, Any], Figures]:
     """Oracle labels of each round, and how well each influence model predicts held-out ones."""
     metrics = {name: read_folder_json(fit, "fit", "metrics.json") for name, fit in fits.items()}
-    held_out = {name: reading.heldout(fit) for name, fit in fits.items()}
-    calibrated = {
-        name: calibration(
-            h.predicted_nats, h.oracle_nats, h.rollout, BINS, generator(0, "calibration")
-        )
-        for name, h in held_out.items()
-    }
+    names = ["rollout", "step", "influence_nats"]
+    tables = {name: concatenate(parts, "probe", names) for name, parts in rounds.items()}
+    nats = {name: table["influence_nats"].to_numpy() for name, table in tables.items()}
+    steps = {name: table["step"].to_numpy() for name, table in tables.items()}
     drawn = {
-        "labels": figures.label_histogram({n: r.influence_nats for n, r in rounds.items()}),
-        "positions": figures.labels_by_position(
-            {n: (r.step, r.influence_nats) for n, r in rounds.items()}
-        ),
-        "calibration": figures.calibration(calibrated),
+        "labels": figures.label_histogram(nats),
+        "positions": figures.labels_by_position({name: (steps[name], nats[name]) for name in nats}),
     }
-    for name, h in held_out.items():
-        drawn[f"predictions-{name}"] = figures.predictions(
-            h.predicted_nats, h.oracle_nats, h.step, f"predictions-{name}"
-        )
+    calibrated = {}
+    columns = ("predicted_nats", "influence_nats", "step", "rollout")
+    for name, fit in fits.items():
+        held_out = read_table(fit / "heldout.parquet", "heldout", [*columns])
+        predicted, oracle, step, rollout = (held_out[c].to_numpy() for c in columns)
+        draws = generator(0, "calibration")
+        calibrated[name] = calibration(predicted, oracle, rollout, BINS, draws)
+        at = f"predictions-{name}"
+        drawn[at] = figures.predictions(predicted, oracle, step, at)
+    drawn["calibration"] = figures.calibration(calibrated)
     return {
         "rounds": {
             name: {
-                "rollouts": labels.rollouts,
-                "labels": len(labels.step),
-                "helpful": float(np.mean(labels.influence_nats < 0)),
-                "mean_nats": float(labels.influence_nats.mean()),
-                "deviation_nats": float(labels.influence_nats.std()),
+                "rollouts": len(table["rollout"].unique()),
+                "labels": len(table),
+                "helpful": float(np.mean(nats[name] < 0)),
+                "mean_nats": float(nats[name].mean()),
+                "deviation_nats": float(nats[name].std()),
             }
-            for name, labels in rounds.items()
+            for name, table in tables.items()
         },
         "metrics": metrics,
         "slopes": {name: c.slope for name, c in calibrated.items()},
@@ -120,8 +127,8 @@ def groups(paths: list[Path]) -> tuple[dict[str, Any], Figures]:
     if not paths:
         return {"groups_finding": None}, {}
     found = read_artefact_json(paths[0], "groups")
-    rows = found["agreement"]
-    return {"groups_finding": words.groups_finding(found)}, {"groups": figures.groups(rows)}
+    finding = words.groups_finding(found)
+    return {"groups_finding": finding}, {"groups": figures.groups(found["agreement"])}
 
 
 def cost(
@@ -162,7 +169,7 @@ def origins(found: Found) -> dict[str, Any]:
     """Settings and code of every input, files that agree in both counted together."""
     tables = {name: name for name in ("probe", "score", "cluster", "semantic", "select", "curve")}
     tables["semantic_cluster"] = "cluster"  # written by the same stage
-    records = [r for at, kind in tables.items() for r in reading.table_records(found.all(at), kind)]
+    records = [table_record(path, kind) for at, kind in tables.items() for path in found.all(at)]
     records += [read_json(fit / "provenance.json") for fit in found.all("fit")]
     for name in ("groups", "summary"):
         records += [read_json(path)["provenance"] for path in found.all(name)]

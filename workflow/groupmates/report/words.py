@@ -10,8 +10,9 @@ from groupmates.formatting import SPACE, count, interval, number, percent, token
 
 def decimals_for(summary: dict[str, Any]) -> int:
     """Decimals of losses that show the narrowest interval by two digits: at least 3, at most 6."""
-    found = [_intervals(comparison) for comparison in summary["comparisons"].values()]
-    return decimals_of([bounds for intervals in found for bounds in intervals])
+    names = ("interval_by_seed_nats", "interval_by_example_nats")
+    found = [c.get(name) for c in summary["comparisons"].values() for name in names]
+    return decimals_of([bounds for bounds in found if bounds is not None])
 
 
 def decimals_of(intervals: list[list[float]]) -> int:
@@ -19,11 +20,6 @@ def decimals_of(intervals: list[list[float]]) -> int:
     if not halves:
         return 3
     return min(max(3, 1 - math.floor(math.log10(min(halves)))), 6)
-
-
-def _intervals(comparison: dict[str, Any]) -> list[list[float]]:
-    names = ("interval_by_seed_nats", "interval_by_example_nats")
-    return [comparison[n] for n in names if comparison.get(n) is not None]
 
 
 def ranked(summary: dict[str, Any]) -> list[str]:

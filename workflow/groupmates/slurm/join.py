@@ -16,7 +16,7 @@ from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
 from groupmates.errors import UserError
 from groupmates.progress import note
@@ -142,19 +142,21 @@ def run_here(main: Callable[[list[str]], int], command: list[str], count: int, l
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, tell)
-    tail, found = Tail(log, sys.stderr), []
+    found: list[psutil.Process] = []
     whole = time.monotonic()  # when all of them were there last
-    while not job.done():
-        tail.show()
-        with suppress(psutil.NoSuchProcess):
-            found = psutil.Process(int(job.job_id)).children()
-        if len(found) == count:
-            whole = time.monotonic()
-        elif time.monotonic() - whole > SECONDS_TO_END:
-            for process in found:
-                process.kill()  # it waits for one that is no more
-        time.sleep(SECONDS_BETWEEN_WORDS)
-    tail.show()
+    with log.open("rb") as words:
+        words.seek(0, os.SEEK_END)
+        while not job.done():
+            _show(words)
+            with suppress(psutil.NoSuchProcess):
+                found = psutil.Process(int(job.job_id)).children()
+            if len(found) == count:
+                whole = time.monotonic()
+            elif time.monotonic() - whole > SECONDS_TO_END:
+                for process in found:
+                    process.kill()  # it waits for one that is no more
+            time.sleep(SECONDS_BETWEEN_WORDS)
+        _show(words)
     first = job.task(0)
     if first.paths.result_pickle.exists():
         status: int = first.result()
@@ -179,17 +181,7 @@ def _task(main: Callable[[list[str]], int], command: list[str], gpus: str | None
         return ending.code if isinstance(ending.code, int) else 1
 
 
-class Tail:
-    """Shows in the terminal what is written to the job's log from now on."""
-
-    def __init__(self, log: Path, terminal: TextIO) -> None:
-        self._log, self._terminal = log, terminal
-        self._shown = log.stat().st_size
-
-    def show(self) -> None:
-        with self._log.open("rb") as file:
-            file.seek(self._shown)
-            fresh = file.read()
-        self._shown += len(fresh)
-        self._terminal.write(fresh.decode(errors="replace"))
-        self._terminal.flush()
+def _show(words: BinaryIO) -> None:
+    """Print what was added to the job's log since the last time."""
+    sys.stderr.write(words.read().decode(errors="replace"))
+    sys.stderr.flush()

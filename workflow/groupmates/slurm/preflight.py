@@ -19,7 +19,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -33,6 +33,8 @@ PATIENCE_SECONDS = 300.0  # with a slurmctld that does not answer
 GONE_SECONDS = 600.0  # until cancelled jobs are gone: a node may first have to be given up
 NODES_SECONDS = 15.0  # in which nodes tell a new slurmctld what they have
 SECONDS_BETWEEN_LOOKS = 180  # of the plugin, at most
+# What SLURM's commands say where slurmctld is away for the moment.
+NO_SLURMCTLD = "unable to contact slurm controller|connection refused|socket timed out"
 COMMANDS = ("sbatch", "squeue", "scancel", "sinfo", "scontrol")
 
 Say = Callable[[str], None]
@@ -160,8 +162,14 @@ def _patiently(
                 check=False,
             )
         except FileNotFoundError:
-            raise no_slurm(name) from None
-        if done.returncode == 0 or not unreachable(done.stderr):
+            raise UserError(
+                expected=f"SLURM's commands ({', '.join(COMMANDS)}) on this machine",
+                found=f"no {name} on the PATH",
+                where="--profile profiles/slurm (executor: slurm)",
+                todo="start snakemake on a login node of the cluster, load its SLURM module first if "
+                "it has one, or run on this machine alone with --profile profiles/local",
+            ) from None
+        if done.returncode == 0 or not re.search(NO_SLURMCTLD, done.stderr, re.IGNORECASE):
             return done
         if time.monotonic() > end:
             raise UserError(
@@ -174,22 +182,6 @@ def _patiently(
         say(f"slurmctld does not answer {name}; once more in {wait:.0f} s")
         time.sleep(wait)
         wait = min(2 * wait, 30.0)
-
-
-def unreachable(problem: str) -> bool:
-    """Whether a message of a SLURM command means that slurmctld is away for the moment."""
-    signs = "unable to contact slurm controller|connection refused|socket timed out"
-    return re.search(signs, problem, re.IGNORECASE) is not None
-
-
-def no_slurm(command: str) -> UserError:
-    return UserError(
-        expected=f"SLURM's commands ({', '.join(COMMANDS)}) on this machine",
-        found=f"no {command} on the PATH",
-        where="--profile profiles/slurm (executor: slurm)",
-        todo="start snakemake on a login node of the cluster, load its SLURM module first if it has "
-        "one, or run on this machine alone with --profile profiles/local",
-    )
 
 
 # Jobs that a killed main process has left behind.
@@ -234,9 +226,8 @@ def cancel_leftovers(name: str, say: Say) -> list[str]:
     return found
 
 
-def _some(names: Iterable[str]) -> str:
-    listed = list(names)
-    return ", ".join(listed[:8]) + (f" and {len(listed) - 8} more" if len(listed) > 8 else "")
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
 # Requests that SLURM would refuse, or keep waiting for ever.

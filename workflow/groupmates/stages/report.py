@@ -22,7 +22,6 @@ from groupmates.report.data import reading, repeats, texts
 from groupmates.report.figures import canvas
 from groupmates.settings.per_stage import ReportSettings
 
-TEMPLATE = "report.html.jinja"
 FILTERS = (
     *("count", "tokens", "percent", "times", "number", "interval"),
     *("duration", "memory", "beginning"),
@@ -48,15 +47,16 @@ def run(
     provenance = Provenance("report", settings.model_dump(mode="json"), made_of(found, records))
     record = json.dumps(provenance.record("report"), sort_keys=True).replace("<", "\\u003c")
     page["provenance"] = Markup(record)
-    for path in figures:
+    table = str(found.run / catalogue.path("comparison"))
+    written = {
+        **{path: canvas.alone(drawn.get(path.stem)) for path in figures},
+        Path(table.format(format="csv")): comparison.as_csv(rows),
+        Path(table.format(format="md")): comparison.as_markdown(rows, page["decimals"]),
+        output: render(page),
+    }
+    for path, text in written.items():
         with replacing(path) as temporary:
-            temporary.write_text(canvas.alone(drawn.get(path.stem)), encoding="utf-8")
-    tables = {"csv": comparison.as_csv(rows), "md": comparison.as_markdown(rows, page["decimals"])}
-    for kind, text in tables.items():
-        with replacing(found.run / catalogue.path("comparison").format(format=kind)) as temporary:
             temporary.write_text(text, encoding="utf-8")
-    with replacing(output) as temporary:
-        temporary.write_text(render(page), encoding="utf-8")
     note("report", f"{output}: {output.stat().st_size / 1e6:.1f} MB")
 
 
@@ -73,9 +73,8 @@ def content(
     readable = texts.readable(looked_at.files, settings.report.texts_gigabytes * 1e9)
     surveyed, looked, drawn_pool = examples.examine(looked_at, readable, settings, featured)
     shares, drawn_shares = kept.shares(surveyed.tally, surveyed.sources, list(selected), colours)
-    labels = {name: reading.labels(parts) for name, parts in found.by("round", "probe").items()}
     fits = {name: fit for name, (fit,) in found.by("model", "fit").items()}
-    honesty, drawn_honesty = sections.influence(labels, fits)
+    honesty, drawn_honesty = sections.influence(found.by("round", "probe"), fits)
     of_groups, drawn_groups = sections.groups(found.all("groups"))
     spent, drawn_times = sections.cost(
         reading.stage_times(records), reading.gpu_use(records), records
@@ -149,4 +148,4 @@ def render(page: dict[str, Any]) -> str:
     )
     for name in FILTERS:
         environment.filters[name] = getattr(formatting, name)
-    return environment.get_template(TEMPLATE).render(page) + "\n"
+    return environment.get_template("report.html.jinja").render(page) + "\n"

@@ -21,6 +21,7 @@ from groupmates.errors import UserError
 from groupmates.settings.config import Config
 from groupmates.status.state import Job, Stage, Status, job_seconds, phase_left, rate
 
+Kind = tuple[str, ...]  # of work: (command, unit), (kernel,) or ("FLOP",)
 PLAN = "plan.json"
 RECENT = 200  # jobs from whose starts the time between two is taken
 
@@ -35,18 +36,13 @@ class Left:
 
 @dataclass
 class Rates:
-    """Work per second: of phases, by (command, unit), of kernels and of FLOP; seconds of starts."""
+    """Work per second, by what `_kinds` says of a phase; seconds of starts, by command."""
 
-    phases: dict[tuple[str, str], float]
-    kernels: dict[str, float]
-    flops: float | None
+    work: dict[Kind, float]
     starts: dict[str, float]
 
     def seconds(self, command: str, phase: Phase) -> float | None:
-        kernel = max(phase.parts, key=lambda name: phase.parts[name])
-        known = self.phases.get((command, phase.unit)) or self.kernels.get(kernel)
-        if known is None and _is_flops(kernel):
-            known = self.flops
+        known = next((self.work[k] for k in _kinds(command, phase) if self.work.get(k)), None)
         return phase.size / known if known else None
 
     def start(self, command: str) -> float:
@@ -69,15 +65,15 @@ class Estimator:
         groups = self._groups(found)
         rates = _rates(found, groups)
         scale, planned = self._planned(found)
-        over = [job.last for job in found.jobs if job.state == "done" and job.attempts]
-        latest = sorted(over, key=lambda attempt: attempt["started"])[-RECENT:]
+        done = (job.last for job in found.jobs if job.state == "done" and job.attempts)
+        ended = [attempt for attempt in done if attempt["ended"] is not None]
+        latest = sorted(ended, key=lambda attempt: attempt["started"])[-RECENT:]
         lag = gap(latest) or 0.0  # until snakemake has started the next one
         unknown: list[str] = []
         seconds: dict[str, float] = {}
         for stage in found.stages:
             command = _command(found, stage)
-            took = [s for job in stage.jobs if (s := job_seconds(job)) is not None]
-            each = sum(took) / len(took) if took else None
+            each = stage.mean_seconds
             if each is None and stage.name in groups:
                 each = _of_group(command, groups[stage.name], rates)
             if each is None and command in planned:
@@ -137,15 +133,16 @@ def _command(found: Status, stage: Stage) -> str:
     return found.plan["jobs"][stage.jobs[0].name]["command"]
 
 
-def _is_flops(kernel: str) -> bool:
-    return WEIGHTS.get(kernel) == 1.0 and kernel != "kmeans"
+def _kinds(command: str, phase: Phase) -> list[Kind]:
+    """Kinds of work that have the rate of a phase, the closest first: itself, its kernel, all FLOP."""
+    kernel = max(phase.parts, key=lambda name: phase.parts[name])
+    counted_in_flop = WEIGHTS.get(kernel) == 1.0 and kernel != "kmeans"
+    return [(command, phase.unit), (kernel,), *([("FLOP",)] if counted_in_flop else [])]
 
 
 def _rates(found: Status, groups: dict[str, Jobs]) -> Rates:
     """What the jobs of this run, those under way included, have achieved."""
-    phases: dict[tuple[str, str], list[float]] = defaultdict(lambda: [0.0, 0.0])
-    kernels: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
-    flops = [0.0, 0.0]
+    sums: dict[Kind, list[float]] = defaultdict(lambda: [0.0, 0.0])  # of work and seconds
     starts: dict[str, list[float]] = defaultdict(list)
     for stage in found.stages:
         command = _command(found, stage)
@@ -159,18 +156,11 @@ def _rates(found: Status, groups: dict[str, Jobs]) -> Rates:
             for phase in groups[stage.name].phases if stage.name in groups else []:
                 for mine in (p for p in told if p["unit"] == phase.unit and rate(p)):
                     size = phase.size * (mine["done"] - mine["resumed"]) / max(mine["total"], 1)
-                    kernel = max(phase.parts, key=lambda name: phase.parts[name])
-                    for total in (
-                        phases[command, phase.unit],
-                        kernels[kernel],
-                        *([flops] if _is_flops(kernel) else []),
-                    ):
-                        total[0] += size
-                        total[1] += mine["seconds"]
+                    for kind in _kinds(command, phase):
+                        sums[kind][0] += size
+                        sums[kind][1] += mine["seconds"]
     return Rates(
-        {key: size / seconds for key, (size, seconds) in phases.items() if seconds},
-        {key: size / seconds for key, (size, seconds) in kernels.items() if seconds},
-        flops[0] / flops[1] if flops[1] else None,
+        {kind: size / seconds for kind, (size, seconds) in sums.items() if seconds},
         {command: sum(values) / len(values) for command, values in starts.items()},
     )
 
@@ -186,9 +176,7 @@ def _left_of(job: Job, whole: float, lag: float, now: float) -> float:
     """Seconds left of a job that takes `whole`; of one that runs, by its own rate where it has one."""
     if job.state != "running":
         return lag + whole
-    spent = now - job.last["started"]
-    own = phase_left(job.last)
-    return max(whole - spent, own or 0.0)
+    return max(whole - (now - job.last["started"]), phase_left(job.last) or 0.0)
 
 
 def _until_the_last(found: Status, seconds: dict[str, float]) -> float:

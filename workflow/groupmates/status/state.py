@@ -50,8 +50,15 @@ class Stage:
         return Counter(job.state for job in self.jobs)
 
     @property
-    def queued_for(self) -> Counter[str]:
-        return Counter(job.reason for job in self.jobs if job.reason)
+    def to_begin(self) -> int:
+        """Jobs that nobody has given to a queue, those included that go on where they stopped."""
+        return self.counts["waiting"] + self.counts["stopped"]
+
+    @property
+    def mean_seconds(self) -> float | None:
+        """What its jobs that are done took; None where that is not known."""
+        took = [s for job in self.jobs if (s := job_seconds(job)) is not None]
+        return sum(took) / len(took) if took else None
 
 
 @dataclass(frozen=True)
@@ -104,7 +111,9 @@ class Reader:
             heard = plan is None or stamp >= plan["begun"]
             state = job_state(attempts, heard, entry, now, stamp)
             reason = queue.reasons.get(entry["comment"]) if entry else None
-            if reason and (state in ("waiting", "stopped", "failed") or _requeued(state, reason)):
+            # One that is lost may wait for another node already.
+            elsewhere = state == "lost" and reason != STARTING
+            if reason and (state in ("waiting", "stopped", "failed") or elsewhere):
                 state = "queued"
             reason = reason if state == "queued" else None
             stage = entry["stage"] if entry else jobs.stage_of(attempts[-1])
@@ -131,10 +140,8 @@ class Reader:
 
 
 def main_process(plan: dict[str, Any] | None) -> str:
-    if plan is None:
-        return "unknown"
-    if plan["state"] != "running":
-        return str(plan["state"])
+    if plan is None or plan["state"] != "running":
+        return plan["state"] if plan else "unknown"
     if plan["host"] != socket.gethostname():
         return "elsewhere"
     return "running" if _lives(plan["pid"]) else "gone"
@@ -160,19 +167,10 @@ def job_state(
     return "lost" if silent or (here and not _lives(last["pid"])) else "running"
 
 
-def _requeued(state: str, reason: str) -> bool:
-    """Whether a job that is not heard of any more waits for another node already."""
-    return state == "lost" and reason != STARTING
-
-
 def next_stages(stages: list[Stage]) -> list[Stage]:
     """Those with jobs that wait for nothing but what is done, runs or is queued already."""
-    held = {s.name for s in stages if _waits(s) or s.counts["failed"] or s.counts["lost"]}
-    return [s for s in stages if _waits(s) and not held & set(s.needs)]
-
-
-def _waits(stage: Stage) -> int:
-    return stage.counts["waiting"] + stage.counts["stopped"]
+    held = {s.name for s in stages if s.to_begin or s.counts["failed"] or s.counts["lost"]}
+    return [s for s in stages if s.to_begin and not held & set(s.needs)]
 
 
 def seconds_left(stage: Stage, now: float) -> float | None:
@@ -180,18 +178,15 @@ def seconds_left(stage: Stage, now: float) -> float | None:
     running = [job for job in stage.jobs if job.state == "running"]
     if not running:
         return None
-    took = [seconds for job in stage.jobs if (seconds := job_seconds(job)) is not None]
-    spent = [now - job.last["started"] for job in running]
-    own = [phase_left(job.last) for job in running]
-    if not took:
-        took = [s + left for s, left in zip(spent, own, strict=True) if left is not None]
-    if not took:
-        return None
-    mean = sum(took) / len(took)
-    left = [
-        max(mean - s, 0.0) if mine is None else mine for s, mine in zip(spent, own, strict=True)
-    ]
-    rest = stage.counts["queued"] + stage.counts["waiting"] + stage.counts["stopped"]
+    spent_own = [(now - job.last["started"], phase_left(job.last)) for job in running]
+    mean = stage.mean_seconds
+    if mean is None:
+        whole = [spent + own for spent, own in spent_own if own is not None]
+        if not whole:
+            return None
+        mean = sum(whole) / len(whole)
+    left = [max(mean - spent, 0.0) if own is None else own for spent, own in spent_own]
+    rest = stage.counts["queued"] + stage.to_begin
     return max((sum(left) + rest * mean) / len(running), *left)
 
 
@@ -202,8 +197,7 @@ def job_seconds(job: Job) -> float | None:
 
 def phase(attempt: Attempt) -> dict[str, Any] | None:
     """The piece of work that an attempt is at, or ended with."""
-    phases = attempt.get("phases") or [None]
-    return phases[-1]
+    return (attempt.get("phases") or [None])[-1]
 
 
 def rate(work: dict[str, Any]) -> float | None:

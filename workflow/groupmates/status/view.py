@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from groupmates import formatting
+from groupmates.formatting import plural
 from groupmates.status import state
 from groupmates.status.state import Job, Reader, Status
 
@@ -102,11 +104,13 @@ def line(found: Status, left: Left | None) -> str:
     for stage in found.stages:
         working = [job for job in stage.jobs if job.state == "running"]
         if working:
-            paces = [state.rate(w) or 0.0 for job in working if (w := state.phase(job.last))]
-            unit = next((w["unit"] for job in working if (w := state.phase(job.last))), "")
-            pace = f" at {sum(paces):,.3g} {unit}/s" if sum(paces) else ""
+            phases = [w for job in working if (w := state.phase(job.last))]
+            pace = sum(state.rate(w) or 0.0 for w in phases)
+            at = f" at {pace:,.3g} {phases[0]['unit']}/s" if pace else ""
             rest = duration(state.seconds_left(stage, found.now))
-            parts.append(f"{stage.name}: {_jobs(len(working))}{pace}{rest and f', {rest} left'}")
+            parts.append(
+                f"{stage.name}: {plural(len(working), 'job')}{at}{rest and f', {rest} left'}"
+            )
     return " · ".join([*parts, *time_left(left)])
 
 
@@ -127,14 +131,11 @@ def page(found: Status, terminal: bool, left: Left | None = None) -> RenderableT
     if at_it:
         parts += ["", job_table(found, at_it, MOST_ROWS if terminal else len(at_it))]
     parts += [Text(line) for line in remarks(found)]
-    failed = [job for job in found.jobs if job.state == "failed" or _stays_lost(found, job)]
+    stays = ("failed", "lost") if found.main in ("failed", "gone") else ("failed",)
+    failed = [job for job in found.jobs if job.state in stays]
     if failed:
         parts += ["", Text("\n".join(failures(found.run, failed)))]
     return Group(*parts)
-
-
-def _stays_lost(found: Status, job: Job) -> bool:
-    return job.state == "lost" and found.main in ("failed", "gone")
 
 
 def head(found: Status) -> Text:
@@ -146,16 +147,12 @@ def head(found: Status) -> Text:
             "left no plan here, so what is still to come is not known"
         )
     begun = found.plan["started"]
-    until = found.plan["ended"] or (_last_heard(found) if found.main == "gone" else found.now)
+    last_heard = max([begun, *(job.last["heard"] for job in found.jobs if job.attempts)])
+    until = found.plan["ended"] or (last_heard if found.main == "gone" else found.now)
     text = f"{found.run}: {done} of {len(found.jobs)} jobs done, {duration(until - begun)} since "
     text += time.strftime("%Y-%m-%d %H:%M", time.localtime(begun))
     text += "; " + MAIN[found.main].format(**found.plan)
     return Text(text, style="red" if found.main in ("gone", "failed") else "")
-
-
-def _last_heard(found: Status) -> float:
-    heard = [job.last["heard"] for job in found.jobs if job.attempts]
-    return max([*heard, found.plan["started"] if found.plan else 0.0])
 
 
 def stage_table(found: Status) -> Table:
@@ -165,13 +162,12 @@ def stage_table(found: Status) -> Table:
     states = [s for s in state.STATES if s in always or any(c[s] for c in counts)]
     rows = []
     for stage, of_stage in zip(found.stages, counts, strict=True):
-        took = [s for job in stage.jobs if (s := state.job_seconds(job)) is not None]
         row = {"stage": Text(stage.name, "dim" if of_stage["done"] == len(stage.jobs) else "")}
         for name in states:
             number = of_stage[name]
             row[name] = Text(f"{number:,}", COLOURS.get(name, "")) if number else Text("·", "dim")
         row["jobs"] = Text(f"{len(stage.jobs):,}")
-        row["a job takes"] = Text(duration(sum(took) / len(took) if took else None))
+        row["a job takes"] = Text(duration(stage.mean_seconds))
         row["time left"] = Text(duration(state.seconds_left(stage, found.now)))
         row["GPU"] = Text(gpu([job.last for job in stage.jobs if job.attempts]))
         rows.append(row)
@@ -231,13 +227,12 @@ def remarks(found: Status) -> Iterator[str]:
     if queued:
         yield "\nin SLURM's queue"
         for stage in queued:
-            why = ", ".join(f"{n:,} {reason}" for reason, n in stage.queued_for.most_common())
+            reasons = Counter(job.reason for job in stage.jobs if job.reason)
+            why = ", ".join(f"{n:,} {reason}" for reason, n in reasons.most_common())
             yield f"{MARGIN}{stage.name}: {why}"
     following = state.next_stages(found.stages)
     if following:
-        parts = [
-            f"{s.name} ({_jobs(s.counts['waiting'] + s.counts['stopped'])})" for s in following
-        ]
+        parts = [f"{s.name} ({plural(s.to_begin, 'job')})" for s in following]
         yield f"\nnext: {', '.join(parts)}"
     stuck = [s.name for s in found.stages if s.counts["failed"] or s.counts["lost"]]
     waiting = [s for s in found.stages if s.counts["waiting"] and s not in following]
@@ -252,10 +247,8 @@ def failures(run: Path, failed: list[Job]) -> list[str]:
         log, last = state.log_of(run, job), job.last
         how = "failed" if job.state == "failed" else "was killed, or its node died"
         again = f" (attempt {len(job.attempts)})" if len(job.attempts) > 1 else ""
-        place = f"{last['host']}" + (
-            f", slurm job {last['slurm_job_id']}" if last["slurm_job_id"] else ""
-        )
-        lines += [f"{job.name} {how}{again} on {place}; the end of {log}:"]
+        there = f", slurm job {last['slurm_job_id']}" if last["slurm_job_id"] else ""
+        lines += [f"{job.name} {how}{again} on {last['host']}{there}; the end of {log}:"]
         told = state.tail(log, TAIL_LINES) or ["(it has written nothing)"]
         lines += [f"{MARGIN}{line}" for line in told] + [""]
     rest = failed[MOST_FAILED:]
@@ -289,10 +282,6 @@ def duration(seconds: float | None) -> str:
 
 def memory(size: float | None) -> str:
     return "" if size is None else formatting.memory(size / 1e6).replace(formatting.SPACE, " ")
-
-
-def _jobs(number: int) -> str:
-    return f"{number:,} job" + ("s" if number != 1 else "")
 
 
 def _table(rows: list[dict[str, Text]], left: tuple[str, ...]) -> Table:

@@ -25,6 +25,10 @@ class Nearest:
     shard_P: np.ndarray
     row_P: np.ndarray
 
+    def place(self, p: int) -> tuple[int, int]:
+        """(shard, row) of the nearest to document `p`."""
+        return int(self.shard_P[p]), int(self.row_P[p])
+
 
 def embedded(score: list[Path], label: str) -> Iterator[tuple[int, int, np.ndarray]]:
     """(shard, its first row, embeddings [N, D]) of every row group of the pool.
@@ -39,6 +43,20 @@ def embedded(score: list[Path], label: str) -> Iterator[tuple[int, int, np.ndarr
             first += len(table)
         progress.advance()
     progress.finish()
+
+
+def clustered(
+    score: list[Path], cluster: list[Path], among_SN: list[np.ndarray], label: str
+) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
+    """As `embedded`, and the cluster of each document; -1 outside `among_SN`, packed bits per shard."""
+    of_shard, cluster_N = -1, np.zeros(0, np.int32)
+    for shard, first, emb_ND in embedded(score, label):
+        if shard != of_shard:
+            of_shard = shard
+            cluster_N = read_table(cluster[shard], "cluster", ["cluster"])["cluster"].to_numpy()
+            among_N = np.unpackbits(among_SN[shard], count=len(cluster_N)).astype(bool)
+            cluster_N = np.where(among_N, cluster_N, -1)
+        yield shard, first, emb_ND, cluster_N[first : first + len(emb_ND)]
 
 
 def embeddings_of(score: list[Path], documents: Documents) -> np.ndarray:
@@ -70,17 +88,10 @@ def typical(
     `allowed_SN`: packed bits per shard, the documents to choose from.
     """
     best: dict[int, list[tuple[float, int, int]]] = {c: [] for c in clusters}
-    of_shard, cluster_N, allowed_N = -1, np.zeros(0, np.int32), np.zeros(0, bool)
-    for shard, first, emb_ND in embedded(score, "typical documents"):
-        if shard != of_shard:
-            of_shard, cluster_N = (
-                shard,
-                read_table(cluster[shard], "cluster", ["cluster"])["cluster"].to_numpy(),
-            )
-            allowed_N = np.unpackbits(allowed_SN[shard], count=len(cluster_N)).astype(bool)
-        here = slice(first, first + len(emb_ND))
+    label = "typical documents"
+    for shard, first, emb_ND, cluster_N in clustered(score, cluster, allowed_SN, label):
         for c in clusters:
-            rows = np.flatnonzero((cluster_N[here] == c) & allowed_N[here])
+            rows = np.flatnonzero(cluster_N == c)
             cosine = emb_ND[rows] @ centroids_KD[c]
             top = rows[np.lexsort((rows, -cosine))[:count]]
             near = emb_ND[top] @ centroids_KD[c]
@@ -102,25 +113,14 @@ def nearest_selected(
     cluster_P = documents["cluster"].to_numpy()
     shard_P, row_P = documents["shard"].to_numpy(), documents["row"].to_numpy()
     asked_C = {int(c): np.flatnonzero(cluster_P == c) for c in np.unique(cluster_P)}
-    found = Nearest(
-        np.full(len(cluster_P), -np.inf), np.full(len(cluster_P), -1), np.full(len(cluster_P), -1)
-    )
-    of_shard, kept_cluster_N = -1, np.zeros(0, np.int32)
-    for shard, first, emb_ND in embedded(score, "neighbours"):
-        if shard != of_shard:
-            of_shard, cluster_N = (
-                shard,
-                read_table(cluster[shard], "cluster", ["cluster"])["cluster"].to_numpy(),
-            )
-            kept_N = np.unpackbits(kept_SN[shard], count=len(cluster_N)).astype(bool)
-            kept_cluster_N = np.where(kept_N & np.isin(cluster_N, cluster_P), cluster_N, -1)
-        here = kept_cluster_N[first : first + len(emb_ND)]
-        rows = np.flatnonzero(here >= 0)
-        if not len(rows):
-            continue
-        rows = rows[np.argsort(here[rows], kind="stable")]
-        present, starts = np.unique(here[rows], return_index=True)
+    nowhere = np.full((2, len(cluster_P)), -1)
+    found = Nearest(np.full(len(cluster_P), -np.inf), *nowhere)
+    for shard, first, emb_ND, cluster_N in clustered(score, cluster, kept_SN, "neighbours"):
+        rows = np.argsort(cluster_N, kind="stable")
+        present, starts = np.unique(cluster_N[rows], return_index=True)
         for c, near in zip(present.tolist(), np.split(rows, starts[1:]), strict=True):
+            if c not in asked_C:
+                continue
             asked = asked_C[c]
             cosine = emb_PD[asked].astype(np.float64) @ emb_ND[near].T.astype(np.float64)
             itself = (shard_P[asked, None] == shard) & (row_P[asked, None] == first + near[None])

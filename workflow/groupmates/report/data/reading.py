@@ -2,38 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from groupmates.artefacts.store import KEY, concatenate, damaged, open_table, read_table
+from groupmates.artefacts.store import damaged, read_table
 from groupmates.records.jobs import Attempt, counted, duration, named_records
 from groupmates.settings.stages import PARTS, part_of
 
 Records = dict[str, list[Attempt]]  # name of a job -> its attempts
 Curve = tuple[np.ndarray, np.ndarray]  # training tokens, held-out loss in nats
-
-
-@dataclass(frozen=True)
-class Labels:
-    """The oracle influences of one round of rollouts, in nats; step counts from 1."""
-
-    step: np.ndarray
-    influence_nats: np.ndarray
-    rollouts: int
-
-
-@dataclass(frozen=True)
-class Heldout:
-    rollout: np.ndarray
-    step: np.ndarray
-    predicted_nats: np.ndarray
-    oracle_nats: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -46,18 +28,6 @@ class StageTime:
     longest_seconds: float
     cpu_seconds: float
     peak_megabytes: float
-
-
-def labels(parts: list[Path]) -> Labels:
-    table = concatenate(parts, "probe", ["rollout", "step", "influence_nats"])
-    rollouts = len(pc.unique(table["rollout"]))
-    return Labels(table["step"].to_numpy(), table["influence_nats"].to_numpy(), rollouts)
-
-
-def heldout(fit: Path) -> Heldout:
-    names = ["rollout", "step", "predicted_nats", "influence_nats"]
-    table = read_table(fit / "heldout.parquet", "heldout", names)
-    return Heldout(*(table[name].to_numpy() for name in names))
 
 
 def curves(paths: list[Path]) -> dict[str, list[Curve]]:
@@ -115,6 +85,12 @@ def codes(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
     return whole.indices.to_numpy(zero_copy_only=False).astype(np.int64), whole.dictionary
 
 
+def in_files(table: pa.Table, files: set[str]) -> np.ndarray:
+    """Which rows of a score or select shard are of one of the pool files `files`."""
+    file_N, names = codes(table["source_file"])
+    return np.isin(file_N, [i for i, name in enumerate(names.to_pylist()) if name in files])
+
+
 @dataclass(frozen=True)
 class GpuUse:
     """Over a stage's attempts; None where no attempt could tell."""
@@ -138,25 +114,17 @@ def records(logs: Path) -> Records:
 def gpu_use(found: Records) -> dict[str, GpuUse]:
     """Highest memory, and utilisation averaged over time, of the stages that used a GPU."""
     of_stages: dict[str, list[Attempt]] = {}
-    for attempts in found.values():
-        for attempt in attempts:
-            if attempt.get("gpu_peak_bytes") is not None:
-                stage: str = attempt["stage"]
-                of_stages.setdefault(part_of(stage), []).append(attempt)
-    return {stage: _gpu_use(attempts) for stage, attempts in of_stages.items()}
-
-
-def _gpu_use(attempts: list[Attempt]) -> GpuUse:
-    measured = [
-        (a["gpu_utilisation"], duration(a))
-        for a in attempts
-        if a.get("gpu_utilisation") is not None
-    ]
-    seconds = sum(s for _, s in measured)
-    return GpuUse(
-        max(a["gpu_peak_bytes"] for a in attempts) / 1e6,
-        sum(share * s for share, s in measured) / seconds if seconds else None,
-    )
+    for attempt in chain(*found.values()):
+        if attempt.get("gpu_peak_bytes") is not None:
+            of_stages.setdefault(part_of(attempt["stage"]), []).append(attempt)
+    used = {}
+    for stage, attempts in of_stages.items():
+        measured = [a for a in attempts if a.get("gpu_utilisation") is not None]
+        seconds = sum(map(duration, measured))
+        busy = sum(a["gpu_utilisation"] * duration(a) for a in measured)
+        peak = max(a["gpu_peak_bytes"] for a in attempts) / 1e6
+        used[stage] = GpuUse(peak, busy / seconds if seconds else None)
+    return used
 
 
 def stage_times(found: Records) -> list[StageTime]:
@@ -164,25 +132,20 @@ def stage_times(found: Records) -> list[StageTime]:
     jobs: dict[str, list[list[Attempt]]] = {}
     for attempts in map(counted, found.values()):
         if attempts:
-            stage: str = attempts[-1]["stage"]
-            jobs.setdefault(part_of(stage), []).append(attempts)
-    flow = [*PARTS, *sorted(jobs.keys() - PARTS.keys())]
-    return [_stage_time(part, jobs[part]) for part in flow if part in jobs]
-
-
-def _stage_time(stage: str, jobs: list[list[Attempt]]) -> StageTime:
-    seconds = [sum(map(duration, attempts)) for attempts in jobs]
-    every = [attempt for attempts in jobs for attempt in attempts]
-    return StageTime(
-        stage=stage,
-        jobs=len(jobs),
-        seconds=sum(seconds),
-        longest_seconds=max(seconds),
-        cpu_seconds=sum(a["cpu_seconds"] for a in every),
-        peak_megabytes=max(a["peak_rss_bytes"] for a in every) / 1e6,
-    )
-
-
-def table_records(paths: list[Path], artefact: str) -> list[dict[str, Any]]:
-    """The provenance of each table."""
-    return [json.loads(open_table(p, artefact).schema_arrow.metadata[KEY]) for p in paths]
+            jobs.setdefault(part_of(attempts[-1]["stage"]), []).append(attempts)
+    times = []
+    for stage in [*PARTS, *sorted(jobs.keys() - PARTS.keys())]:
+        if stage in jobs:
+            seconds = [sum(map(duration, attempts)) for attempts in jobs[stage]]
+            every = list(chain(*jobs[stage]))
+            times.append(
+                StageTime(
+                    stage=stage,
+                    jobs=len(seconds),
+                    seconds=sum(seconds),
+                    longest_seconds=max(seconds),
+                    cpu_seconds=sum(a["cpu_seconds"] for a in every),
+                    peak_megabytes=max(a["peak_rss_bytes"] for a in every) / 1e6,
+                )
+            )
+    return times

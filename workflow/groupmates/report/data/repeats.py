@@ -17,13 +17,11 @@ from groupmates.artefacts.store import read_table
 from groupmates.maths.randomness import priorities
 from groupmates.maths.shingles import Signatures, repeated
 from groupmates.pool.listing import PoolFile
-from groupmates.report.data.reading import codes
-from groupmates.report.data.texts import wanted_documents
+from groupmates.report.data.reading import in_files
+from groupmates.report.data.texts import Ids, wanted_documents
 from groupmates.settings.config import PoolColumns
 
 MOST = 10_000  # documents of a method
-
-Ids = dict[tuple[str, int], str]  # (pool file, row) -> id of the document
 
 
 @dataclass(frozen=True)
@@ -43,10 +41,7 @@ def repeats(
     """By method, of its documents in `files`; nothing of a method that has none in them."""
     names = {file.name for file in files}
     chosen = {method: drawn(list(of.values()), names, most) for method, of in select.items()}
-    wanted: dict[str, dict[int, str]] = {}
-    for ids in chosen.values():
-        for (name, row), doc_id in ids.items():
-            wanted.setdefault(name, {})[row] = doc_id
+    wanted = {place: doc_id for ids in chosen.values() for place, doc_id in ids.items()}
     make, signatures, places = Signatures(), list[np.ndarray | None](), list[tuple[str, int]]()
     for name, row, text in wanted_documents(files, columns, wanted, "report repeats"):
         signatures.append(make.of(text))
@@ -65,9 +60,7 @@ def drawn(select: list[Path], names: set[str], most: int) -> Ids:
     found: list[tuple[int, str, int, str]] = []
     for path in select:
         table = read_table(path, "select", ["doc_id", "source_file", "source_row"])
-        file_N, known = codes(table["source_file"])
-        inside = np.isin(file_N, [i for i, n in enumerate(known.to_pylist()) if n in names])
-        table = table.filter(inside)
+        table = table.filter(in_files(table, names))
         columns = [table[c].to_pylist() for c in ("source_file", "source_row", "doc_id")]
         priority = priorities(0, "repeats", columns[2]).tolist()
         found = sorted([*found, *zip(priority, *columns, strict=True)])[:most]

@@ -18,11 +18,12 @@ from groupmates.artefacts.store import read_clusters, read_table
 from groupmates.errors import UserError
 from groupmates.maths.randomness import priorities
 from groupmates.progress import Progress
-from groupmates.report.data.reading import codes, selected_rows
+from groupmates.report.data.reading import codes, in_files, selected_rows
 from groupmates.report.data.tally import Tally
 
 COLUMNS = ["doc_id", "source_file", "source_row", "source", "n_tokens", "individual_influence"]
 
+MOST_EXTREMES, MOST_PASSED_OVER = 6, 1000  # documents that a survey keeps
 MOST_NAMES = 1_000_000  # of sources that are counted one by one: they are held in memory
 
 # A table of chosen documents: COLUMNS, shard and row (where the score artefact has it), cluster,
@@ -48,15 +49,6 @@ class Survey:
     passed_over_C: np.ndarray  # their number per cluster
     kept_SN: list[np.ndarray]
     shown_SN: list[np.ndarray]  # of files whose texts can be shown; all, if none can
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """How many documents a survey keeps."""
-
-    sample: int
-    extremes: int = 6
-    passed_over: int = 1000
 
 
 @dataclass
@@ -99,14 +91,17 @@ def survey(
     select: dict[str, dict[str, Path]],
     featured: str,
     readable: set[str],
-    sizes: Sizes,
+    points: int,
 ) -> Survey:
-    """`readable`: the pool files whose texts can be shown; extremes are of these, if there are any."""
+    """A sample of so many `points`, and what else there is to show.
+
+    `readable`: the pool files whose texts can be shown; extremes are of these, if there are any.
+    """
     check_shards(score, select)
     worst_C = worst_selected(list(select[featured].values()))
     tally, known = Tally.empty(len(select)), dict[str, int]()
-    sample, passed = Lowest(sizes.sample), Lowest(sizes.passed_over)
-    helpful, harmful = Lowest(sizes.extremes, single=True), Lowest(sizes.extremes, single=True)
+    sample, passed = Lowest(points), Lowest(MOST_PASSED_OVER)
+    helpful, harmful = Lowest(MOST_EXTREMES, single=True), Lowest(MOST_EXTREMES, single=True)
     passed_C, kept_SN, shown_SN = np.zeros(0, np.int64), list[np.ndarray](), list[np.ndarray]()
     shards = list(zip(score, cluster, strict=True))
     for path, of_cluster in Progress("report", len(shards), "shards").over(shards):
@@ -125,7 +120,9 @@ def survey(
         passed_N = ~kept_N & (influence_N < np.minimum(worst_C[cluster_N], 0.0))
         counts_C = np.bincount(cluster_N[passed_N], minlength=len(worst_C))
         passed_C = padded(passed_C, len(counts_C), 0) + counts_C
-        documents = _documents(scored, len(kept_SN), cluster_N, kept_N, passed_N)
+        of_document = {"row": np.arange(len(scored)), "cluster": cluster_N}
+        of_document |= {"kept": kept_N, "passed_over": passed_N}
+        documents = _documents(scored, len(kept_SN), **of_document)
         kept_SN.append(np.packbits(kept_N))
         priority_N, everything_N = documents["priority"].to_numpy(), np.ones(len(scored), bool)
         shown_N = in_files(scored, readable) if readable else everything_N
@@ -157,11 +154,9 @@ def documents_at(
         cluster_N = read_clusters(score[shard], cluster[shard])
         rows = np.array([row for of_shard, row in places if of_shard == shard])
         kept_N = np.unpackbits(kept_SN[shard], count=len(scored))[rows].astype(bool)
-        nothing_N = np.zeros(len(rows), bool)
-        documents = _documents(scored.take(rows), shard, cluster_N[rows], kept_N, nothing_N)
-        found.append(
-            documents.set_column(documents.column_names.index("row"), "row", pa.array(rows))
-        )
+        of_document = {"row": rows, "cluster": cluster_N[rows], "kept": kept_N}
+        of_document["passed_over"] = np.zeros(len(rows), bool)
+        found.append(_documents(scored.take(rows), shard, **of_document))
     ordered = sorted(places, key=lambda place: place[0])  # stable: as they were found
     at = {place: i for i, place in enumerate(ordered)}
     return pa.concat_tables(found).take([at[place] for place in places])
@@ -179,10 +174,8 @@ def _code(known: dict[str, int], name: str) -> int:
     return known.setdefault(name, len(known))
 
 
-def _documents(
-    scored: pa.Table, shard: int, cluster_N: np.ndarray, kept_N: np.ndarray, passed_N: np.ndarray
-) -> Documents:
-    """The rows of a score shard as `Documents`."""
+def _documents(scored: pa.Table, shard: int, **known_N: np.ndarray) -> Documents:
+    """These rows of a score shard as `Documents`; `known_N`: row, cluster, kept and passed_over."""
     columns = {name: scored[name] for name in COLUMNS}
     source_N, names = codes(scored["source"])
     counted_as = pa.array([source_name(name) for name in names.to_pylist()], pa.string())
@@ -190,19 +183,10 @@ def _documents(
     columns["source_file"] = scored["source_file"].cast(pa.string())
     columns |= {
         "shard": np.full(len(scored), shard),
-        "row": np.arange(len(scored)),
-        "cluster": cluster_N,
-        "kept": kept_N,
-        "passed_over": passed_N,
+        **known_N,
         "priority": priorities(0, "report", scored["doc_id"].to_pylist()),
     }
     return pa.table(columns)
-
-
-def in_files(scored: pa.Table, files: set[str]) -> np.ndarray:
-    """Which rows of a score shard are of one of the pool files `files`."""
-    file_N, names = codes(scored["source_file"])
-    return np.isin(file_N, [i for i, name in enumerate(names.to_pylist()) if name in files])
 
 
 def worst_selected(select: list[Path]) -> np.ndarray:

@@ -22,6 +22,7 @@ LEAST_SHARE = 0.1  # of a cluster's documents that hold a word which tells of it
 MOST_SHARE = 0.15  # of all documents that hold it
 LEAST_READ = 5  # documents of a cluster, before words tell of it
 
+Ids = Mapping[tuple[str, int], str]  # (pool file, row) -> id of the document
 Texts = Mapping[tuple[str, int], str]  # (pool file, row) -> beginning of the document
 
 
@@ -41,11 +42,8 @@ def readable(files: Iterable[PoolFile], most_bytes: float) -> list[PoolFile]:
 
 def read_texts(files: Sequence[PoolFile], columns: PoolColumns, documents: Documents) -> Texts:
     """The beginnings of those `documents` that are in `files`."""
-    wanted: dict[str, dict[int, str]] = {}
-    for name, row, doc_id in zip(
-        *(documents[c].to_pylist() for c in ("source_file", "source_row", "doc_id")), strict=True
-    ):
-        wanted.setdefault(name, {})[row] = doc_id
+    names, rows, ids = (documents[c].to_pylist() for c in ("source_file", "source_row", "doc_id"))
+    wanted = dict(zip(zip(names, rows, strict=True), ids, strict=True))
     found = wanted_documents(files, columns, wanted, "report texts")
     return {(name, row): text[:MOST_LETTERS] for name, row, text in found}
 
@@ -53,13 +51,16 @@ def read_texts(files: Sequence[PoolFile], columns: PoolColumns, documents: Docum
 def wanted_documents(
     files: Sequence[PoolFile],
     columns: PoolColumns,
-    wanted: Mapping[str, Mapping[int, str]],
+    wanted: Ids,
     label: str,
 ) -> Iterator[tuple[str, int, str]]:
-    """(pool file, row, whole text) of the documents `wanted`, by file and row their ids, in order."""
-    asked = [file for file in files if wanted.get(file.name)]
+    """(pool file, row, whole text) of the documents `wanted`, in their order in `files`."""
+    of_file: dict[str, dict[int, str]] = {}
+    for (name, row), doc_id in wanted.items():
+        of_file.setdefault(name, {})[row] = doc_id
+    asked = [file for file in files if file.name in of_file]
     for file in Progress(label, len(asked), "pool files").over(asked):
-        rows = wanted[file.name]
+        rows = of_file[file.name]
         last = max(rows)
         # Records that were left out are left out here, too.
         for document in read_documents(file, columns, rejects=[]):

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import ParamSpec
 
 import numpy as np
 from matplotlib import style
@@ -46,22 +47,36 @@ def palette(methods: Sequence[str], baseline: str) -> dict[str, str]:
     return {**colours, baseline: GREY}
 
 
-@contextmanager
-def panel(name: str, height_inches: float = 3.4) -> Iterator[tuple[Figure, Axes]]:
-    """A figure with one set of axes, whatever the user's matplotlib settings are."""
-    with style.context(["default", STYLE]):
-        figure = Figure((WIDTH_INCHES, height_inches), dpi=150, layout="constrained")
-        axes = figure.add_subplot()
-        axes.set_label(name)
-        yield figure, axes
+P = ParamSpec("P")
 
 
-def svg(figure: Figure, name: str) -> str:
-    """The figure as an SVG element for an HTML page; `name` makes its ids unique on the page."""
-    buffer = io.StringIO()
-    with style.context(["default", STYLE]):
-        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(buffer, format="svg", metadata=nothing, transparent=True)
+def drawn(draw: Callable[P, Axes]) -> Callable[P, str]:
+    """Let a function that draws on a `panel` return an SVG element for an HTML page instead.
+
+    It is the same whatever the user's matplotlib settings are. What has a label stands in a legend.
+    """
+
+    @wraps(draw)
+    def element(*args: P.args, **kwargs: P.kwargs) -> str:
+        with style.context(["default", STYLE]):
+            axes = draw(*args, **kwargs)
+            _legend(axes)
+            return _svg(axes)
+
+    return element
+
+
+def panel(name: str, height_inches: float = 3.4, *, x: str = "", y: str = "") -> Axes:
+    """The only axes of a new figure; `name` makes the ids of its SVG unique on the page."""
+    figure = Figure((WIDTH_INCHES, height_inches), dpi=150, layout="constrained")
+    return figure.add_subplot(label=name, xlabel=x, ylabel=y)
+
+
+def _svg(axes: Axes) -> str:
+    buffer, name, figure = io.StringIO(), axes.get_label(), axes.get_figure(root=True)
+    assert figure is not None
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(buffer, format="svg", metadata=nothing, transparent=True)
     text = buffer.getvalue()
     text = text[text.index("<svg ") :]
     text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", text, count=1, flags=re.DOTALL)
@@ -74,11 +89,28 @@ def svg(figure: Figure, name: str) -> str:
 
     text = re.sub(r' id="([^"]+)"', renamed, text)
     text = re.sub(r'(url\(|href=")#', rf"\1#{name}-", text)
-    return re.sub(r"<[^>]+>", _coarse, text).strip()
+    # Coordinates are cut to a hundredth of a point: half the bytes, the same picture.
+    return re.sub(r"<[^>]+>", lambda tag: re.sub(r"(\d\.\d\d)\d+", r"\1", tag[0]), text).strip()
+
+
+def _legend(axes: Axes) -> None:
+    """Names above the axes, where they hide nothing and may be wider than they."""
+    handles, names = axes.get_legend_handles_labels()
+    if names:
+        columns = 3 if max(map(len, names)) <= 12 else 2
+        axes.figure.legend(
+            handles,
+            names,
+            loc="outside upper left",
+            ncols=min(len(names), columns),
+            borderaxespad=0.2,
+            handlelength=1.4,
+            columnspacing=1.2,
+        )
 
 
 def alone(drawn: str | None) -> str:
-    """A figure of `svg` as a file of its own; where there is none, the words that say so."""
+    """An SVG element as a file of its own; where there is none, the words that say so."""
     if drawn is None:
         drawn = (
             '<svg viewBox="0 0 360 60"><text x="180" y="34" text-anchor="middle" font-size="14">'
@@ -88,32 +120,18 @@ def alone(drawn: str | None) -> str:
     return drawn.replace("<svg ", outer, 1) + "\n"
 
 
-def _coarse(tag: re.Match[str]) -> str:
-    """A tag, its coordinates cut to a hundredth of a point: half the bytes, the same picture."""
-    return re.sub(r"(\d\.\d\d)\d+", r"\1", tag[0])
-
-
-def legend(figure: Figure, axes: Axes) -> None:
-    """Names above the axes, where they hide nothing and may be wider than they."""
-    handles, names = axes.get_legend_handles_labels()
-    columns = 3 if max(map(len, names)) <= 12 else 2
-    figure.legend(
-        handles,
-        names,
-        loc="outside upper left",
-        ncols=min(len(names), columns),
-        borderaxespad=0.2,
-        handlelength=1.4,
-        columnspacing=1.2,
-    )
-
-
 def scale(values: np.ndarray) -> tuple[float, str]:
     """Factor and unit that bring influences in nats to numbers between 0.1 and 100."""
     size = float(np.percentile(np.abs(values), 95))
     if size >= 0.1 or size == 0:
         return 1.0, "nats"
     return (1e3, "10⁻³ nats") if size >= 1e-4 else (1e6, "10⁻⁶ nats")
+
+
+def time_unit(seconds: float) -> tuple[int, str]:
+    """Seconds and name of the unit in which a time is more than two, or else of the second."""
+    units = ((3600, "hours"), (60, "minutes"))
+    return next(((length, name) for length, name in units if seconds > 2 * length), (1, "seconds"))
 
 
 def thousands(value: float, _: object) -> str:

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path as Outline
 
-from groupmates.formatting import count, duration, short
+from groupmates.formatting import count, duration, plural, short
 from groupmates.records import jobs
-from groupmates.report.figures.canvas import LINE_GREY, OKABE_ITO, legend, panel, svg
+from groupmates.report.data.reading import Records
+from groupmates.report.figures.canvas import LINE_GREY, OKABE_ITO, drawn, panel, time_unit
 
 HOW = {
     "done": OKABE_ITO[0],
@@ -27,8 +28,6 @@ PAUSE_SECONDS, PAUSE_SHARE = 60.0, 0.1
 CUT_SHARE = 0.05  # of the width, that a pause which is cut out still has
 LEAST_SHARE = 0.004  # of the width, that the shortest bar still has
 SEAM_SHARE = 0.0015  # of the width, between a bar and what follows at once
-
-Records = dict[str, list[dict[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -44,19 +43,16 @@ class Bar:
 
 def bars_of(records: Records) -> list[Bar]:
     """Every attempt at every job, by its start; an attempt that nobody ended ends when last heard."""
-    found = []
+    first = min((a["started"] for attempts in records.values() for a in attempts), default=0.0)
+    bars = []
     for job, attempts in records.items():
-        for attempt in attempts:
-            end = attempt["ended"] or attempt["heard"]
-            found.append((attempt["started"], end, job, jobs.stage_of(attempt), _how(attempt)))
-    first = min((start for start, *_ in found), default=0.0)
-    return [
-        Bar(stage, job, start - first, end - first, how)
-        for start, end, job, stage, how in sorted(found)
-    ]
+        for a in attempts:
+            start, end = a["started"] - first, (a["ended"] or a["heard"]) - first
+            bars.append(Bar(jobs.stage_of(a), job, start, end, _how(a)))
+    return sorted(bars, key=lambda bar: (bar.start, bar.end, bar.job))
 
 
-def _how(attempt: dict[str, Any]) -> str:
+def _how(attempt: jobs.Attempt) -> str:
     if attempt["state"] == "done":
         return "done, went on from kept progress" if jobs.resumed(attempt) else "done"
     return "failed" if attempt["state"] == "failed" else "killed or stopped"
@@ -94,10 +90,9 @@ def finding(bars: Sequence[Bar]) -> str:
     """What the figure shows, in a sentence or two."""
     jobs, how = {bar.job for bar in bars}, Counter(bar.how for bar in bars)
     wall = max(bar.end for bar in bars)
-    paused = sum(end - start for start, end in pauses(bars))
+    paused = _length(pauses(bars))
     text = (
-        f"{_number(len(jobs), 'job')} ran in {_number(len(bars), 'attempt')} within "
-        f"{duration(wall)}"
+        f"{plural(len(jobs), 'job')} ran in {plural(len(bars), 'attempt')} within {duration(wall)}"
     )
     text += f"; for {duration(paused)} nothing ran." if paused else "."
     lost = [f"{count(how[h])} {h}" for h in ("failed", "killed or stopped") if how[h]]
@@ -109,77 +104,80 @@ def finding(bars: Sequence[Bar]) -> str:
     return text
 
 
-def _number(number: int, thing: str) -> str:
-    return f"{count(number)} {thing}{'s' if number != 1 else ''}"
+@dataclass(frozen=True)
+class Band:
+    """Where a stage is drawn, in inches from the top; its first lane begins at `first`."""
+
+    top: float
+    height: float
+    first: float
+    lane: float
 
 
-def figure(bars: Sequence[Bar]) -> str:
-    """Bars over the time since the start, coloured by how the attempt ended."""
-    placed = lanes(bars)
-    number = {stage: 1 + max(jobs.values()) for stage, jobs in placed.items()}
+def bands(placed: dict[str, dict[str, int]]) -> dict[str, Band]:
+    """A band for each stage, below each other: as high as its lanes, or as its name."""
+    number = {stage: 1 + max(of_jobs.values()) for stage, of_jobs in placed.items()}
     thin = min(LANE_INCHES, MOST_INCHES / sum(number.values()))
-    lane = {stage: max(thin, LANE_INCHES / n) for stage, n in number.items()}
-    inches = {s: max(LABEL_INCHES, lane[s] * number[s] + LANE_INCHES / 2) for s in number}
-    tops = dict(zip(inches, np.cumsum([0.0, *inches.values()]).tolist(), strict=False))
-    cuts = pauses(bars)
-    span = max(bar.end for bar in bars)
-    divisor, unit = next((d, u) for d, u in _UNITS if span - _length(cuts) > 2 * d or d == 1)
-    kept = span - _length(cuts)
+    found, top = {}, 0.0
+    for stage, n in number.items():
+        lane = max(thin, LANE_INCHES / n)
+        height = max(LABEL_INCHES, lane * n + LANE_INCHES / 2)
+        found[stage] = Band(top, height, top + (height - lane * n) / 2, lane)
+        top += height
+    return found
+
+
+@drawn
+def figure(bars: Sequence[Bar]) -> Axes:
+    """Bars over the time since the start, coloured by how the attempt ended."""
+    placed, cuts = lanes(bars), pauses(bars)
+    of_stage = bands(placed)
+    height = sum(band.height for band in of_stage.values())
+    kept = max(bar.end for bar in bars) - _length(cuts)
     width = kept * (1 + CUT_SHARE * len(cuts))
+    divisor, unit = time_unit(kept)
 
     def place(seconds: float) -> float:
         """Position on the axis, in seconds, pauses shortened."""
         past = [(start, end) for start, end in cuts if end <= seconds]
         return seconds - _length(past) + CUT_SHARE * kept * len(past)
 
-    with panel("timeline", 1.1 + sum(inches.values())) as (drawing, axes):
-        for how, colour in HOW.items():
-            corners = []
-            for bar in bars:
-                if bar.how != how:
-                    continue
-                stage = bar.stage
-                margin = (inches[stage] - lane[stage] * number[stage]) / 2
-                top = tops[stage] + margin + lane[stage] * (placed[stage][bar.job] + 0.08)
-                left = place(bar.start)
-                right = max(place(bar.end) - SEAM_SHARE * width, left + LEAST_SHARE * width)
-                bottom = top + 0.84 * lane[stage]
-                corners += [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]
-            if corners:
-                codes = [Outline.MOVETO, *[Outline.LINETO] * 3, Outline.CLOSEPOLY]
-                shape = Outline(
-                    np.array(corners) / [divisor, 1], codes * (len(corners) // len(codes))
-                )
-                axes.add_patch(PathPatch(shape, fc=colour, lw=0, label=how))
-        for start, end in cuts:
-            middle = (place(start) + CUT_SHARE * kept / 2) / divisor
-            axes.axvspan(place(start) / divisor, place(end) / divisor, color="#eeeeee", lw=0)
-            axes.text(
-                middle,
-                sum(inches.values()) / 2,
-                f"nothing ran for {duration(end - start)}",
-                rotation=90,
-                ha="center",
-                va="center",
-                size=8,
-                color=LINE_GREY,
-            )
-        for stage in list(tops)[1:]:
-            axes.axhline(tops[stage], color="#e6e6e6", lw=0.6)
-        axes.set_yticks(
-            [tops[s] + inches[s] / 2 for s in inches], [short(s, 24) for s in inches], size=9
+    def corners(bar: Bar) -> list[tuple[float, float]]:
+        band = of_stage[bar.stage]
+        top = band.first + band.lane * (placed[bar.stage][bar.job] + 0.08)
+        left, bottom = place(bar.start), top + 0.84 * band.lane
+        right = max(place(bar.end) - SEAM_SHARE * width, left + LEAST_SHARE * width)
+        return [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]
+
+    since = "time since the start" + (", pauses cut out" if cuts else "")
+    axes = panel("timeline", 1.1 + height, x=f"{since} ({unit})")
+    codes = [Outline.MOVETO, *[Outline.LINETO] * 3, Outline.CLOSEPOLY]
+    for how, colour in HOW.items():
+        outlines = [corners(bar) for bar in bars if bar.how == how]
+        if outlines:
+            shape = Outline(np.concatenate(outlines) / [divisor, 1], codes * len(outlines))
+            axes.add_patch(PathPatch(shape, fc=colour, lw=0, label=how))
+    for start, end in cuts:
+        axes.axvspan(place(start) / divisor, place(end) / divisor, color="#eeeeee", lw=0)
+        axes.text(
+            (place(start) + CUT_SHARE * kept / 2) / divisor,
+            height / 2,
+            f"nothing ran for {duration(end - start)}",
+            rotation=90,
+            ha="center",
+            va="center",
+            size=8,
+            color=LINE_GREY,
         )
-        axes.tick_params(axis="y", length=0)
-        axes.set_ylim(sum(inches.values()), 0)
-        axes.set_xlim(0, width * 1.005 / divisor)
-        axes.grid(axis="y", visible=False)
-        since = "time since the start" + (", pauses cut out" if cuts else "")
-        axes.set_xlabel(f"{since} ({unit})")
-        legend(drawing, axes)
-    return svg(drawing, "timeline")
-
-
-_UNITS = ((3600, "hours"), (60, "minutes"), (1, "seconds"))
+    for band in list(of_stage.values())[1:]:
+        axes.axhline(band.top, color="#e6e6e6", lw=0.6)
+    middles = [band.top + band.height / 2 for band in of_stage.values()]
+    axes.set_yticks(middles, [short(stage, 24) for stage in of_stage], size=9)
+    axes.tick_params(axis="y", length=0)
+    axes.set_ylim(height, 0)
+    axes.set_xlim(0, width * 1.005 / divisor)
+    axes.grid(axis="y", visible=False)
+    return axes
 
 
 def _length(spans: Sequence[tuple[float, float]]) -> float:
