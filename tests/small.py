@@ -9,7 +9,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+from transformers import (
+    BertConfig,
+    BertModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedTokenizerFast,
+)
 
 from groupmates.artefacts.store import Provenance, write_folder_provenance
 from groupmates.maths.labels import LabelScale
@@ -181,6 +187,21 @@ def make_run(folder: Path) -> Run:
     )
     draw_rollouts.run_random(plan_settings(), probe_pool=run.probe_pool, output=run.rollouts)
     return run
+
+
+def dropout_base(run: Run, folder: Path) -> Path:
+    """The base of a GPT-2 that is trained with dropout."""
+    torch.manual_seed(0)
+    rows = len(load_tokenizer(run.tokenizer))
+    shape = {"vocab_size": rows, "n_positions": SEQUENCE, "n_embd": 16, "n_layer": 1, "n_head": 2}
+    GPT2LMHeadModel(GPT2Config(**shape, resid_pdrop=0.3)).save_pretrained(folder / "gpt2")
+    base.run(
+        base_settings(checkpoint=str(folder / "gpt2")),
+        tokenizer=run.tokenizer,
+        training_pool=run.training_pool,
+        output=folder / "base",
+    )
+    return folder / "base"
 
 
 def tiny_lm(architecture: config.Architecture = LLAMA, vocabulary: int = 50, seed: int = 0):

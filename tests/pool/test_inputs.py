@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from test_readers import KINDS, PLAIN, documents_file, refusal, write_stream
 
 import small
-from groupmates.artefacts.catalogue import ARTEFACTS
-from groupmates.artefacts.store import Provenance, read_table, write_table
+import tables
+from groupmates.artefacts.store import read_table
 from groupmates.errors import UserError
 from groupmates.pool import listing as pool_module
 from groupmates.pool.chosen_rows import chosen_rows, chosen_texts, take_text
@@ -176,14 +176,7 @@ def mixed(folder: Path) -> list[str]:
 
 
 def selection_of(folder: Path, chosen: list[tuple[str, int]]) -> Path:
-    names = list(ARTEFACTS["select"].columns or ())
-    columns = {name: [0] * len(chosen) for name in names} | {
-        "doc_id": [f"{name}#{row}" for name, row in chosen],
-        "source_file": [name for name, _ in chosen],
-        "source_row": [row for _, row in chosen],
-    }
-    write_table(folder / "select.parquet", "select", Provenance("select", {}), columns)
-    return folder / "select.parquet"
+    return tables.selection(folder / "select.parquet", chosen)
 
 
 def test_a_pool_of_all_kinds_is_checked_and_its_rows_are_found_again(tmp_path):

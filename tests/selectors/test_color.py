@@ -12,7 +12,8 @@ from torch.nn.functional import log_softmax
 
 import killed
 import small
-from groupmates.artefacts.store import Provenance, read_json, read_table, write_table
+import tables
+from groupmates.artefacts.store import read_json, read_table
 from groupmates.errors import UserError
 from groupmates.models import language_model as lm
 from groupmates.models.reference import Reference, reference_part
@@ -20,9 +21,8 @@ from groupmates.models.tokenizer import document_tokens, load_tokenizer
 from groupmates.selectors import color
 from groupmates.selectors import order as orders
 from groupmates.settings.selectors import Color
-from small import documents, write_lines
+from small import documents
 
-MADE = Provenance("test", {})
 POOL = documents(20)
 EXAMPLES = 6
 COLOR = Color(training_steps=3, learning_rate=1e-3)
@@ -40,30 +40,11 @@ def conditional(small_run, tmp_path_factory) -> Path:
     return prepared(small_run, tmp_path_factory.mktemp("color"))
 
 
-def written_pool(folder: Path, shards: int, pool: list[dict]) -> tuple[list[str], list[Path]]:
-    files, score = [], []
-    for shard, rows in enumerate(np.array_split(np.arange(len(pool)), shards)):
-        mine = [pool[i] for i in rows]
-        files.append(str(write_lines(folder / f"pool/f{shard}.jsonl", mine)))
-        columns = {
-            "doc_id": [d["id"] for d in mine],
-            "source_file": [f"f{shard}.jsonl"] * len(mine),
-            "source_row": np.arange(len(mine)),
-            "source": [""] * len(mine),
-            "n_tokens": [10] * len(mine),
-            "individual_influence": np.zeros(len(mine), np.float32),
-            "embedding": np.ones((len(mine), 1), np.float32),
-        }
-        score.append(folder / f"score/shard-{shard:05d}.parquet")
-        write_table(score[-1], "score", MADE, columns, embedding_size=1)
-    return files, score
-
-
 def keys(
     run: small.Run, model: Path, folder: Path, shards: int = 1, pool: list[dict] = POOL
 ) -> dict[str, float]:
     """Key of every document."""
-    files, score = written_pool(folder, shards, pool)
+    files, score = tables.scored_pool(folder, pool, shards)
     found = {}
     for partition, file in enumerate(files):
         output = folder / f"order/color/part-{partition:05d}.parquet"

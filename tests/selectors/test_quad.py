@@ -11,13 +11,13 @@ from torch.nn.functional import cross_entropy
 
 import killed
 import small
+import tables
 from groupmates.artefacts.store import (
     Provenance,
     digest,
     read_table,
     table_record,
     write_json,
-    write_table,
 )
 from groupmates.errors import UserError
 from groupmates.maths.randomness import hash64
@@ -29,9 +29,8 @@ from groupmates.selectors import quad, take
 from groupmates.settings.config import Budget
 from groupmates.settings.per_stage import TakeSettings
 from groupmates.settings.selectors import Quad
-from small import documents, write_lines
+from small import documents
 
-MADE = Provenance("test", {})
 POOL = documents()
 CLUSTER = np.random.default_rng(2).integers(0, 5, len(POOL))
 ANGLES = np.array([0.0, 0.1, 1.0, 2.0, 3.0])  # the first two are neighbours
@@ -51,46 +50,23 @@ QUAD = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    torch.set_num_threads(1)
-
-
 class Files:
     """A pool in files of one shard each, its scores and its clusters."""
 
     def __init__(self, folder: Path, shards: int = 2) -> None:
         self.folder = folder
-        self.pool: list[str] = []
-        self.score: list[Path] = []
-        self.cluster: list[Path] = []
+        self.pool, self.score = tables.scored_pool(folder, POOL, shards)
         self.centroids = folder / "cluster/centroids.npy"
-        for shard, rows in enumerate(np.array_split(np.arange(len(POOL)), shards)):
-            mine = [POOL[i] for i in rows]
-            self.pool.append(str(write_lines(folder / f"pool/f{shard}.jsonl", mine)))
-            ids = [d["id"] for d in mine]
-            columns = {
-                "doc_id": ids,
-                "source_file": [f"f{shard}.jsonl"] * len(mine),
-                "source_row": np.arange(len(mine)),
-                "source": [""] * len(mine),
-                "n_tokens": [10] * len(mine),
-                "individual_influence": np.zeros(len(mine), np.float32),
-                "embedding": np.ones((len(mine), 1), np.float32),
-            }
-            self.score.append(folder / f"score/shard-{shard:05d}.parquet")
-            write_table(self.score[-1], "score", MADE, columns, embedding_size=1)
-            self.cluster.append(folder / f"cluster/shard-{shard:05d}.parquet")
-            write_table(
-                self.cluster[-1], "cluster", MADE, {"doc_id": ids, "cluster": CLUSTER[rows]}
-            )
+        self.cluster = [folder / "cluster" / path.name for path in self.score]
+        for path, rows in zip(
+            self.cluster, np.array_split(np.arange(len(POOL)), shards), strict=True
+        ):
+            ids = [POOL[i]["id"] for i in rows]
+            tables.write(path, "cluster", doc_id=ids, cluster=CLUSTER[rows])
         np.save(self.centroids, CENTRES)
-        write_json(
-            self.centroids.with_suffix(".json"),
-            "centroids",
-            MADE,
-            {"sha256": digest(self.centroids)},
-        )
+        sha256 = digest(self.centroids)
+        record = self.centroids.with_suffix(".json")
+        write_json(record, "centroids", Provenance("test", {}), {"sha256": sha256})
         self.prepared = folder / "prepare/quad"
         self.probed = self.prepared / quad.PROBED
         self.clusters = self.prepared / quad.CLUSTERS
@@ -329,8 +305,6 @@ def test_what_was_found_of_other_clusters_is_refused(small_run, tmp_path):
     files.probe(small_run)
     rows = read_table(files.score[0], "score").num_rows
     ids = read_table(files.cluster[0], "cluster")["doc_id"]
-    write_table(
-        files.cluster[0], "cluster", MADE, {"doc_id": ids, "cluster": np.full(rows, 4, np.int32)}
-    )
+    tables.write(files.cluster[0], "cluster", doc_id=ids, cluster=np.full(rows, 4))
     with pytest.raises(UserError, match="of the same sizes"):
         files.put_in_order()

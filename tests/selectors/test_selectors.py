@@ -10,13 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import load_file, save_file
 
+import tables
 from groupmates.artefacts.store import (
     Provenance,
     digest,
     read_table,
     replacing,
     write_json,
-    write_table,
 )
 from groupmates.errors import UserError
 from groupmates.maths.gumbel import gumbel_keys
@@ -149,14 +149,7 @@ def test_single_step_scores_of_other_documents_are_refused(tmp_path):
 def test_single_steps_are_of_distinct_documents_of_the_probe_pool(tmp_path):
     probe_pool, output = tmp_path / "probe_pool.parquet", tmp_path / "rollouts.parquet"
     ids = [f"d{i}" for i in range(30)]
-    columns = {
-        "doc_id": ids,
-        "source_file": ["f"] * 30,
-        "source_row": range(30),
-        "text": ids,
-        "input_ids": [[1]] * 30,
-    }
-    write_table(probe_pool, "probe_pool", MADE, columns)
+    tables.write(probe_pool, "probe_pool", doc_id=ids)
     draw_rollouts.run_one_step(
         OneStepPlanSettings(seed=0, steps=20), probe_pool=probe_pool, output=output
     )
@@ -233,30 +226,23 @@ GOOD = [f"the answer to question {i} is a careful explanation of step {i}" for i
 BAD = [f"buy cheap {i} now click {i} here best price {i}" for i in range(60)]
 
 
-def sampled(path: Path, name: str, texts: list[str]) -> Path:
-    columns = {
-        "doc_id": [f"{path.stem}{i}" for i in range(len(texts))],
-        "source_file": ["f"] * len(texts),
-        "source_row": range(len(texts)),
-        "text": texts,
-        "input_ids": [[1]] * len(texts),
-    }
-    write_table(path, name, MADE, columns)
-    return path
+def sampled(path: Path, texts: list[str]) -> Path:
+    ids = [f"{path.stem}{i}" for i in range(len(texts))]
+    return tables.write(path, path.stem, doc_id=ids, source_row=range(len(texts)), text=texts)
 
 
 def fitted(folder: Path, good: list[str] = GOOD, positives="files") -> Path:
     tokenizer = train_tokenizer(GOOD + BAD, 400)
     tokenizer.save_pretrained(folder / "tokenizer")
     ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in GOOD]
-    reference = folder / "reference.parquet"
-    columns = {
-        "example_id": [str(i) for i in range(len(ids))],
-        "split": ["selection"] * 20 + ["evaluation"] * 20,
-        "input_ids": ids,
-        "label_start": [1] * len(ids),
-    }
-    write_table(reference, "reference", MADE, columns)
+    reference = tables.write(
+        folder / "reference.parquet",
+        "reference",
+        example_id=[str(i) for i in range(len(ids))],
+        split=["selection"] * 20 + ["evaluation"] * 20,
+        input_ids=ids,
+        label_start=1,
+    )
     files = [write_lines(folder / "good.jsonl", [{"text": t} for t in good])]
     output = folder / "prepare/words"
     chosen = QUALITY.model_copy(update={"positives": positives} if positives != "files" else {})
@@ -265,8 +251,8 @@ def fitted(folder: Path, good: list[str] = GOOD, positives="files") -> Path:
         positives=files if positives == "files" else [],
         reference=reference,
         tokenizer=folder / "tokenizer",
-        probe_pool=sampled(folder / "probe_pool.parquet", "probe_pool", BAD[:30]),
-        training_pool=sampled(folder / "training_pool.parquet", "training_pool", BAD[30:]),
+        probe_pool=sampled(folder / "probe_pool.parquet", BAD[:30]),
+        training_pool=sampled(folder / "training_pool.parquet", BAD[30:]),
         output=output,
     )
     return output / quality.WEIGHTS

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 import small
-from groupmates.artefacts.store import Provenance, read_table, write_table
+import tables
+from groupmates.artefacts.store import Provenance, read_table
 from groupmates.artefacts.unfinished import Kept
 from groupmates.errors import UserError
 from groupmates.maths.packing import windows
@@ -63,20 +64,16 @@ def pool(tmp_path, small_run) -> tuple[list[Path], list[Path], Path]:
         small.write_lines(root / name, [r for row in part for r in (row, other, other)] or [other])
     shards = []
     for number, names in enumerate((FILES[:2], FILES[2:])):
-        found = [(name, row) for name in names for row in parts[name]]
-        n = len(found)
-        columns = {
-            "doc_id": [row["id"] for _, row in found],
-            "source_file": [name for name, _ in found],
-            "source_row": [3 * i for name in names for i in range(len(parts[name]))],
-            "n_tokens": [len(t) for t in document_tokens(tokenizer, [r["text"] for _, r in found])],
-            "cluster": np.zeros(n, int),
-            "rank": np.arange(n),
-            "individual_influence": np.zeros(n, np.float32),
-            "group_influence": np.zeros(n),
-        }
-        shards.append(tmp_path / f"select/random/shard-{number}.parquet")
-        write_table(shards[-1], "select", Provenance("select", {}), columns)
+        found = [(name, 3 * i, row) for name in names for i, row in enumerate(parts[name])]
+        shards.append(
+            tables.selection(
+                tmp_path / f"select/random/shard-{number}.parquet",
+                [(name, place) for name, place, _ in found],
+                n_tokens=[
+                    len(t) for t in document_tokens(tokenizer, [r["text"] for *_, r in found])
+                ],
+            )
+        )
     return shards, [root / name for name in FILES], root
 
 

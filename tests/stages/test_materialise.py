@@ -11,7 +11,8 @@ import pytest
 import zstandard
 
 import small
-from groupmates.artefacts.store import Provenance, read_artefact_json, write_table
+import tables
+from groupmates.artefacts.store import read_artefact_json
 from groupmates.errors import UserError
 from groupmates.pool import copy_rows
 from groupmates.settings.per_stage import AssembleSettings, MaterialiseSettings
@@ -24,19 +25,7 @@ LINES = [b'{"text":  "document %d"}\n' % i for i in range(10)]
 
 
 def selection_of(folder: Path, chosen: list[tuple[str, int]]) -> Path:
-    path, n = folder / "select.parquet", len(chosen)
-    columns = {
-        "doc_id": [f"{name}#{row}" for name, row in chosen],
-        "source_file": [name for name, _ in chosen],
-        "source_row": [row for _, row in chosen],
-        "n_tokens": [5] * n,
-        "cluster": [0] * n,
-        "rank": list(range(n)),
-        "individual_influence": [0.0] * n,
-        "group_influence": [0.0] * n,
-    }
-    write_table(path, "select", Provenance("select", {}), columns)
-    return path
+    return tables.selection(folder / "select.parquet", chosen, n_tokens=5)
 
 
 def materialised(root: Path, name: str, selection: Path, settings=SETTINGS) -> Path:

@@ -11,8 +11,9 @@ import pytest
 import webdataset
 
 import small
+import tables
 from groupmates.artefacts import unfinished
-from groupmates.artefacts.store import Provenance, read_artefact_json, write_table
+from groupmates.artefacts.store import read_artefact_json
 from groupmates.errors import UserError
 from groupmates.models.tokenizer import document_tokens, load_tokenizer, train_tokenizer
 from groupmates.pool.token_files import token_type
@@ -51,16 +52,7 @@ def texts(names: str = "abc") -> list[str]:
 
 
 def selection_of(path: Path, names: str) -> Path:
-    chosen = [(name, row) for name in names for row in ROWS[name]]
-    columns = {
-        "doc_id": [f"{name}{row}" for name, row in chosen],
-        "source_file": [f"{name}.jsonl" for name, _ in chosen],
-        "source_row": [row for _, row in chosen],
-        **dict.fromkeys(("n_tokens", "cluster", "rank"), [5] * len(chosen)),
-        **dict.fromkeys(("individual_influence", "group_influence"), [0.0] * len(chosen)),
-    }
-    write_table(path, "select", Provenance("select", {}), columns)
-    return path
+    return tables.selection(path, [(f"{name}.jsonl", row) for name in names for row in ROWS[name]])
 
 
 def part_of(pool: Path, format: str, part: str, tokenizer: Path, names: str | None = None) -> Path:
