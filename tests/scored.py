@@ -7,15 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from groupmates.artefacts.store import (
     Provenance,
+    read_table,
     replacing,
     table_writer,
     write_folder_provenance,
     write_json,
 )
 from groupmates.selectors import group_mates as stage
+from groupmates.selectors import take
+from groupmates.settings.per_stage import TakeSettings
 from groupmates.settings.sections import Budget
 from groupmates.settings.selectors import GroupMates
 
@@ -142,3 +146,24 @@ def order_group_mates(
             output=output,
         )
     return orders
+
+
+def take_budget(
+    folder: Path,
+    orders: list[Path],
+    score: list[Path],
+    cluster: list[Path],
+    budget: Budget,
+    method: str = "any",
+) -> pa.Table:
+    """The documents that a budget takes, in the order of `score`; written as in a run's folder."""
+    output = [folder / f"select/{method}/shard-{i:05d}.parquet" for i in range(len(score))]
+    take.run(
+        TakeSettings(budget=budget),
+        method=method,
+        orders=orders,
+        score=score,
+        cluster=cluster,
+        output=output,
+    )
+    return pa.concat_tables([read_table(path, "select") for path in output])

@@ -11,7 +11,7 @@ import small
 from groupmates.artefacts.catalogue import ARTEFACTS
 from groupmates.artefacts.store import Provenance, write_table
 
-FILLING = {"string": "", "dictionary": "", "tokens": [1]}  # of numbers 0, of embeddings [1]
+FILLING = {"string": "", "dictionary": "", "tokens": [1], "bool": False}  # numbers: 0
 
 
 def write(path: Path, artefact: str, made: Provenance | None = None, **columns: Any) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import datasets
@@ -177,38 +176,6 @@ def mixed(folder: Path) -> list[str]:
 
 def selection_of(folder: Path, chosen: list[tuple[str, int]]) -> Path:
     return tables.selection(folder / "select.parquet", chosen)
-
-
-def test_a_pool_of_all_kinds_is_checked_and_its_rows_are_found_again(tmp_path):
-    files = list_files(mixed(tmp_path / "pool"))
-    assert [Path(f.path).name for f in files][-1] == "data-00000-of-00001.arrow"
-    root = common_root([f.path for f in files])
-    (of_shard, of_pool), shard = small.check_settings(), tmp_path / "shard.parquet"
-    out = {"output": tmp_path / "files.parquet", "rejects": tmp_path / "rejects.parquet"}
-    check.run(of_shard, pool=[f.path for f in files], root=root, output=shard)
-    check.run_pool(of_pool, check=[shard], root=root, **out)
-    assert read_table(out["output"], "files")["documents"].to_pylist() == [10] * 5
-    chosen = [(f.name, row) for f in files for row in (2, 9)]
-    selection = selection_of(tmp_path, chosen)
-    for file in files:
-        copy = tmp_path / "dataset" / file.name
-        materialise.run(SAME, pool=file.path, root=root, selection=selection, output=copy)
-        kept = [d.text for d in read_documents(file, small.COLUMNS) if d.row in (2, 9)]
-        assert texts(named(copy, tmp_path / "dataset"), small.COLUMNS) == kept
-
-
-def test_an_id_in_two_kinds_of_files_is_told_with_line_and_row(tmp_path):
-    rows = small.documents(3)
-    one, other = (documents_file(tmp_path, rows, suffix) for suffix in (".jsonl.gz", ".arrow"))
-    (of_shard, of_pool), shard = small.check_settings(), tmp_path / "shard.parquet"
-    check.run(of_shard, pool=[one.path, other.path], root=str(tmp_path), output=shard)
-    error = refusal(
-        lambda: check.run_pool(
-            of_pool, check=[shard], root=str(tmp_path), output=shard, rejects=shard
-        )
-    )
-    assert re.search(rf"{one.path}, line [123] .* and {other.path}, row [123] ", error.where)
-    assert f"{other.path}, row " in error.where
 
 
 # Shards by size

@@ -79,10 +79,6 @@ def test_names_stay_when_the_pool_is_moved_or_written_relatively(tree, tmp_path,
     assert [named(f.path, moved).name for f in list_files(["*/*"])] == before
 
 
-def test_two_files_of_one_base_name_have_two_names():
-    assert [f.name for f in list_files(["a/x.jsonl", "b/x.jsonl"])] == ["a/x.jsonl", "b/x.jsonl"]
-
-
 @pytest.mark.parametrize(
     ("path", "suffix"),
     [("a.jsonl", ".jsonl"), ("a.v2.jsonl.zst", ".jsonl.zst"), ("a.parquet", ".parquet")],

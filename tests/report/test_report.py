@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import attempts
 from groupmates import formatting
 from groupmates.artefacts.catalogue import ARTEFACTS
 from groupmates.artefacts.store import Provenance, write_folder_provenance, write_json, write_table
@@ -75,11 +76,8 @@ def synthetic_run(
 
 def record(path: Path, rule: str, **more: Any) -> None:
     """Of a job with one attempt; `more` are further fields of it."""
-    attempt = {
-        **{"stage": rule.replace("_", "-"), "rule": rule, "wildcards": {}, "state": "done"},
-        **{"started": 50.0, "heard": 90.0, "ended": 90.0, "phases": []},
-        **{"cpu_seconds": 30.0, "peak_rss_bytes": 2e9},
-    }
+    named = {"stage": rule.replace("_", "-"), "rule": rule, "wildcards": {}, "cpu_seconds": 30.0}
+    attempt = attempts.attempt(started=50.0, seconds=40.0, **named)
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps({"attempts": [attempt | more]}))
 
@@ -509,9 +507,9 @@ def rows_of_costs(text: str) -> list[str]:
 
 def test_finished_jobs_are_summed_per_stage_with_the_attempts_that_made_them(tmp_path):
     def attempt(stage, seconds, state="done", resumed=0, **more):
-        spent = {"started": 0.0, "heard": seconds, "ended": seconds, "cpu_seconds": 2.0}
-        what = {"stage": stage, "state": state, "phases": [{"resumed": resumed}]}
-        return {**what, **spent, "peak_rss_bytes": 1e8} | more
+        what = {"stage": stage, "phases": [{"resumed": resumed}]}
+        spent = {"cpu_seconds": 2.0, "peak_rss_bytes": 1e8} | more
+        return attempts.attempt(state, 0.0, seconds, **what, **spent)
 
     base, probe = reading.stage_times(
         {

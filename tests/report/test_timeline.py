@@ -5,28 +5,20 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
+import attempts
 from groupmates.formatting import SPACE
 from groupmates.report.data import reading
 from groupmates.report.figures import timeline
 
 
 def attempt(started, ended, state="done", resumed=0, **more):
-    return {
-        "stage": "score",
-        "state": state,
-        "started": started,
-        "heard": ended,
-        "ended": None if state == "running" else ended,
-        "phases": [{"resumed": resumed}],
-    } | more
+    phases = [{"resumed": resumed}]
+    return attempts.attempt(state, started, ended - started, phases=phases, **more)
 
 
 def bars(**jobs):
     return timeline.bars_of(
-        {
-            name: [a | {"rule": name.split("_")[0]} for a in attempts]
-            for name, attempts in jobs.items()
-        }
+        {name: [a | {"rule": name.split("_")[0]} for a in tried] for name, tried in jobs.items()}
     )
 
 

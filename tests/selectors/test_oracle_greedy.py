@@ -159,18 +159,15 @@ def test_a_killed_job_measures_no_document_twice_and_writes_the_same_bytes(
     small_run, tmp_path, monkeypatch
 ):
     """It dies at every ninth evaluation, in the middle of a pick."""
-    name = "order/oracle_greedy/part-00000.parquet"
-    ordered(small_run, tmp_path / "whole", picks(4))
-    expected = (tmp_path / "whole" / name).read_bytes()
-    killed.saving(monkeypatch)
-    evaluated = killed.dying(monkeypatch, Reference, "loss", 9)
-    folder = tmp_path / "killed"
-    attempts = killed.until_written(folder / name, lambda: ordered(small_run, folder, picks(4)))
-    assert (tmp_path / "killed" / name).read_bytes() == expected
+
+    def make(folder: Path) -> Path:
+        ordered(small_run, folder, picks(4))
+        return folder / "order/oracle_greedy/part-00000.parquet"
+
+    attempts, evaluated = killed.survives(monkeypatch, tmp_path, Reference, "loss", 9, make)
     assert attempts > 4
     # 14 + 13 + 12 + 11 candidates; the checkpoint, and the one it dies at, of every attempt.
     assert len(evaluated) == 50 + attempts + (attempts - 1)
-    assert not list((tmp_path / "killed").rglob(".*.kept"))
 
 
 def test_a_loss_that_is_no_number_names_pick_and_document(small_run, tmp_path):

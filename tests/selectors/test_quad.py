@@ -25,9 +25,7 @@ from groupmates.models import language_model as lm
 from groupmates.models.gradients import AttentionGradients
 from groupmates.models.reference import reference_part
 from groupmates.models.tokenizer import document_tokens, load_tokenizer
-from groupmates.selectors import quad, take
-from groupmates.settings.config import Budget
-from groupmates.settings.per_stage import TakeSettings
+from groupmates.selectors import quad
 from groupmates.settings.selectors import Quad
 from small import documents
 
@@ -205,23 +203,6 @@ def test_the_order_is_by_reward_of_the_cluster_then_as_documents_are_drawn(
     assert found[: len(probed)] == probed
 
 
-def test_the_budget_takes_the_first_of_the_order(small_run, tmp_path):
-    files = Files(tmp_path)
-    files.probe(small_run)
-    first = files.put_in_order()[:10]
-    output = [tmp_path / f"select/shard-{i:05d}.parquet" for i in range(2)]
-    take.run(
-        TakeSettings(budget=Budget(ratio=0.25, tokens=None)),
-        method="quad",
-        orders=[files.order],
-        score=files.score,
-        cluster=files.cluster,
-        output=output,
-    )
-    taken = [i for p in output for i in read_table(p, "select")["doc_id"].to_pylist()]
-    assert sorted(taken) == sorted(first)
-
-
 def test_shards_change_nothing(small_run, tmp_path):
     found = []
     for shards in (1, 2, 7):
@@ -254,19 +235,16 @@ def test_a_killed_job_measures_no_batch_twice_and_writes_the_same_bytes(
 ):
     """It dies at every third batch of two documents or so."""
     monkeypatch.setattr(quad, "pass_tokens", lambda model: 60)
-    whole = Files(tmp_path / "whole")
-    probed = len(whole.probe(small_run))
-    killed.saving(monkeypatch)
-    calls = killed.dying(monkeypatch, AttentionGradients, "dots", 3)
-    again = Files(tmp_path / "killed")
-    capsys.readouterr()
-    attempts = killed.until_written(again.probed, lambda: again.probe(small_run))
+
+    def make(folder: Path) -> Path:
+        files = Files(folder)
+        files.probe(small_run)
+        return files.probed
+
+    attempts, calls = killed.survives(monkeypatch, tmp_path, AttentionGradients, "dots", 3, make)
     measured = sum(len(call[1]) for number, call in enumerate(calls, 1) if number % 3)
     assert attempts > 3
-    assert measured == probed
-    assert again.probed.read_bytes() == whole.probed.read_bytes()
-    assert again.clusters.read_bytes() == whole.clusters.read_bytes()
-    assert not list((tmp_path / "killed").rglob(".*.kept"))
+    assert measured == 23
     told = capsys.readouterr().err
     assert told.count("goes on after") == attempts - 1
     assert "of 24 documents" in told

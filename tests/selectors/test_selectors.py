@@ -24,16 +24,22 @@ from groupmates.maths.randomness import priorities
 from groupmates.models.quality import QualityClassifier
 from groupmates.models.tokenizer import train_tokenizer
 from groupmates.selectors import mates as order_mates
-from groupmates.selectors import quality, take
+from groupmates.selectors import quality
 from groupmates.selectors import semdedup as order_semdedup
 from groupmates.settings.config import Budget, PoolColumns
-from groupmates.settings.per_stage import (
-    OneStepPlanSettings,
-    TakeSettings,
-)
+from groupmates.settings.per_stage import OneStepPlanSettings
 from groupmates.settings.selectors import Mates, Quality, SemDedup
 from groupmates.stages import draw_rollouts
-from scored import Pool, order_group_mates, pool, unit, write_model, write_pool, write_score
+from scored import (
+    Pool,
+    order_group_mates,
+    pool,
+    take_budget,
+    unit,
+    write_model,
+    write_pool,
+    write_score,
+)
 from small import write_lines
 
 MADE = Provenance("test", {})
@@ -41,17 +47,8 @@ PLAIN = PoolColumns(text="text", id="id", source=None)
 
 
 def taken(folder: Path, orders: list[Path], pool_files, ratio: float = 0.25) -> list[str]:
-    score, cluster = pool_files
-    output = [folder / f"select/shard-{i:05d}.parquet" for i in range(len(score))]
-    take.run(
-        TakeSettings(budget=Budget(ratio=ratio, tokens=None)),
-        method="any",
-        orders=orders,
-        score=score,
-        cluster=cluster,
-        output=output,
-    )
-    return [i for p in output for i in read_table(p, "select")["doc_id"].to_pylist()]
+    table = take_budget(folder, orders, *pool_files, Budget(ratio=ratio, tokens=None))
+    return table["doc_id"].to_pylist()
 
 
 # group_mates, its ablations
@@ -351,7 +348,8 @@ def test_the_order_of_a_shard_is_by_falling_quality(tmp_path):
 def test_a_pool_file_that_changed_since_it_was_scored_is_refused(tmp_path):
     classifier = fitted(tmp_path)
     ordered(tmp_path, classifier, [[BAD[0], GOOD[0]]])
-    for rows in ([{"id": "0-1", "text": "x"}], [{"id": "0-0", "text": "x"}]):
+    two = [{"id": "0-1", "text": "x"}, {"id": "0-0", "text": "x"}]
+    for rows in (two, two[1:]):
         write_lines(tmp_path / "pool/f0.jsonl", rows)
         with pytest.raises(UserError, match="bring the old file back"):
             quality.order(

@@ -63,11 +63,3 @@ def test_ids_that_occur_twice_are_refused_with_both_places(tmp_path):
     assert f"{pool[0]}, line 20" in caught.value.where
     assert f"{pool[1]}, line 1" in caught.value.where
     assert not (tmp_path / "files.parquet").exists()
-
-
-def test_a_broken_line_is_told_with_its_place(tmp_path):
-    (path,) = dealt(tmp_path, [(0, 5)])
-    path.write_text(path.read_text() + "{broken\n")
-    with pytest.raises(UserError, match="line 6"):
-        check.run(SETTINGS, pool=[path], root=path.parent, output=tmp_path / "a.parquet")
-    assert not (tmp_path / "a.parquet").exists()

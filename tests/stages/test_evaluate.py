@@ -12,6 +12,7 @@ import torch
 
 import small
 import tables
+import trainings
 from groupmates.artefacts.store import Provenance, read_table
 from groupmates.artefacts.unfinished import Kept
 from groupmates.errors import UserError
@@ -20,7 +21,7 @@ from groupmates.models.checkpoint import open_base
 from groupmates.models.reference import reference_part
 from groupmates.models.tokenizer import document_tokens, load_tokenizer
 from groupmates.pool.listing import named
-from groupmates.settings import config, per_stage
+from groupmates.settings import per_stage
 from groupmates.stages import evaluate, reference
 from groupmates.stages.selected_tokens import kept_of, read_selected
 
@@ -28,20 +29,8 @@ FILES = ["books/a.jsonl", "web/a.jsonl", "web/b.jsonl"]
 
 
 def settings(**changed: object) -> per_stage.EvaluateSettings:
-    training = {
-        "tokens": 200,
-        "batch_sequences": 2,
-        "learning_rate": 1e-2,
-        "learning_rate_warmup_steps": 1,
-        "points": 3,
-    }
-    return per_stage.EvaluateSettings(
-        seed=0,
-        text_columns=small.COLUMNS,
-        evaluation_examples=6,
-        sequence_length=small.SEQUENCE,
-        training=config.EvaluateTraining(**(training | changed)),
-    )
+    few = {"tokens": 200, "learning_rate_warmup_steps": 1, "points": 3}
+    return trainings.evaluate_settings(**(few | changed))
 
 
 def selection(counts: dict[str, int]) -> pa.Table:
@@ -239,7 +228,7 @@ def test_a_held_out_example_longer_than_the_models_positions_is_refused(small_ru
     with pytest.raises(UserError, match="at most 25 tokens") as caught:
         evaluated(replace(small_run, reference=path), pool, tmp_path)
     assert caught.value.where == "the held-out reference set"
-    assert "reference.split.max_tokens" in caught.value.todo
+    assert "sample.sequence_length or reference.split.max_tokens" in caught.value.todo
 
 
 def test_provenance_has_the_training_seed(small_run, pool, tmp_path):

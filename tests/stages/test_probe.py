@@ -110,12 +110,6 @@ def test_any_number_of_jobs_gives_the_same_rows(small_run, whole, tmp_path, part
     assert max(sizes) - min(sizes) <= 1
 
 
-def test_a_rollout_alone_has_the_labels_it_has_after_others(small_run, whole, tmp_path):
-    plan = plan_of(small_run, tmp_path, keep=lambda rollout: rollout == 4)
-    alone = probed(small_run, tmp_path, rollouts=plan)
-    assert alone.equals(whole.slice(4 * small.LENGTH, small.LENGTH))
-
-
 def test_a_model_with_dropout_has_the_same_labels_in_any_number_of_jobs(small_run, tmp_path):
     # Found here once: dropout drew from one stream over all rollouts of a job.
     with_dropout = small.dropout_base(small_run, tmp_path)
@@ -165,15 +159,15 @@ def test_a_killed_job_goes_on_after_its_last_save_with_the_same_bytes(
     small_run, tmp_path, monkeypatch, every
 ):
     """It dies at every seventh evaluation, at any step of a rollout."""
-    (tmp_path / "whole").mkdir()
-    probed(small_run, tmp_path / "whole")
-    expected = (tmp_path / "whole/shard-0-of-1.parquet").read_bytes()
-    killed.saving(monkeypatch, every)
-    evaluations = killed.dying(monkeypatch, Reference, "loss", 7)
-    output = tmp_path / "shard-0-of-1.parquet"
-    attempts = killed.until_written(output, lambda: probed(small_run, tmp_path))
-    assert output.read_bytes() == expected
+
+    def make(folder):
+        folder.mkdir(exist_ok=True)
+        probed(small_run, folder)
+        return folder / "shard-0-of-1.parquet"
+
+    attempts, evaluations = killed.survives(
+        monkeypatch, tmp_path, Reference, "loss", 7, make, every
+    )
     assert attempts > 3
     # One evaluation of the checkpoint per attempt, the one it dies at, and what was not yet saved.
     assert len(evaluations) <= 21 + attempts * (2 + every - 1)
-    assert not list(tmp_path.glob(".*.kept"))

@@ -1,10 +1,8 @@
 """Trainings that are stopped and started again: nothing of the artefacts changes, little is redone."""
 
-import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,11 +11,8 @@ import killed
 import trainings
 import waiting
 from groupmates import __main__ as cli
-from groupmates.artefacts import unfinished
 from groupmates.models.resumable import warm_up_then_decay
 from groupmates.stages import evaluate, selected_tokens
-
-PACKAGE = Path(unfinished.__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -127,10 +122,9 @@ def test_a_broken_end_of_evaluate_leaves_both_outputs_to_the_next_attempt(
 
 
 def started(command: list[str], *options: str) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONPATH": str(PACKAGE), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [sys.executable, "-m", "groupmates", *command, *options],
-        env=environment,
+        env=waiting.environment(OMP_NUM_THREADS="1"),
         stderr=subprocess.PIPE,
         text=True,
     )

@@ -72,17 +72,14 @@ def test_a_pool_file_that_changed_since_it_was_sampled_is_refused(tmp_path, mode
 
 def test_a_killed_job_goes_on_after_the_row_groups_it_had_saved(tmp_path, model, monkeypatch):
     monkeypatch.setattr(shard_rows, "ROW_GROUP", 5)
-    whole = tmp_path / "whole"
-    scored(whole, model, 3)
-    expected = (whole / "score.parquet").read_bytes()
-    killed.saving(monkeypatch)
-    calls = killed.dying(monkeypatch, InfluenceModel, "score", 3)
-    output = tmp_path / "score.parquet"
-    attempts = killed.until_written(output, lambda: scored(tmp_path, model, 3))
-    assert output.read_bytes() == expected
+
+    def make(folder: Path) -> Path:
+        scored(folder, model, 3)
+        return folder / "score.parquet"
+
+    attempts, calls = killed.survives(monkeypatch, tmp_path, InfluenceModel, "score", 3, make)
     assert attempts == 5
     assert len(calls) == 9 + 4  # nine row groups, and those at which it died once more
-    assert not list(tmp_path.glob(".*.kept"))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

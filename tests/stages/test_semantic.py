@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-import killed
 import scored
 import small
 from groupmates.artefacts.store import Provenance, embeddings, read_table, table_record, write_table
@@ -21,7 +20,6 @@ from groupmates.models.language_model import load_lm
 from groupmates.models.semantic import SemanticEncoder
 from groupmates.models.tokenizer import document_tokens, load_tokenizer, token_lists
 from groupmates.selectors import semdedup as order_semdedup
-from groupmates.selectors import take
 from groupmates.settings import config, per_stage
 from groupmates.settings.selectors import SemDedup
 from groupmates.stages import cluster, semantic
@@ -147,20 +145,6 @@ def test_shards_and_batches_change_no_embedding_and_no_cluster(
     assert len(set(cluster_N.tolist())) == 5
 
 
-def test_a_killed_job_goes_on_after_the_row_groups_it_had_saved(
-    small_run, encoder, tmp_path, monkeypatch
-):
-    monkeypatch.setattr("groupmates.stages.shard_rows.ROW_GROUP", 5)
-    (expected,) = embedded(tmp_path / "whole", small_run, encoder)
-    killed.saving(monkeypatch)
-    calls = killed.dying(monkeypatch, SemanticEncoder, "__call__", 3)
-    output = tmp_path / "shard-00000.parquet"
-    attempts = killed.until_written(output, lambda: embedded(tmp_path, small_run, encoder))
-    assert output.read_bytes() == expected.read_bytes()
-    assert (attempts, len(calls)) == (4, 8 + 3)  # eight row groups, three times one in vain
-    assert not list(tmp_path.glob(".*.kept"))
-
-
 @pytest.mark.parametrize("value", [np.nan, 0.0])
 def test_an_embedding_without_direction_names_the_document_and_its_line(
     small_run, encoder, tmp_path, monkeypatch, value
@@ -238,16 +222,8 @@ def two_kinds(
     else:
         model = scored.write_model(run / "fit/final")
         scored.order_group_mates(orders, model, score, clusters, budget, clusters="semantic")
-    output = [run / f"select/{method}/shard-{i:05d}.parquet" for i in range(shards)]
-    take.run(
-        per_stage.TakeSettings(budget=budget),
-        method=method,
-        orders=orders,
-        score=score,
-        cluster=clusters,
-        output=output,
-    )
-    return pool, meaning, [r for f in output for r in read_table(f, "select").to_pylist()]
+    table = scored.take_budget(run, orders, score, clusters, budget, method)
+    return pool, meaning, table.to_pylist()
 
 
 @pytest.mark.parametrize("method", ["semdedup", "group_mates"])

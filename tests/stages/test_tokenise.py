@@ -189,13 +189,6 @@ def test_how_many_shards_a_job_takes_changes_no_byte_of_a_megatron_dataset(
         assert together[name] == apart[name]
 
 
-def test_megatron_core_finds_the_start_of_a_token_within_a_document(pool, small_run):
-    folder = dataset_of(pool, "megatron", small_run.tokenizer)
-    found = read_by_megatron(folder)
-    third = document_tokens(load_tokenizer(small_run.tokenizer), texts())[2]
-    assert found.get(2, offset=3, length=4).tolist() == third[3:7].tolist()
-
-
 def test_the_type_of_tokens_is_that_of_megatron_s_own_rule():
     for vocabulary in (300, 65499, 65500, 128_256):
         assert token_type(vocabulary) == np.dtype(megatron().DType.optimal_dtype(vocabulary))
