@@ -50,13 +50,6 @@ def test_an_attempt_that_nobody_ended_counts_as_killed_when_last_heard_of(tmp_pa
     assert states[1][0] == "done"
 
 
-def test_a_running_job_that_is_silent_for_long_is_told_apart():
-    attempt = {"state": "running", "heard": 1000.0}
-    assert not jobs.is_silent(attempt, 1000.0 + jobs.SILENT_SECONDS)
-    assert jobs.is_silent(attempt, 1001.0 + jobs.SILENT_SECONDS)
-    assert not jobs.is_silent({"state": "done", "heard": 0.0}, 1e9)
-
-
 def test_a_damaged_record_is_no_record(tmp_path):
     (tmp_path / "x.json").write_text("{")
     assert jobs.read_record(tmp_path / "x.json") == []

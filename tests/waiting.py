@@ -106,4 +106,4 @@ def programs(folder: Path) -> list[str]:
             if not slurm.match(program.name):
                 (links / program.name).unlink(missing_ok=True)
                 (links / program.name).symlink_to(program)
-    return [str(links), *(str(p) for p in places if not (p / "sbatch").exists())]
+    return [*(str(p) for p in places if not (p / "sbatch").exists()), str(links)]

@@ -24,7 +24,7 @@ from groupmates.pool.documents import Reject, read_documents, sha256_of
 from groupmates.pool.listing import PoolFile, common_root, deal, expand, list_files, named, path_of
 from groupmates.settings.config import PoolColumns
 from groupmates.settings.per_stage import MaterialiseSettings
-from groupmates.stages import check, materialise
+from groupmates.stages import materialise
 
 NESTED = PoolColumns(text="content.text", id="meta.key.id", source="meta.kind")
 SAME = MaterialiseSettings(format="same", text_columns=small.COLUMNS)
@@ -249,9 +249,8 @@ def test_a_remote_pool_has_the_documents_names_and_digests_of_a_local_one(bucket
 def test_remote_files_are_checked_and_their_rows_copied_in_their_own_format(bucket, tmp_path):
     files = list_files(bucket)
     root = common_root([f.path for f in files])
-    settings, _ = small.check_settings()
-    check.run(settings, pool=[f.path for f in files], root=root, output=tmp_path / "shard.parquet")
-    assert sum(read_table(tmp_path / "shard.parquet", "check")["documents"].to_pylist()) == 50
+    (shard,) = small.check_pool([[f.path for f in files]], root, tmp_path)
+    assert sum(read_table(shard, "check")["documents"].to_pylist()) == 50
     for file in files:
         selection, copy = selection_of(tmp_path, [(file.name, 4)]), tmp_path / "out" / file.name
         materialise.run(SAME, pool=file.path, root=root, selection=selection, output=copy)

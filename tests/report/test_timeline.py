@@ -124,13 +124,6 @@ def test_the_colours_tell_how_attempts_ended_and_only_those_there_are_are_explai
     assert corners(drawn).keys() >= {timeline.HOW["killed or stopped"], timeline.HOW["done"]}
 
 
-def test_the_report_leaves_its_own_job_out(tmp_path):
-    text = '{"attempts": [{"stage": "%s", "rule": "%s", "state": "done"}]}'
-    (tmp_path / "report.json").write_text(text % ("report", "report"))
-    (tmp_path / "base.json").write_text(text % ("base", "base"))
-    assert list(reading.records(tmp_path)) == ["base"]
-
-
 def test_gpu_use_is_the_highest_memory_and_the_mean_over_time():
     gpu = {"gpu_peak_bytes": 30e9, "gpu_utilisation": 0.9}
     records = {

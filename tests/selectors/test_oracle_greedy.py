@@ -12,13 +12,7 @@ import torch
 import killed
 import small
 import tables
-from groupmates.artefacts.store import (
-    Provenance,
-    concatenate,
-    read_json,
-    read_table,
-    write_json,
-)
+from groupmates.artefacts.store import Provenance, concatenate, read_json, read_table, write_json
 from groupmates.errors import UserError
 from groupmates.models import language_model as lm
 from groupmates.models.reference import Reference, reference_part

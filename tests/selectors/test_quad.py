@@ -10,15 +10,10 @@ import torch
 from torch.nn.functional import cross_entropy
 
 import killed
+import scored
 import small
 import tables
-from groupmates.artefacts.store import (
-    Provenance,
-    digest,
-    read_table,
-    table_record,
-    write_json,
-)
+from groupmates.artefacts.store import digest, read_table, table_record
 from groupmates.errors import UserError
 from groupmates.maths.randomness import hash64
 from groupmates.models import language_model as lm
@@ -54,17 +49,13 @@ class Files:
     def __init__(self, folder: Path, shards: int = 2) -> None:
         self.folder = folder
         self.pool, self.score = tables.scored_pool(folder, POOL, shards)
-        self.centroids = folder / "cluster/centroids.npy"
+        self.centroids = scored.write_centroids(folder / "cluster/centroids.npy", CENTRES)
         self.cluster = [folder / "cluster" / path.name for path in self.score]
         for path, rows in zip(
             self.cluster, np.array_split(np.arange(len(POOL)), shards), strict=True
         ):
             ids = [POOL[i]["id"] for i in rows]
             tables.write(path, "cluster", doc_id=ids, cluster=CLUSTER[rows])
-        np.save(self.centroids, CENTRES)
-        sha256 = digest(self.centroids)
-        record = self.centroids.with_suffix(".json")
-        write_json(record, "centroids", Provenance("test", {}), {"sha256": sha256})
         self.prepared = folder / "prepare/quad"
         self.probed = self.prepared / quad.PROBED
         self.clusters = self.prepared / quad.CLUSTERS

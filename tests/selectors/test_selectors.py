@@ -11,13 +11,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import tables
-from groupmates.artefacts.store import (
-    Provenance,
-    digest,
-    read_table,
-    replacing,
-    write_json,
-)
+from groupmates.artefacts.store import Provenance, read_table
 from groupmates.errors import UserError
 from groupmates.maths.gumbel import gumbel_keys
 from groupmates.maths.randomness import priorities
@@ -36,6 +30,7 @@ from scored import (
     pool,
     take_budget,
     unit,
+    write_centroids,
     write_model,
     write_pool,
     write_score,
@@ -166,9 +161,7 @@ def semdedup(folder: Path, documents: Pool, shards: int, partitions: int, ratio=
     centres = unit(
         np.stack([documents.emb[documents.cluster == c].sum(0) for c in range(clusters)])
     )
-    with replacing(centroids) as temporary, temporary.open("wb") as file:
-        np.save(file, centres)
-    write_json(centroids.with_suffix(".json"), "centroids", MADE, {"sha256": digest(centroids)})
+    write_centroids(centroids, centres)
     orders = [folder / f"order-{p}.parquet" for p in range(partitions)]
     for partition, output in enumerate(orders):
         order_semdedup.order(

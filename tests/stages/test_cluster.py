@@ -7,13 +7,12 @@ import faiss
 import numpy as np
 import pytest
 
-from groupmates.artefacts.store import read_table
 from groupmates.errors import UserError
 from groupmates.maths.kmeans import Assignment, directions, spherical_kmeans
 from groupmates.settings.config import Cluster
 from groupmates.settings.per_stage import CentroidSettings, ClusterSettings
 from groupmates.stages.cluster import run_assign, run_centroids
-from scored import Pool, pool, shards_of, unit, write_pool, write_score
+from scored import Pool, fit_clusters, pool, unit, write_pool, write_score
 
 
 def settings(seed: int = 0, **changes: int | None) -> CentroidSettings:
@@ -23,16 +22,7 @@ def settings(seed: int = 0, **changes: int | None) -> CentroidSettings:
 
 def clustered(folder: Path, pool: Pool, shards: int, chosen: CentroidSettings) -> np.ndarray:
     """Clusters of the whole pool, by way of files."""
-    score, _ = write_pool(folder, pool, shards)
-    run_centroids(chosen, score=score, output=folder / "centroids.npy")
-    found = []
-    for path, members in zip(score, shards_of(pool, shards), strict=True):
-        output = folder / "assigned" / path.name
-        run_assign(ClusterSettings(), score=path, centroids=folder / "centroids.npy", output=output)
-        table = read_table(output, "cluster")
-        assert table["doc_id"].to_pylist() == pool.doc_id[members].tolist()
-        found.append(table["cluster"].to_numpy())
-    return np.concatenate(found)
+    return fit_clusters(folder, write_pool(folder, pool, shards)[0], chosen)
 
 
 def test_separate_groups_become_the_clusters_and_their_directions_the_centroids(tmp_path):

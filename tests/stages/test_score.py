@@ -29,7 +29,7 @@ def scored(folder: Path, model: Path, pieces: int, batch_tokens: int = 100):
         small.write_lines(folder / f"{i}.jsonl", rows[bounds[i] : bounds[i + 1]])
         for i in range(pieces)
     ]
-    check = small.check_files(paths, folder, folder / "check/files.parquet")
+    (check,) = small.check_pool([paths], folder, folder / "check")
     settings = per_stage.ScoreSettings(
         columns=config.PoolColumns(text="text", id="id", source=None),
         bad_records="stop",

@@ -59,7 +59,7 @@ def embedded(
             ),
             pool=[path],
             root=root,
-            check=small.check_files([path], root, root / "check/files.parquet"),
+            check=small.check_pool([[path]], root, root / "check")[0],
             base=run.base,
             tokenizer=run.tokenizer,
             encoder=encoder,
@@ -118,16 +118,7 @@ def test_the_same_inputs_give_the_same_bytes(small_run, encoder, tmp_path):
 
 def clustered(folder: Path, files: list[Path]) -> np.ndarray:
     chosen = config.Cluster(clusters=5, target_size=None, iterations=8, sample_per_cluster=256)
-    settings = per_stage.CentroidSettings(seed=0, cluster=chosen)
-    centroids = folder / "centroids.npy"
-    cluster.run_centroids(settings, score=files, output=centroids)
-    found = []
-    for path in files:
-        output = folder / "cluster" / path.name
-        arguments = {"score": path, "centroids": centroids, "output": output}
-        cluster.run_assign(per_stage.ClusterSettings(), **arguments)
-        found.append(read_table(output, "cluster")["cluster"].to_numpy())
-    return np.concatenate(found)
+    return scored.fit_clusters(folder, files, per_stage.CentroidSettings(seed=0, cluster=chosen))
 
 
 @pytest.mark.parametrize(("shards", "batch_tokens"), [(2, 17), (7, 5000)])
