@@ -50,6 +50,11 @@ TINY = {
 }
 
 
+# Those of TINY; the profiles name them.
+GPU_STAGES = {"base", "plan-bootstrap", "probe", "fit", "plan-groups", "probe-groups", "score"}
+GPU_STAGES |= {"centroids", "cluster", "evaluate"}
+
+
 def make(folder: Path, settings: dict | None = None) -> Path:
     """What a clone holds of the workflow, with `settings` (default TINY) in settings.yaml."""
     folder.mkdir(exist_ok=True)

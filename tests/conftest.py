@@ -44,8 +44,8 @@ def pytest_collection_finish(session):
         assert not lost, f"pytest-xdist does not group {lost[0].nodeid}: another version of pytest?"
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup():
     """Tests compare losses bit by bit: the number of threads is part of a float's rounding."""
     import torch
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+import trainings
+
 
 def dying(
     monkeypatch: pytest.MonkeyPatch, owner: type, name: str, every: int
@@ -47,3 +49,25 @@ def until_written(output: Path, job: Callable[[], object]) -> int:
         except KeyboardInterrupt:
             continue
     return attempts
+
+
+def survives(
+    monkeypatch: pytest.MonkeyPatch,
+    folder: Path,
+    owner: type,
+    name: str,
+    every: int,
+    make: Callable[[Path], Path],
+    saves: int = 1,
+) -> tuple[int, list[tuple[Any, ...]]]:
+    """What a job leaves that dies at every so many calls of `owner.name` is what it makes in one go.
+
+    `make` runs it in a folder and returns its output. How often it was started, and all calls.
+    """
+    whole, again = folder / "whole", folder / "killed"
+    output = again / make(whole).relative_to(whole)
+    saving(monkeypatch, saves)
+    calls = dying(monkeypatch, owner, name, every)
+    attempts = until_written(output, lambda: make(again))
+    assert trainings.artefacts(again) == trainings.artefacts(whole)
+    return attempts, calls

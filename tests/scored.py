@@ -7,17 +7,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from groupmates.artefacts.store import (
     Provenance,
+    digest,
+    embedded_as,
+    read_table,
     replacing,
     table_writer,
     write_folder_provenance,
     write_json,
 )
 from groupmates.selectors import group_mates as stage
+from groupmates.selectors import take
+from groupmates.settings.per_stage import CentroidSettings, ClusterSettings, TakeSettings
 from groupmates.settings.sections import Budget
 from groupmates.settings.selectors import GroupMates
+from groupmates.stages import cluster as stages
 
 ROW_GROUP = 7
 
@@ -142,3 +149,46 @@ def order_group_mates(
             output=output,
         )
     return orders
+
+
+def take_budget(
+    folder: Path,
+    orders: list[Path],
+    score: list[Path],
+    cluster: list[Path],
+    budget: Budget,
+    method: str = "any",
+) -> pa.Table:
+    """The documents that a budget takes, in the order of `score`; written as in a run's folder."""
+    output = [folder / f"select/{method}/shard-{i:05d}.parquet" for i in range(len(score))]
+    take.run(
+        TakeSettings(budget=budget),
+        method=method,
+        orders=orders,
+        score=score,
+        cluster=cluster,
+        output=output,
+    )
+    return pa.concat_tables([read_table(path, "select") for path in output])
+
+
+def write_centroids(path: Path, centre_KD: np.ndarray) -> Path:
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.save(file, centre_KD)
+    record = {"sha256": digest(path)}
+    write_json(path.with_suffix(".json"), "centroids", Provenance("centroids", {}), record)
+    return path
+
+
+def fit_clusters(folder: Path, score: list[Path], settings: CentroidSettings) -> np.ndarray:
+    """Centroids of these embeddings, and the cluster of every document, by the stages."""
+    centroids = folder / "centroids.npy"
+    stages.run_centroids(settings, score=score, output=centroids)
+    found = []
+    for path in score:
+        output = folder / "assigned" / path.name
+        stages.run_assign(ClusterSettings(), score=path, centroids=centroids, output=output)
+        table, scored = read_table(output, "cluster"), read_table(path, embedded_as(path))
+        assert table["doc_id"].to_pylist() == scored["doc_id"].to_pylist()
+        found.append(table["cluster"].to_numpy())
+    return np.concatenate(found)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from groupmates.artefacts.store import Provenance, write_folder_provenance
 from groupmates.maths.labels import LabelScale
@@ -132,23 +132,27 @@ def plan_settings(rollouts: int = 7) -> per_stage.RandomPlanSettings:
     )
 
 
-def check_settings(
-    bad_records: str = "stop", max_bad_share: float = 0.01, columns: config.PoolColumns = COLUMNS
-) -> tuple[config.CheckSettings, per_stage.CheckPoolSettings]:
-    """Of a shard, and of the pool."""
-    fields = {"text_columns": columns, "bad_records": bad_records}
-    return per_stage.CheckSettings(**fields), per_stage.CheckPoolSettings(
-        **fields, max_bad_share=max_bad_share
+def check_pool(
+    shards: list[list[Path]],
+    root: Path,
+    folder: Path,
+    bad_records: str = "stop",
+    max_bad_share: float = 0.01,
+) -> list[Path]:
+    """Check a pool of these shards; their lists. files.parquet and rejects.parquet lie beside them."""
+    of_shard = {"text_columns": COLUMNS, "bad_records": bad_records}
+    of_pool = of_shard | {"max_bad_share": max_bad_share}
+    written = [folder / f"shard-{i:05d}.parquet" for i in range(len(shards))]
+    for pool, output in zip(shards, written, strict=True):
+        check.run(per_stage.CheckSettings(**of_shard), pool=pool, root=str(root), output=output)
+    check.run_pool(
+        per_stage.CheckPoolSettings(**of_pool),
+        check=written,
+        root=str(root),
+        output=folder / "files.parquet",
+        rejects=folder / "rejects.parquet",
     )
-
-
-def check_files(pool: list[Path], root: Path, files: Path) -> Path:
-    """Check a pool of one shard; the shard's list."""
-    shard, rejects = files.parent / "shard-00000.parquet", files.parent / "rejects.parquet"
-    settings, of_pool = check_settings()
-    check.run(settings, pool=pool, root=root, output=shard)
-    check.run_pool(of_pool, check=[shard], root=str(root), output=files, rejects=rejects)
-    return shard
+    return written
 
 
 def make_run(folder: Path) -> Run:
@@ -181,6 +185,21 @@ def make_run(folder: Path) -> Run:
     )
     draw_rollouts.run_random(plan_settings(), probe_pool=run.probe_pool, output=run.rollouts)
     return run
+
+
+def dropout_base(run: Run, folder: Path) -> Path:
+    """The base of a GPT-2 that is trained with dropout."""
+    torch.manual_seed(0)
+    rows = len(load_tokenizer(run.tokenizer))
+    shape = {"vocab_size": rows, "n_positions": SEQUENCE, "n_embd": 16, "n_layer": 1, "n_head": 2}
+    GPT2LMHeadModel(GPT2Config(**shape, resid_pdrop=0.3)).save_pretrained(folder / "gpt2")
+    base.run(
+        base_settings(checkpoint=str(folder / "gpt2")),
+        tokenizer=run.tokenizer,
+        training_pool=run.training_pool,
+        output=folder / "base",
+    )
+    return folder / "base"
 
 
 def tiny_lm(architecture: config.Architecture = LLAMA, vocabulary: int = 50, seed: int = 0):

@@ -5,13 +5,12 @@ room that it imports.
 """
 
 import ast
-import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 
 import pytest
 
+import waiting
 from groupmates.settings.stages import STAGES
 
 PACKAGE = Path(__file__).parent.parent / "workflow/groupmates"
@@ -127,13 +126,7 @@ LIGHT = [
 def loaded_by(names: list[str]) -> set[str]:
     """Every module that is there after these are imported."""
     code = f"import sys, {', '.join(names)}; print(*sys.modules)"
-    found = subprocess.run(
-        [sys.executable, "-c", code],
-        env={"PYTHONPATH": str(PACKAGE.parent)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    found = waiting.python("-c", code)
     loaded = set(found.stdout.split())
     assert set(names) <= loaded
     return loaded

@@ -1,20 +1,17 @@
 """The record beside a job's log: who, how far, how it ended; and one process at a time."""
 
-import json
 import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 import waiting
+from attempts import attempt
 from groupmates import progress, run_stage
 from groupmates.records import jobs
-
-PACKAGE = Path(jobs.__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -53,13 +50,6 @@ def test_an_attempt_that_nobody_ended_counts_as_killed_when_last_heard_of(tmp_pa
     assert states[1][0] == "done"
 
 
-def test_a_running_job_that_is_silent_for_long_is_told_apart():
-    attempt = {"state": "running", "heard": 1000.0}
-    assert not jobs.is_silent(attempt, 1000.0 + jobs.SILENT_SECONDS)
-    assert jobs.is_silent(attempt, 1001.0 + jobs.SILENT_SECONDS)
-    assert not jobs.is_silent({"state": "done", "heard": 0.0}, 1e9)
-
-
 def test_a_damaged_record_is_no_record(tmp_path):
     (tmp_path / "x.json").write_text("{")
     assert jobs.read_record(tmp_path / "x.json") == []
@@ -75,11 +65,13 @@ from groupmates.records import jobs
 with jobs.alone(Path({str(log)!r})):
     Path({str(told)!r}).write_text("in")
 """
-    environment = {**os.environ, "PYTHONPATH": str(PACKAGE)}
     with jobs.alone(log):
         log.unlink()  # as snakemake does before it starts a job
         second = subprocess.Popen(
-            [sys.executable, "-c", code], env=environment, stderr=subprocess.PIPE, text=True
+            [sys.executable, "-c", code],
+            env=waiting.environment(),
+            stderr=subprocess.PIPE,
+            text=True,
         )
         assert second.stderr is not None
         assert "another process is at this very job" in second.stderr.readline()
@@ -93,7 +85,7 @@ with jobs.alone(Path({str(log)!r})):
 def test_a_requeued_job_that_has_ended_well_meanwhile_is_not_repeated(tmp_path, monkeypatch):
     log = tmp_path / "probe_0.log"
     command = [sys.executable, "-m", "groupmates", "corpus", "--log", str(log)]
-    environment = {**os.environ, "PYTHONPATH": str(PACKAGE), "SLURM_JOB_ID": "7"}
+    environment = waiting.environment(SLURM_JOB_ID="7")
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     with jobs.alone(log):
         record = jobs.Record(log.with_suffix(".json"), "corpus")
@@ -134,18 +126,6 @@ def test_a_folder_that_one_may_not_write_to_is_told_with_its_name(tmp_path, caps
         assert part in shown
 
 
-def test_other_errors_keep_their_traceback(tmp_path, capsys):
-    def broken():
-        raise OSError(5, "Input/output error")
-
-    record = jobs.Record(tmp_path / "x.json", "score")
-    assert run_stage.run("score", broken, {}, record) == 1
-    assert "Traceback" in capsys.readouterr().err
-    (attempt,) = json.loads((tmp_path / "x.json").read_text())["attempts"]
-    assert attempt["state"] == "failed"
-    assert "Input/output" in attempt["error"]
-
-
 @pytest.mark.parametrize(
     ("rule", "wildcards", "stage"),
     [
@@ -174,8 +154,7 @@ def test_a_record_tells_which_rule_and_wildcards_its_job_is_of(tmp_path):
 
 
 def spell(state, seconds, resumed=0):
-    phases = [{"resumed": resumed}]
-    return {"state": state, "started": 0, "ended": seconds, "heard": 9, "phases": phases}
+    return attempt(state, 0, seconds, phases=[{"resumed": resumed}])
 
 
 def test_a_finished_job_took_what_its_outputs_come_from():

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 import replay
+from attempts import NOW, attempt
+from attempts import work as phase
 from groupmates.cost.jobs import Jobs, Phase
 from groupmates.settings.config import Config, load
 from groupmates.status import left
@@ -15,23 +17,6 @@ from groupmates.status.left import Estimator
 from groupmates.status.queue import Queue
 from groupmates.status.state import Job, Stage, Status
 from test_config import DEFAULTS
-
-NOW = 1_000_000.0
-
-
-def attempt(started: float, seconds: float | None, *phases: tuple[str, int, int, float]) -> dict:
-    """`seconds` None: it runs; phases are (unit, done, total, seconds)."""
-    return {
-        "stage": "any",
-        "state": "running" if seconds is None else "done",
-        "started": started,
-        "heard": NOW,
-        "ended": None if seconds is None else started + seconds,
-        "phases": [
-            {"label": "x", "unit": u, "done": d, "total": t, "resumed": 0, "seconds": s}
-            for u, d, t, s in phases
-        ],
-    }
 
 
 def status(
@@ -66,7 +51,7 @@ def estimate(tmp_path, monkeypatch):
 
 
 def test_jobs_go_on_as_those_before_them_as_many_at_once_as_there_are_cores(estimate, tmp_path):
-    done = [Job("score_00000", "done", [attempt(NOW - 50, 40.0)])]
+    done = [Job("score_00000", "done", [attempt("done", NOW - 50, 40.0)])]
     waiting = [Job(f"score_{i:05d}", "waiting", []) for i in range(1, 6)]
     for slots, seconds in ((1, 200.0), (2, 120.0), (5, 40.0), (9, 40.0)):
         found = status(tmp_path, {"score": ([], [*done, *waiting])}, slots)
@@ -74,8 +59,8 @@ def test_jobs_go_on_as_those_before_them_as_many_at_once_as_there_are_cores(esti
 
 
 def test_a_stage_waits_for_the_whole_of_those_that_it_needs(estimate, tmp_path):
-    a = [Job("a_0", "done", [attempt(NOW - 90, 10.0)]), Job("a_1", "waiting", [])]
-    b = [Job("b_0", "done", [attempt(NOW - 80, 7.0)]), Job("b_1", "waiting", [])]
+    a = [Job("a_0", "done", [attempt("done", NOW - 90, 10.0)]), Job("a_1", "waiting", [])]
+    b = [Job("b_0", "done", [attempt("done", NOW - 80, 7.0)]), Job("b_1", "waiting", [])]
     found = status(tmp_path, {"a": ([], a), "b": (["a"], b)}, 4)
     assert estimate(found, {}).seconds == 17.0
     found = status(tmp_path, {"a": ([], a), "b": ([], b)}, 4)
@@ -88,14 +73,15 @@ def test_a_training_that_has_not_begun_takes_what_an_earlier_one_tells(estimate,
         "base": [Jobs(1, [Phase("steps", 100, {"train": 600.0})])],
         "evaluate": [Jobs(2, [Phase("steps", 50, {"train": 900.0, "forward": 100.0})])],
     }
-    base = [Job("base", "done", [attempt(NOW - 70, 65.0, ("steps", 100, 100, 60.0))])]
+    steps = phase(100, 100, 60.0, unit="steps")
+    base = [Job("base", "done", [attempt("done", NOW - 70, 65.0, phases=[steps])])]
     later = [Job("evaluate_0", "waiting", []), Job("evaluate_1", "waiting", [])]
     found = status(tmp_path, {"base": ([], base), "evaluate": (["base"], later)}, 1)
     assert estimate(found, work) == left.Left(2 * (1000 / 10 + 5), [])
 
 
 def test_the_time_that_snakemake_takes_between_two_jobs_counts(estimate, tmp_path):
-    done = [Job(f"a_{i}", "done", [attempt(NOW - 100 + 13 * i, 10.0)]) for i in range(3)]
+    done = [Job(f"a_{i}", "done", [attempt("done", NOW - 100 + 13 * i, 10.0)]) for i in range(3)]
     waiting = [Job("a_3", "waiting", []), Job("a_4", "waiting", [])]
     found = status(tmp_path, {"a": ([], [*done, *waiting])}, 1)
     assert estimate(found, {}).seconds == 2 * (10 + 3)
@@ -112,14 +98,15 @@ def test_a_job_that_is_done_and_whose_record_has_no_end_tells_no_time(estimate, 
 def test_a_job_that_runs_gives_a_rate_and_has_its_own_rest(estimate, tmp_path):
     """Half of 100 steps in 50 s, 10 s of start: 50 s are left, and another 110 s for the next."""
     work = {"base": [Jobs(2, [Phase("steps", 100, {"train": 600.0})])]}
-    running = Job("base_0", "running", [attempt(NOW - 60, None, ("steps", 50, 100, 50.0))])
+    steps = phase(50, 100, 50.0, unit="steps")
+    running = Job("base_0", "running", [attempt("running", NOW - 60, 60, phases=[steps])])
     found = status(tmp_path, {"base": ([], [running, Job("base_1", "waiting", [])])}, 1)
     assert estimate(found, work).seconds == pytest.approx(50 + 100)
 
 
 def test_what_is_not_known_is_named_and_not_made_up(estimate, tmp_path):
     work = {"greedy": [Jobs(1, [Phase("documents", 9, {"greedy": 9.0})])]}
-    done = [Job("a", "done", [attempt(NOW - 90, 10.0)])]
+    done = [Job("a", "done", [attempt("done", NOW - 90, 10.0)])]
     waiting = [Job("greedy", "waiting", [])]
     found = status(tmp_path, {"a": ([], done), "greedy": ([], waiting)}, 1)
     assert estimate(found, work) == left.Left(10.0, ["greedy"])  # its start, as that of others
@@ -128,21 +115,21 @@ def test_what_is_not_known_is_named_and_not_made_up(estimate, tmp_path):
 def test_a_plan_is_asked_where_the_run_tells_nothing_scaled_by_the_jobs_so_far(estimate, tmp_path):
     stages = {"a": {"seconds": 5.0, "jobs": 1}, "greedy": {"seconds": 60.0, "jobs": 2}}
     (tmp_path / "plan.json").write_text(json.dumps({"stages": stages}))
-    done = [Job("a", "done", [attempt(NOW - 90, 10.0)])]
+    done = [Job("a", "done", [attempt("done", NOW - 90, 10.0)])]
     waiting = [Job("greedy_0", "waiting", []), Job("greedy_1", "waiting", [])]
     found = status(tmp_path, {"a": ([], done), "greedy": ([], waiting)}, 1)
     assert estimate(found, {}) == left.Left(2 * 2 * 30.0, [])
 
 
 def test_a_cluster_runs_as_many_jobs_at_once_as_snakemake_may_submit(estimate, tmp_path):
-    done = [Job("score_00000", "done", [attempt(NOW - 50, 40.0)])]
+    done = [Job("score_00000", "done", [attempt("done", NOW - 50, 40.0)])]
     waiting = [Job(f"score_{i:05d}", "waiting", []) for i in range(1, 21)]
     found = status(tmp_path, {"score": ([], [*done, *waiting])}, 10, "slurm")
     assert estimate(found, {}).seconds == 80.0
 
 
 def test_nothing_is_told_of_a_run_that_is_done_or_has_left_no_configuration(estimate, tmp_path):
-    done = [Job("a", "done", [attempt(NOW - 90, 10.0)])]
+    done = [Job("a", "done", [attempt("done", NOW - 90, 10.0)])]
     found = status(tmp_path, {"a": ([], done)}, 1)
     assert estimate(found, {}) is None
     found = status(tmp_path, {"a": ([], [Job("a", "waiting", [])])}, 1)
@@ -151,7 +138,7 @@ def test_nothing_is_told_of_a_run_that_is_done_or_has_left_no_configuration(esti
 
 
 def test_ten_thousand_jobs_are_played_in_a_moment(estimate, tmp_path):
-    done = [Job("score_00000", "done", [attempt(NOW - 50, 40.0)])]
+    done = [Job("score_00000", "done", [attempt("done", NOW - 50, 40.0)])]
     waiting = [Job(f"score_{i:05d}", "waiting", []) for i in range(1, 10_001)]
     found = status(tmp_path, {"score": ([], [*done, *waiting])}, 100)
     assert estimate(found, {}).seconds == 4000.0

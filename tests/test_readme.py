@@ -275,31 +275,13 @@ def test_an_example_is_a_valid_configuration(start):
 def environment(folder: Path) -> dict[str, str]:
     """The environment activated, and no SLURM."""
     binaries = folder / ".venv/bin"
-    hidden = [
-        place
-        for place in os.environ["PATH"].split(os.pathsep)
-        if not (Path(place) / "sbatch").exists()
-    ]
     plain = {
         name: v for name, v in os.environ.items() if not name.startswith(("GROUPMATES", "PYTEST"))
     }
     return plain | {
-        "PATH": os.pathsep.join([str(binaries), *hidden, *without_slurm(folder)]),
+        "PATH": os.pathsep.join([str(binaries), *waiting.programs(folder.parent)]),
         "PYTHONPATH": str(folder / "workflow"),
     }
-
-
-def without_slurm(folder: Path) -> list[str]:
-    """Where sbatch lies among other programs: links to those others."""
-    places = [p for p in os.environ["PATH"].split(os.pathsep) if (Path(p) / "sbatch").exists()]
-    links = folder.parent / "without-slurm"
-    links.mkdir(exist_ok=True)
-    for place in places:
-        for program in Path(place).iterdir():
-            if program.name not in ("sbatch", "squeue", "sinfo", "scancel", "sacct", "scontrol"):
-                (links / program.name).unlink(missing_ok=True)
-                (links / program.name).symlink_to(program)
-    return [str(links)] if places else []
 
 
 @pytest.mark.long

@@ -1,13 +1,10 @@
 """Progress beside an artefact: what was saved is found again, and nothing else is."""
 
-import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
+import waiting
 from groupmates.artefacts import unfinished
 from groupmates.artefacts.store import Provenance
 from groupmates.artefacts.unfinished import Kept
@@ -22,6 +19,14 @@ def output(tmp_path):
 
 def text(content):
     return lambda path: path.write_text(content)
+
+
+@pytest.fixture
+def saved(output):
+    """Progress of an attempt that was killed."""
+    with Kept(output, "probe", PLAIN) as kept:
+        kept.save({"steps": 3}, {"a": text("one")})
+    return kept
 
 
 def test_what_was_saved_is_found_by_the_next_attempt(output):
@@ -50,40 +55,32 @@ def test_only_the_last_files_stay_where_asked(output):
         Provenance("probe", {"seed": 1}, {"pool": "abd"}),
     ],
 )
-def test_progress_of_other_settings_or_inputs_is_never_picked_up(other, output, capsys):
-    with Kept(output, "probe", PLAIN) as kept:
-        kept.save({"steps": 3}, {"a": text("one")})
+def test_progress_of_other_settings_or_inputs_is_never_picked_up(saved, other, output, capsys):
     found = Kept(output, "probe", other)
     assert (found.state, found.files) == ({}, [])
     assert "other settings or inputs; begins anew" in capsys.readouterr().err
     assert not found.folder.exists()
 
 
-def test_progress_of_another_version_of_the_artefact_is_never_picked_up(output, monkeypatch):
-    with Kept(output, "probe", PLAIN) as kept:
-        kept.save({"steps": 3}, {"a": text("one")})
+def test_progress_of_another_version_of_the_artefact_is_never_picked_up(saved, output, monkeypatch):
     raised = dict(unfinished.Provenance.record(PLAIN, "probe"), version=99)
     monkeypatch.setattr(unfinished.Provenance, "record", lambda *_: raised)
     assert Kept(output, "probe", PLAIN).state == {}
 
 
-def test_another_commit_of_the_code_with_the_same_version_goes_on(output, monkeypatch):
-    with Kept(output, "probe", PLAIN) as kept:
-        kept.save({"steps": 3}, {"a": text("one")})
+def test_another_commit_of_the_code_with_the_same_version_goes_on(saved, output, monkeypatch):
     monkeypatch.setattr("groupmates.artefacts.store.code_revision", lambda: "0.1.0+other-dirty")
     assert Kept(output, "probe", PLAIN).state == {"steps": 3}
 
 
 @pytest.mark.parametrize("damage", ["file", "index", "missing"])
-def test_damaged_progress_is_dropped_with_a_word(damage, output, capsys):
-    with Kept(output, "probe", PLAIN) as kept:
-        kept.save({"steps": 3}, {"a": text("one")})
+def test_damaged_progress_is_dropped_with_a_word(saved, damage, output, capsys):
     if damage == "file":
-        kept.file("a").write_text("on")
+        saved.file("a").write_text("on")
     elif damage == "index":
-        (kept.folder / "index.json").write_text("{")
+        (saved.folder / "index.json").write_text("{")
     else:
-        kept.file("a").unlink()
+        saved.file("a").unlink()
     assert Kept(output, "probe", PLAIN).state == {}
     assert "is damaged" in capsys.readouterr().err
 
@@ -143,12 +140,7 @@ with Kept(Path({str(output)!r}), "probe", made_by) as kept:
     kept.save({{"steps": 4}}, {{}})
     print("never")
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": str(Path(unfinished.__file__).parents[2])},
-        capture_output=True,
-        text=True,
-    )
+    done = waiting.python("-c", code)
     assert done.returncode == 128 + signal.SIGTERM, done.stderr
     assert "progress is kept" in done.stderr
     assert done.stdout == ""

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+import waiting
 from groupmates.errors import UserError
 from groupmates.slurm import preflight
 
@@ -268,7 +269,7 @@ sys.stdin.read()
 def claimant(folder: Path, executor: str = "slurm") -> subprocess.Popen[str]:
     process = subprocess.Popen(
         [sys.executable, "-c", CLAIM, str(folder), executor],
-        env=os.environ | {"PYTHONPATH": str(PACKAGE)},
+        env=waiting.environment(),
         text=True,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

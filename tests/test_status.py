@@ -15,6 +15,8 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
+import waiting
+from attempts import BEGUN, NOW, attempt, work
 from groupmates import __main__ as cli
 from groupmates.errors import UserError
 from groupmates.records import campaign, jobs
@@ -22,32 +24,6 @@ from groupmates.status import queue, state, view
 from groupmates.status.left import Left
 from groupmates.status.queue import Queue
 from groupmates.status.state import Job, Reader, Stage
-
-ROOT = Path(__file__).parent.parent
-BEGUN, NOW = 1_000_000.0, 1_000_600.0
-
-
-def attempt(how="done", started=BEGUN + 100, seconds=100.0, **more):
-    over = how != "running"
-    return {
-        "stage": "score",
-        "job": "score",
-        "state": how,
-        "started": started,
-        "heard": started + seconds,
-        "ended": started + seconds if over else None,
-        "host": "node7",
-        "pid": 4,
-        "slurm_job_id": None,
-        "error": None,
-        "peak_rss_bytes": 2e9,
-        "phases": [],
-    } | more
-
-
-def work(done, total, seconds, resumed=0, unit="documents"):
-    names = {"label": "score", "unit": unit, "done": done, "total": total}
-    return names | {"resumed": resumed, "seconds": seconds}
 
 
 @pytest.fixture
@@ -516,14 +492,8 @@ def test_watching_a_terminal_draws_in_place(run):
 
 def test_the_command_prints_plain_lines_into_a_pipe_quickly_and_without_torch(run):
     a_campaign(run)
-    command = [sys.executable, "-X", "importtime", "-m", "groupmates", "status", str(run.path)]
-    done = subprocess.run(
-        command,
-        env={**os.environ, "PYTHONPATH": str(ROOT / "workflow")},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = waiting.python("-X", "importtime", "-m", "groupmates", "status", str(run.path))
+    assert done.returncode == 0, done.stderr
     assert "\x1b" not in done.stdout
     assert not [line for line in done.stdout.splitlines() if line != line.rstrip()]
     assert rows(done.stdout)["score"][:5] == ["1", "·", "1", "1", "1"]

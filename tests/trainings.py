@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 import small
-from groupmates.artefacts.store import Provenance, read_table, write_table
+import tables
+from groupmates.artefacts.store import read_table
 from groupmates.models.tokenizer import document_tokens, load_tokenizer
 from groupmates.settings import config, per_stage
 
@@ -28,33 +29,18 @@ def make_inputs(run: small.Run, folder: Path) -> Inputs:
     rng = np.random.default_rng(0)
     ids = read_table(run.probe_pool, "probe_pool", ["doc_id"])["doc_id"].to_numpy()
     rows = np.stack([rng.choice(len(ids), 3, replace=False) for _ in range(DOCUMENTS)])
-    influence = rng.normal(size=rows.shape)
-    columns = {
-        "rollout": np.repeat(np.arange(len(rows)), 3),
-        "step": np.tile(np.arange(1, 4), len(rows)),
-        "doc_id": ids[rows].ravel(),
-        "loss_before_nats": np.zeros(rows.size),
-        "loss_after_nats": influence.ravel(),
-        "influence_nats": influence.ravel(),
-    }
-    write_table(folder / "probe.parquet", "probe", Provenance("probe", {}), columns)
+    tables.probe(folder / "probe.parquet", ids[rows], rng.normal(size=rows.shape))
     tokenizer = load_tokenizer(run.tokenizer)
     checkpoint = small.tiny_lm(small.NEOX, len(tokenizer), seed=3)
     checkpoint.save_pretrained(folder / "checkpoint")
     documents = small.documents(DOCUMENTS)
     for name, part in (("a", documents[:12]), ("b", documents[12:])):
         small.write_lines(folder / f"pool/{name}.jsonl", part)
-    columns = {
-        "doc_id": [d["id"] for d in documents],
-        "source_file": ["a.jsonl"] * 12 + ["b.jsonl"] * (DOCUMENTS - 12),
-        "source_row": [*range(12), *range(DOCUMENTS - 12)],
-        "n_tokens": [len(t) for t in document_tokens(tokenizer, [d["text"] for d in documents])],
-        "cluster": np.zeros(DOCUMENTS, int),
-        "rank": np.arange(DOCUMENTS),
-        "individual_influence": np.zeros(DOCUMENTS, np.float32),
-        "group_influence": np.zeros(DOCUMENTS),
-    }
-    write_table(folder / "select.parquet", "select", Provenance("select", {}), columns)
+    tables.selection(
+        folder / "select.parquet",
+        [("a.jsonl", i) for i in range(12)] + [("b.jsonl", i) for i in range(DOCUMENTS - 12)],
+        n_tokens=[len(t) for t in document_tokens(tokenizer, [d["text"] for d in documents])],
+    )
     return Inputs(run, folder)
 
 

@@ -5,7 +5,10 @@ A loaded machine makes everything slow and stops nothing: what counts is work, n
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -14,6 +17,7 @@ from typing import Any
 
 import psutil
 
+WORKFLOW = Path(__file__).resolve().parent.parent / "workflow"
 SECONDS_BETWEEN_LOOKS = 10.0
 STALLED_SECONDS = 600.0
 MOST_SECONDS = 3600.0  # of what is busy, and gets nowhere
@@ -77,3 +81,29 @@ def run(
             return said.read()
 
         return subprocess.CompletedProcess(command, ended(process, told), told())
+
+
+def environment(**more: str) -> dict[str, str]:
+    """For processes that import the package of this checkout."""
+    return {**os.environ, "PYTHONPATH": str(WORKFLOW), **more}
+
+
+def python(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Python in a process of its own, to its end."""
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=cwd, env=environment(), capture_output=True, text=True
+    )
+
+
+def programs(folder: Path) -> list[str]:
+    """The places of the PATH without SLURM: where it lies, links to the other programs there."""
+    slurm = re.compile("s(batch|run|queue|cancel|info|control|acct|stat|alloc|acctmgr|share)$")
+    places = [Path(place) for place in os.environ["PATH"].split(os.pathsep)]
+    links = folder / "without-slurm"
+    links.mkdir(exist_ok=True)
+    for place in (p for p in places if (p / "sbatch").exists()):
+        for program in place.iterdir():
+            if not slurm.match(program.name):
+                (links / program.name).unlink(missing_ok=True)
+                (links / program.name).symlink_to(program)
+    return [*(str(p) for p in places if not (p / "sbatch").exists()), str(links)]

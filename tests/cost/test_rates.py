@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import attempts
 from groupmates.cost import rates
 from groupmates.cost.jobs import Phase
 from groupmates.errors import UserError
@@ -14,27 +15,15 @@ from groupmates.errors import UserError
 
 def attempt(stage: str, seconds: float, phases: list[tuple[str, int, int, float]], **more) -> dict:
     """Of a job that ended well; phases are (unit, done, resumed, seconds)."""
-    return {
-        "stage": stage,
-        "state": "done",
-        "started": 1000.0,
-        "ended": 1000.0 + seconds,
-        "cpu_seconds": 1.0,
-        "cores": 2,
-        "device": "a processor",
-        "peak_rss_bytes": 500,
-        "gpu_peak_bytes": None,
-        "phases": [
-            {"label": stage, "unit": u, "done": d, "resumed": r, "total": d, "seconds": s}
-            for u, d, r, s in phases
-        ],
-    } | more
+    made = [attempts.work(d, d, s, r, u) for u, d, r, s in phases]
+    given = {"stage": stage, "peak_rss_bytes": 500, "phases": made} | more
+    return attempts.attempt(seconds=seconds, **given)
 
 
-def write_run(folder: Path, attempts: list[dict], work: dict) -> Path:
+def write_run(folder: Path, tried: list[dict], work: dict) -> Path:
     """A run folder with these records, and the plan that says how large their work is."""
     (folder / "logs/deep").mkdir(parents=True)
-    for number, one in enumerate(attempts):
+    for number, one in enumerate(tried):
         (folder / f"logs/deep/{number}.json").write_text(json.dumps({"attempts": [one]}))
     stages = {
         stage: {"work": units, "host_data_bytes": 100, "gpu_data_bytes": 0}

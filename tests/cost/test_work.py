@@ -123,18 +123,16 @@ def test_the_base_model_is_trained_for_its_steps():
     assert base.phases[0].parts == {"train": 6 * training_flops(LM, 4 * 32, 32)}
 
 
+def of_windows(documents: float) -> dict[str, float]:
+    """The work of reading documents and of embedding their windows."""
+    forward = forward_flops(LM, documents * 33, 16.5)
+    text = documents * 400
+    return {"read": text, "forward": forward, "tokenise": text, "rows": documents}
+
+
 def test_scoring_embeds_windows_with_the_language_model_and_counts_all_tokens():
     (jobs,) = work()["score"]
-    (phase,) = jobs.phases
-    documents = 1000 / 3
-    assert phase.parts == pytest.approx(
-        {
-            "read": documents * 400,
-            "forward": forward_flops(LM, documents * 33, 16.5),
-            "tokenise": documents * 400,
-            "rows": documents,
-        }
-    )
+    assert jobs.phases[0].parts == pytest.approx(of_windows(1000 / 3))
 
 
 def test_an_encoder_tokenises_once_more_and_sees_its_chunks():
@@ -224,14 +222,7 @@ def test_semantic_clusters_are_made_beside_the_others_where_a_method_asks_for_th
     assert fit.phases[0].parts == {"forward": forward_flops(LM, 60 * 33, 16.5)}
     documents = 1000 / 3
     assert (embed.count, embed.disk_bytes) == (3, pytest.approx(documents * (30 + 4 * 5)))
-    assert embed.phases[0].parts == pytest.approx(
-        {
-            "read": documents * 400,
-            "forward": forward_flops(LM, documents * 33, 16.5),
-            "tokenise": documents * 400,
-            "rows": documents,
-        }
-    )
+    assert embed.phases[0].parts == pytest.approx(of_windows(documents))
     sizes_of = [
         {p.unit: p for p in j.phases}["iterations"].parts["sums"] for j in found["centroids"]
     ]

@@ -22,9 +22,7 @@ from groupmates.maths.greedy import greedy_order
 from groupmates.maths.quota import proportional_quota
 from groupmates.maths.relation import Relation
 from groupmates.selectors import random as order_random
-from groupmates.selectors import take
 from groupmates.settings.config import Budget
-from groupmates.settings.per_stage import TakeSettings
 from groupmates.settings.selectors import Random
 
 RELATIONS = {
@@ -70,14 +68,7 @@ def make(
     drawn = run / "order/random/part-00000.parquet"
     order_random.order(Random.Order(seed=0), score=score, output=drawn)
     for method, made in (("group_mates", orders), ("random", [drawn])):
-        take.run(
-            TakeSettings(budget=budget),
-            method=method,
-            orders=made,
-            score=score,
-            cluster=cluster,
-            output=[run / f"select/{method}/shard-{i:05d}.parquet" for i in range(shards)],
-        )
+        scored.take_budget(run, made, score, cluster, budget, method)
     return Made(run, pool, Relation(**RELATIONS[kernel]), quota, sign)
 
 

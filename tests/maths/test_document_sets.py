@@ -1,7 +1,5 @@
 """Sets of documents by hand: their predicted influence, their neighbours, correlations over sets."""
 
-import math
-
 import numpy as np
 import pytest
 
@@ -100,11 +98,3 @@ def test_correlations_are_those_of_single_calls_for_the_sets_and_for_every_draw(
     expected = [[spearman(p[r], truth[r]) for p in predicted] for r in rows]
     assert drawn == pytest.approx(np.array(expected))
     assert not drawn[:, 2].any()  # a prediction that tells nothing apart
-
-
-def test_a_perfect_prediction_is_perfect_in_every_draw():
-    truth = np.arange(10.0)
-    found, drawn = document_sets.agreement(truth, np.stack([truth**3, -truth]), generator(0, "x"))
-    assert found == pytest.approx([1, -1])
-    assert drawn == pytest.approx(np.broadcast_to([1, -1], (1000, 2)))
-    assert math.isclose(np.abs(drawn).max(), 1)

@@ -6,13 +6,10 @@ import pytest
 from groupmates.maths.greedy import greedy_order
 from groupmates.maths.insertion import thetas_along
 from groupmates.maths.relation import Relation
+from scored import unit
 
 NEAREST = Relation("nearest", 0.9, 1.2, 2.0)
 MEAN = Relation("mean", 0.9, 1.2, 2.0)
-
-
-def unit(emb):
-    return (emb / np.linalg.norm(emb, axis=-1, keepdims=True)).astype(np.float32)
 
 
 def test_two_picks_by_hand():

@@ -57,13 +57,6 @@ def test_a_step_whose_influences_are_all_equal_does_not_divide_by_zero():
     assert label_scale(equal, True).standardise(equal).tolist() == [[0.0, 0.0]] * 3
 
 
-def test_the_scale_belongs_to_itself():
-    training = TRAINING.copy()
-    scale = label_scale(training, per_position=False)
-    scale.mean[0] = 7.0  # no broadcast view: the second step stays
-    assert scale.mean[1] == 61.0
-
-
 def test_spearman_is_that_of_scipy_with_ties():
     rng = np.random.default_rng(1)
     a, b = rng.integers(0, 6, (10, 4)).astype(float), rng.integers(0, 6, (10, 4)).astype(float)

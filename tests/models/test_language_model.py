@@ -262,38 +262,6 @@ def test_a_snapshot_restores_weights_moments_and_step_counters_bit_by_bit(archit
         assert same(before, state_of(model, optimizer))
 
 
-def rollout_losses(model, optimizer, reference) -> list[float]:
-    losses = []
-    for seed in range(3):
-        step_on(model, optimizer, 50 + seed)
-        losses.append(reference.loss(model))
-    return losses
-
-
-def test_a_repeated_rollout_has_the_very_same_losses():
-    model, optimizer = warm()
-    reference, snapshot = Reference(*example_set(), 64), lm.Snapshot(model, optimizer)
-    first = rollout_losses(model, optimizer, reference)
-    for _ in range(2):
-        snapshot.restore()
-        assert rollout_losses(model, optimizer, reference) == first
-
-
-def test_the_trap_that_a_snapshot_avoids_is_a_step_counter_shared_with_the_state_dict():
-    # Restoring with load_state_dict leaves AdamW's step tensors aliased with the kept copy: they
-    # go on counting, and the bias correction drifts from rollout to rollout.
-    model, optimizer = warm()
-    reference = Reference(*example_set(), 64)
-    kept_model = copy.deepcopy(model.state_dict())
-    kept_optimizer = copy.deepcopy(optimizer.state_dict())
-    found = []
-    for _ in range(3):
-        model.load_state_dict(kept_model)
-        optimizer.load_state_dict(kept_optimizer)
-        found.append(rollout_losses(model, optimizer, reference))
-    assert found[0] != found[2]
-
-
 @pytest.mark.parametrize(
     ("layers", "hidden_size", "tokens"), [(3, 96, 16_384), (24, 1024, 16_384), (32, 2560, 4_915)]
 )
@@ -353,21 +321,6 @@ def test_a_damaged_optimizer_file_is_refused(tmp_path):
 
 
 # Loading
-
-
-def test_an_embedding_too_small_for_the_tokenizer_is_refused():
-    model = small.tiny_lm(vocabulary=50)
-    lm.check_fits(model, 50, 64, "here")
-    with pytest.raises(UserError, match="at most 50 tokens") as caught:
-        lm.check_fits(model, 51, 64, "here")
-    assert "51 tokens" in caught.value.found
-    assert "sample.tokenizer" in caught.value.todo
-
-
-def test_a_sequence_longer_than_the_models_positions_is_refused():
-    with pytest.raises(UserError, match="at most 64 tokens") as caught:
-        lm.check_fits(small.tiny_lm(), 50, 65, "here")
-    assert "sample.sequence_length" in caught.value.todo
 
 
 def test_a_saved_model_comes_back_in_float32(tmp_path):
@@ -444,17 +397,12 @@ def test_code_of_a_checkpoint_s_own_is_never_run(tmp_path, kind):
     assert caught.value.where == str(tmp_path)
 
 
-def test_weights_of_another_shape_than_the_configuration_says_are_refused(tmp_path):
-    small.tiny_lm().save_pretrained(tmp_path)
-    told = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(told | {"vocab_size": 77}))
-    with pytest.raises(UserError, match=r"base\.checkpoint") as caught:
-        lm.load_lm(tmp_path)
-    assert caught.value.where == str(tmp_path)
-
-
 @pytest.mark.parametrize(
-    "content", ["no folder", "empty folder", "no weights", "damaged weights", "damaged settings"]
+    "content",
+    [
+        *("no folder", "empty folder", "no weights", "damaged weights", "damaged settings"),
+        "weights of another shape",
+    ],
 )
 def test_what_is_no_model_is_refused_with_its_place(tmp_path, content):
     folder = tmp_path / "model"
@@ -462,6 +410,10 @@ def test_what_is_no_model_is_refused_with_its_place(tmp_path, content):
         folder.mkdir()
     if content == "no weights":
         small.tiny_lm().config.save_pretrained(folder)
+    if content == "weights of another shape":
+        small.tiny_lm().save_pretrained(folder)
+        told = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(told | {"vocab_size": 77}))
     if content == "damaged settings":
         small.tiny_lm().save_pretrained(folder)
         (folder / "config.json").write_text('{"model_type": "lla')

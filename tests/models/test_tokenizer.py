@@ -1,10 +1,6 @@
 """Text to tokens: the end-of-text token, labels apart from their context, and views that hold."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +8,7 @@ import pytest
 import transformers
 
 import small
+import waiting
 from groupmates.errors import UserError
 from groupmates.models import tokenizer as text
 from groupmates.models.tokenizer import (
@@ -112,12 +109,8 @@ def test_one_of_our_own_is_read_without_torch_and_as_transformers_reads_it(token
         "assert 'torch' not in sys.modules"
     )
     folders = [str(tmp_path / name) for name in ("own", "read")]
-    package = str(Path(text.__file__).parents[2])
-    subprocess.run(
-        [sys.executable, "-c", code, *folders],
-        env={**os.environ, "PYTHONPATH": package},
-        check=True,
-    )
+    done = waiting.python("-c", code, *folders)
+    assert done.returncode == 0, done.stderr
     transformers.AutoTokenizer.from_pretrained(folders[0]).save_pretrained(tmp_path / "auto")
     for file in (tmp_path / "read").iterdir():
         assert file.read_bytes() == (tmp_path / "auto" / file.name).read_bytes()

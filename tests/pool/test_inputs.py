@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import datasets
@@ -15,8 +14,8 @@ from hypothesis import strategies as st
 from test_readers import KINDS, PLAIN, documents_file, refusal, write_stream
 
 import small
-from groupmates.artefacts.catalogue import ARTEFACTS
-from groupmates.artefacts.store import Provenance, read_table, write_table
+import tables
+from groupmates.artefacts.store import read_table
 from groupmates.errors import UserError
 from groupmates.pool import listing as pool_module
 from groupmates.pool.chosen_rows import chosen_rows, chosen_texts, take_text
@@ -26,7 +25,7 @@ from groupmates.pool.identity import sha256_of
 from groupmates.pool.listing import PoolFile, common_root, deal, expand, list_files, named, path_of
 from groupmates.settings.config import PoolColumns
 from groupmates.settings.per_stage import MaterialiseSettings
-from groupmates.stages import check, materialise
+from groupmates.stages import materialise
 
 NESTED = PoolColumns(text="content.text", id="meta.key.id", source="meta.kind")
 SAME = MaterialiseSettings(format="same", text_columns=small.COLUMNS)
@@ -177,46 +176,7 @@ def mixed(folder: Path) -> list[str]:
 
 
 def selection_of(folder: Path, chosen: list[tuple[str, int]]) -> Path:
-    names = list(ARTEFACTS["select"].columns or ())
-    columns = {name: [0] * len(chosen) for name in names} | {
-        "doc_id": [f"{name}#{row}" for name, row in chosen],
-        "source_file": [name for name, _ in chosen],
-        "source_row": [row for _, row in chosen],
-    }
-    write_table(folder / "select.parquet", "select", Provenance("select", {}), columns)
-    return folder / "select.parquet"
-
-
-def test_a_pool_of_all_kinds_is_checked_and_its_rows_are_found_again(tmp_path):
-    files = list_files(mixed(tmp_path / "pool"))
-    assert [Path(f.path).name for f in files][-1] == "data-00000-of-00001.arrow"
-    root = common_root([f.path for f in files])
-    (of_shard, of_pool), shard = small.check_settings(), tmp_path / "shard.parquet"
-    out = {"output": tmp_path / "files.parquet", "rejects": tmp_path / "rejects.parquet"}
-    check.run(of_shard, pool=[f.path for f in files], root=root, output=shard)
-    check.run_pool(of_pool, check=[shard], root=root, **out)
-    assert read_table(out["output"], "files")["documents"].to_pylist() == [10] * 5
-    chosen = [(f.name, row) for f in files for row in (2, 9)]
-    selection = selection_of(tmp_path, chosen)
-    for file in files:
-        copy = tmp_path / "dataset" / file.name
-        materialise.run(SAME, pool=file.path, root=root, selection=selection, output=copy)
-        kept = [d.text for d in read_documents(file, small.COLUMNS) if d.row in (2, 9)]
-        assert texts(named(copy, tmp_path / "dataset"), small.COLUMNS) == kept
-
-
-def test_an_id_in_two_kinds_of_files_is_told_with_line_and_row(tmp_path):
-    rows = small.documents(3)
-    one, other = (documents_file(tmp_path, rows, suffix) for suffix in (".jsonl.gz", ".arrow"))
-    (of_shard, of_pool), shard = small.check_settings(), tmp_path / "shard.parquet"
-    check.run(of_shard, pool=[one.path, other.path], root=str(tmp_path), output=shard)
-    error = refusal(
-        lambda: check.run_pool(
-            of_pool, check=[shard], root=str(tmp_path), output=shard, rejects=shard
-        )
-    )
-    assert re.search(rf"{one.path}, line [123] .* and {other.path}, row [123] ", error.where)
-    assert f"{other.path}, row " in error.where
+    return tables.selection(folder / "select.parquet", chosen)
 
 
 # Shards by size
@@ -290,9 +250,8 @@ def test_a_remote_pool_has_the_documents_names_and_digests_of_a_local_one(bucket
 def test_remote_files_are_checked_and_their_rows_copied_in_their_own_format(bucket, tmp_path):
     files = list_files(bucket)
     root = common_root([f.path for f in files])
-    settings, _ = small.check_settings()
-    check.run(settings, pool=[f.path for f in files], root=root, output=tmp_path / "shard.parquet")
-    assert sum(read_table(tmp_path / "shard.parquet", "check")["documents"].to_pylist()) == 50
+    (shard,) = small.check_pool([[f.path for f in files]], root, tmp_path)
+    assert sum(read_table(shard, "check")["documents"].to_pylist()) == 50
     for file in files:
         selection, copy = selection_of(tmp_path, [(file.name, 4)]), tmp_path / "out" / file.name
         materialise.run(SAME, pool=file.path, root=root, selection=selection, output=copy)

@@ -1,9 +1,11 @@
 """Which files a pool is, and the names that travel with their documents."""
 
+import os
+
 import pytest
 
 from groupmates.errors import UserError
-from groupmates.pool.listing import common_root, compact, deal, expand, list_files, named
+from groupmates.pool.listing import compact, deal, expand, list_files, located
 
 
 @pytest.fixture
@@ -56,31 +58,76 @@ def test_a_range_that_runs_backwards_is_refused():
     assert "part-{3..1}.jsonl" in refusal(expand, ["part-{3..1}.jsonl"]).found
 
 
-def test_a_name_is_the_path_below_the_folder_that_all_files_share(tree):
-    names = [f.name for f in list_files([f"{tree}/web/*", f"{tree}/books/*"])]
-    assert names == ["web/a.jsonl", "web/b.jsonl", "books/part-1.parquet", "books/part-10.parquet"]
-    assert [f.name for f in list_files([f"{tree}/web/*"])] == ["a.jsonl", "b.jsonl"]
-    assert [f.name for f in list_files([f"{tree}/web/a.jsonl"])] == ["a.jsonl"]
+def names(patterns: list[str]) -> list[str]:
+    return [file.name for file in list_files(patterns)]
 
 
-def test_folders_that_only_begin_alike_share_no_more_than_their_parent():
-    assert common_root(["/pool/web-1/a.jsonl", "/pool/web-2/a.jsonl"]) == "/pool"
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("{tree}/web/*", ["web/a.jsonl", "web/b.jsonl"]),
+        ("{tree}/web/a.jsonl", ["web/a.jsonl"]),
+        ("{tree}/*/a.jsonl", ["web/a.jsonl"]),
+        ("{tree}/{0..1}/x-{2..3}.jsonl", None),
+        ("/no/where/part-{08..09}.jsonl", ["where/part-08.jsonl", "where/part-09.jsonl"]),
+        ("s3://bucket/dump/a.jsonl", ["dump/a.jsonl"]),
+        ("s3://bucket/a.jsonl", ["bucket/a.jsonl"]),
+    ],
+)
+def test_a_name_begins_with_the_first_folder_that_stands_for_several(tree, pattern, expected):
+    if expected is None:
+        assert names([pattern.replace("{tree}", str(tree)).replace("/{0..1}", "/web")]) == [
+            "web/x-2.jsonl",
+            "web/x-3.jsonl",
+        ]
+        return
+    assert names([pattern.replace("{tree}", str(tree))]) == expected
 
 
-def test_names_stay_when_the_pool_is_moved_or_written_relatively(tree, tmp_path, monkeypatch):
-    before = [f.name for f in list_files([f"{tree}/*/*"])]
+def test_a_file_keeps_its_name_whatever_others_there_are(tree):
+    (tree / "next").mkdir()
+    (tree / "next/a.jsonl").touch()
+    web = names([f"{tree}/web/*"])
+    assert names([f"{tree}/web/*", f"{tree}/next/*", "/elsewhere/x.jsonl"])[:2] == web
+
+
+def test_a_file_keeps_its_name_where_the_pool_is_moved_or_named_relatively(
+    tree, tmp_path, monkeypatch
+):
+    before = names([f"{tree}/*/*"])
     moved = tmp_path / "elsewhere"
     moved.mkdir()
     for folder in ("web", "books"):
         (tree / folder).rename(moved / folder)
-    assert [f.name for f in list_files([f"{moved}/*/*"])] == before
+    assert names([f"{moved}/*/*"]) == before
     monkeypatch.chdir(moved)
-    assert [f.name for f in list_files(["*/*"])] == before
-    assert [named(f.path, moved).name for f in list_files(["*/*"])] == before
+    assert names(["*/*"]) == before
+    assert names(["web/*", "./books/*"]) == [*before[2:], *before[:2]]
 
 
-def test_two_files_of_one_base_name_have_two_names():
-    assert [f.name for f in list_files(["a/x.jsonl", "b/x.jsonl"])] == ["a/x.jsonl", "b/x.jsonl"]
+@pytest.mark.parametrize(
+    "pattern", ["web/*", "*/*", "./web/a.jsonl", "{tree}/**/*.jsonl", "x-{1..3}.jsonl", "s3://b/a"]
+)
+def test_what_a_command_line_names_is_the_same_file(tree, pattern, monkeypatch):
+    monkeypatch.chdir(tree)
+    files = list_files([pattern.replace("{tree}", str(tree))])
+    assert located(compact([file.marked for file in files])) == files
+
+
+def test_two_files_of_one_name_are_refused_with_what_tells_them_apart(tree):
+    for name in ("de/web/a.jsonl", "en/web/a.jsonl"):
+        (tree / name).parent.mkdir(parents=True)
+        (tree / name).touch()
+    error = refusal(list_files, [f"{tree}/de/web/*", f"{tree}/en/web/*"])
+    assert "'web/a.jsonl'" in error.found
+    assert "one glob" in error.todo
+    assert names([f"{tree}/*/web/*"]) == ["de/web/a.jsonl", "en/web/a.jsonl"]
+
+
+def test_a_name_that_is_no_utf8_is_refused(tree):
+    name = b"\xff.jsonl"
+    (tree / "web" / os.fsdecode(name)).touch()
+    assert "xff" in refusal(list_files, [f"{tree}/web/*"]).found
 
 
 @pytest.mark.parametrize("name", ["web/page[1].jsonl", "web/a*.jsonl", "web[v2]/b.jsonl"])

@@ -23,7 +23,7 @@ from groupmates.pool import documents, text_lines
 from groupmates.pool.documents import BadRecord, Reject, read_documents
 from groupmates.pool.listing import PoolFile
 from groupmates.settings import config, per_stage
-from groupmates.stages import check, sample, score
+from groupmates.stages import sample, score
 
 GOOD = b'{"id": "a", "text": "one"}'
 BAD = {
@@ -205,12 +205,8 @@ def pool(tmp_path) -> list[Path]:
 
 
 def checked(pool: list[Path], folder: Path, max_bad_share: float) -> tuple[Path, Path, Path]:
-    shard, files, rejects = (folder / f"{n}.parquet" for n in ("shard", "files", "rejects"))
-    of_shard, of_pool = small.check_settings("skip", max_bad_share)
-    root = str(folder / "pool")
-    check.run(of_shard, pool=pool, root=root, output=shard)
-    check.run_pool(of_pool, check=[shard], root=root, output=files, rejects=rejects)
-    return shard, files, rejects
+    (shard,) = small.check_pool([pool], folder / "pool", folder, "skip", max_bad_share)
+    return shard, folder / "files.parquet", folder / "rejects.parquet"
 
 
 def test_the_check_counts_bad_records_and_lists_every_one(pool, tmp_path, capsys):

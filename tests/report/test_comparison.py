@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_report import MADE, report, settings, synthetic_run
+from test_report import report, settings, synthetic_run
 
 import checkout
+import tables
 from groupmates import formatting
-from groupmates.artefacts.catalogue import ARTEFACTS
-from groupmates.artefacts.store import read_table, write_table
+from groupmates.artefacts.store import read_table
 from groupmates.pool.listing import PoolFile
 from groupmates.report import comparison
 from groupmates.report.data.reading import Records
@@ -149,16 +149,12 @@ def test_selection_is_told_as_a_multiple_of_randoms_training(tmp_path):
 
 def selection(folder: Path, method: str, shard: int, places: list[tuple[str, int]]) -> Path:
     path = folder / f"select/{method}/shard-{shard:05}.parquet"
-    columns: dict[str, Any] = {name: [0] * len(places) for name in ARTEFACTS["select"].columns}
-    columns |= {"source_file": [f for f, _ in places], "source_row": [r for _, r in places]}
-    columns["doc_id"] = [f"{f}-{r}" for f, r in places]
-    write_table(path, "select", MADE, columns)
-    return path
+    return tables.selection(path, places)
 
 
 def pool_of(folder: Path, texts: dict[str, list[str]]) -> list[PoolFile]:
     for name, rows in texts.items():
-        lines = [json.dumps({"id": f"{name}-{i}", "text": t}) + "\n" for i, t in enumerate(rows)]
+        lines = [json.dumps({"id": f"{name}#{i}", "text": t}) + "\n" for i, t in enumerate(rows)]
         (folder / name).write_text("".join(lines))
     return [PoolFile(str(folder / name), name) for name in texts]
 

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+import attempts
+import tables
 from groupmates import formatting
 from groupmates.artefacts.catalogue import ARTEFACTS
 from groupmates.artefacts.store import (
@@ -81,11 +83,8 @@ def synthetic_run(
 
 def record(path: Path, rule: str, **more: Any) -> None:
     """Of a job with one attempt; `more` are further fields of it."""
-    attempt = {
-        **{"stage": rule.replace("_", "-"), "rule": rule, "wildcards": {}, "state": "done"},
-        **{"started": 50.0, "heard": 90.0, "ended": 90.0, "phases": []},
-        **{"cpu_seconds": 30.0, "peak_rss_bytes": 2e9},
-    }
+    named = {"stage": rule.replace("_", "-"), "rule": rule, "wildcards": {}, "cpu_seconds": 30.0}
+    attempt = attempts.attempt(started=50.0, seconds=40.0, **named)
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps({"attempts": [attempt | more]}))
 
@@ -109,19 +108,9 @@ def _fit(random: np.random.Generator, folder: Path, rollouts: int, rounds: tuple
     position = -0.009 / probed["step"]
     noise = random.normal(0, 0.0004, len(position))
     predicted = position + 0.35 * (probed["influence_nats"] - position) + noise
-    write_table(
-        folder / "heldout.parquet",
-        "heldout",
-        MADE,
-        {
-            "round": ["random"] * len(position),
-            "rollout": probed["rollout"],
-            "step": probed["step"],
-            "doc_id": probed["doc_id"],
-            "influence_nats": probed["influence_nats"],
-            "predicted_nats": predicted,
-        },
-    )
+    columns = {name: probed[name] for name in ("rollout", "step", "doc_id", "influence_nats")}
+    columns |= {"round": "random", "predicted_nats": predicted}
+    tables.write(folder / "heldout.parquet", "heldout", MADE, **columns)
     correlations = {"full": 0.81, "no_relation": 0.79, "position_mean": 0.7}
     covered = {"documents": 980, "sets": rollouts, "rollouts": rollouts, "max_appearances": 4}
     metrics = {
@@ -200,34 +189,25 @@ def _pool(
             "source_row": np.arange(size) % (size // 2),
         }
         n_tokens = np.exp(random.normal(5.5 + 0.05 * source, 0.9, size)).astype(np.int64) + 1
-        path = folder / f"score/shard-{shard:05}.parquet"
-        scored = {
-            **identity,
-            "source": names[source],
-            "n_tokens": n_tokens,
-            "individual_influence": influence.astype(np.float32),
-            "embedding": _near(random, centre_KD[cluster]),
-        }
-        write_table(path, "score", MADE, scored, embedding_size=SIZE)
+        names_of_shard = f"shard-{shard:05}.parquet"
+        influence = influence.astype(np.float32)
+        scored = {"source": names[source], "n_tokens": n_tokens, "individual_influence": influence}
+        scored |= {"embedding": _near(random, centre_KD[cluster])}
+        path = folder / "score" / names_of_shard
+        paths["score"].append(tables.write(path, "score", MADE, **identity, **scored))
         paths["pool"] += _texts(paths["root"], identity, cluster)
-        paths["score"].append(path)
-        path = folder / f"cluster/shard-{shard:05}.parquet"
-        write_table(path, "cluster", MADE, {"doc_id": identity["doc_id"], "cluster": cluster})
-        paths["cluster"].append(path)
+        path = folder / "cluster" / names_of_shard
+        clustered = {"doc_id": identity["doc_id"], "cluster": cluster}
+        paths["cluster"].append(tables.write(path, "cluster", MADE, **clustered))
         best = np.argsort(influence + random.normal(0, 0.2, size))
         orders = [best] * (len(methods) - 1) + [random.permutation(size)]
         for method, order in zip(methods, orders, strict=True):
             rows = np.sort(order[: size // 4])
-            path = folder / f"select/{method}/shard-{shard:05}.parquet"
-            chosen = {
-                **{name: values[rows] for name, values in identity.items()},
-                "n_tokens": n_tokens[rows],
-                "cluster": cluster[rows],
-                "rank": np.arange(len(rows)),
-                "individual_influence": influence[rows].astype(np.float32),
-                "group_influence": np.full(len(rows), np.nan),
-            }
-            write_table(path, "select", MADE, chosen)
+            chosen = {name: values[rows] for name, values in identity.items()}
+            chosen |= {"n_tokens": n_tokens[rows], "cluster": cluster[rows]}
+            chosen |= {"rank": np.arange(len(rows)), "individual_influence": influence[rows]}
+            path = folder / "select" / method / names_of_shard
+            tables.write(path, "select", MADE, group_influence=np.nan, **chosen)
             paths["select"].append(path)
     return paths
 
@@ -515,9 +495,9 @@ def rows_of_costs(text: str) -> list[str]:
 
 def test_finished_jobs_are_summed_per_stage_with_the_attempts_that_made_them(tmp_path):
     def attempt(stage, seconds, state="done", resumed=0, **more):
-        spent = {"started": 0.0, "heard": seconds, "ended": seconds, "cpu_seconds": 2.0}
-        what = {"stage": stage, "state": state, "phases": [{"resumed": resumed}]}
-        return {**what, **spent, "peak_rss_bytes": 1e8} | more
+        what = {"stage": stage, "phases": [{"resumed": resumed}]}
+        spent = {"cpu_seconds": 2.0, "peak_rss_bytes": 1e8} | more
+        return attempts.attempt(state, 0.0, seconds, **what, **spent)
 
     base, probe = reading.stage_times(
         {

@@ -188,18 +188,8 @@ def test_columns_without_an_id_are_read_by_file_and_row(tmp_path):
     arguments = synthetic_run(tmp_path)
     files = [PoolFile(str(p), p.name) for p in arguments["pool"]]
     sample = surveyed(arguments).sample.slice(0, 5)
-    named = sample.set_column(
-        0,
-        "doc_id",
-        [
-            [
-                f"{f}#{r}"
-                for f, r in zip(
-                    *(sample[c].to_pylist() for c in ("source_file", "source_row")), strict=True
-                )
-            ]
-        ],
-    )
+    places = zip(*(sample[c].to_pylist() for c in ("source_file", "source_row")), strict=True)
+    named = sample.set_column(0, "doc_id", [[f"{file}#{row}" for file, row in places]])
     columns = PoolColumns(text="text", id=None, source=None)
     assert len(texts.read_texts(files, columns, named)) == 5
 

@@ -5,28 +5,20 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
+import attempts
 from groupmates.formatting import SPACE
 from groupmates.report.data import reading
 from groupmates.report.figures import timeline
 
 
 def attempt(started, ended, state="done", resumed=0, **more):
-    return {
-        "stage": "score",
-        "state": state,
-        "started": started,
-        "heard": ended,
-        "ended": None if state == "running" else ended,
-        "phases": [{"resumed": resumed}],
-    } | more
+    phases = [{"resumed": resumed}]
+    return attempts.attempt(state, started, ended - started, phases=phases, **more)
 
 
 def bars(**jobs):
     return timeline.bars_of(
-        {
-            name: [a | {"rule": name.split("_")[0]} for a in attempts]
-            for name, attempts in jobs.items()
-        }
+        {name: [a | {"rule": name.split("_")[0]} for a in tried] for name, tried in jobs.items()}
     )
 
 
@@ -130,13 +122,6 @@ def test_the_colours_tell_how_attempts_ended_and_only_those_there_are_are_explai
     assert "killed or stopped" in drawn
     assert ">failed<" not in drawn
     assert corners(drawn).keys() >= {timeline.HOW["killed or stopped"], timeline.HOW["done"]}
-
-
-def test_the_report_leaves_its_own_job_out(tmp_path):
-    text = '{"attempts": [{"stage": "%s", "rule": "%s", "state": "done"}]}'
-    (tmp_path / "report.json").write_text(text % ("report", "report"))
-    (tmp_path / "base.json").write_text(text % ("base", "base"))
-    assert list(reading.records(tmp_path)) == ["base"]
 
 
 def test_gpu_use_is_the_highest_memory_and_the_mean_over_time():

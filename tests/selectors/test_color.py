@@ -12,7 +12,8 @@ from torch.nn.functional import log_softmax
 
 import killed
 import small
-from groupmates.artefacts.store import Provenance, read_json, read_table, write_table
+import tables
+from groupmates.artefacts.store import read_json, read_table
 from groupmates.errors import UserError
 from groupmates.models import language_model as lm
 from groupmates.models.reference import Reference, reference_part
@@ -20,9 +21,8 @@ from groupmates.models.tokenizer import document_tokens, load_tokenizer
 from groupmates.selectors import color
 from groupmates.selectors import order as orders
 from groupmates.settings.selectors import Color
-from small import documents, write_lines
+from small import documents
 
-MADE = Provenance("test", {})
 POOL = documents(20)
 EXAMPLES = 6
 COLOR = Color(training_steps=3, learning_rate=1e-3)
@@ -40,30 +40,11 @@ def conditional(small_run, tmp_path_factory) -> Path:
     return prepared(small_run, tmp_path_factory.mktemp("color"))
 
 
-def written_pool(folder: Path, shards: int, pool: list[dict]) -> tuple[list[str], list[Path]]:
-    files, score = [], []
-    for shard, rows in enumerate(np.array_split(np.arange(len(pool)), shards)):
-        mine = [pool[i] for i in rows]
-        files.append(str(write_lines(folder / f"pool/f{shard}.jsonl", mine)))
-        columns = {
-            "doc_id": [d["id"] for d in mine],
-            "source_file": [f"f{shard}.jsonl"] * len(mine),
-            "source_row": np.arange(len(mine)),
-            "source": [""] * len(mine),
-            "n_tokens": [10] * len(mine),
-            "individual_influence": np.zeros(len(mine), np.float32),
-            "embedding": np.ones((len(mine), 1), np.float32),
-        }
-        score.append(folder / f"score/shard-{shard:05d}.parquet")
-        write_table(score[-1], "score", MADE, columns, embedding_size=1)
-    return files, score
-
-
 def keys(
     run: small.Run, model: Path, folder: Path, shards: int = 1, pool: list[dict] = POOL
 ) -> dict[str, float]:
     """Key of every document."""
-    files, score = written_pool(folder, shards, pool)
+    files, score = tables.scored_pool(folder, pool, shards)
     found = {}
     for partition, file in enumerate(files):
         output = folder / f"order/color/part-{partition:05d}.parquet"
@@ -168,33 +149,27 @@ def test_the_model_is_trained_by_adamw_on_all_examples_at_once(small_run, condit
 
 
 def test_a_killed_training_takes_no_step_twice_and_ends_with_the_same_bytes(
-    small_run, conditional, tmp_path, monkeypatch
+    small_run, tmp_path, monkeypatch
 ):
-    killed.saving(monkeypatch)
-    steps = killed.dying(monkeypatch, Reference, "pull_back", 2)
-    output = tmp_path / "prepare/color"
-    attempts = killed.until_written(output, lambda: prepared(small_run, tmp_path))
+    attempts, steps = killed.survives(
+        monkeypatch, tmp_path, Reference, "pull_back", 2, lambda folder: prepared(small_run, folder)
+    )
     assert len(steps) == 3 + attempts - 1 > 3
-    for path in conditional.iterdir():
-        assert (output / path.name).read_bytes() == path.read_bytes(), path.name
-    assert not list(tmp_path.rglob(".*.kept"))
 
 
 def test_a_killed_order_reads_no_block_twice_and_writes_the_same_bytes(
     small_run, conditional, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(orders, "TOGETHER", 3)
-    whole, again = tmp_path / "whole", tmp_path / "killed"
-    keys(small_run, conditional, whole)
-    name = "order/color/part-00000.parquet"
-    killed.saving(monkeypatch)
-    calls = killed.dying(monkeypatch, color.lm, "mean_losses", 5)
-    attempts = killed.until_written(again / name, lambda: keys(small_run, conditional, again))
-    assert (again / name).read_bytes() == (whole / name).read_bytes()
+
+    def make(folder: Path) -> Path:
+        keys(small_run, conditional, folder)
+        return folder / "order/color/part-00000.parquet"
+
+    attempts, calls = killed.survives(monkeypatch, tmp_path, color.lm, "mean_losses", 5, make)
     # Seven blocks and two models; of a killed attempt the block that it died in.
     assert attempts > 2
     assert len(calls) <= 14 + 2 * (attempts - 1)
-    assert not list(again.rglob(".*.kept"))
 
 
 @pytest.mark.parametrize("rate", [1e3, 1e30])
@@ -208,15 +183,6 @@ def test_a_learning_rate_at_which_the_reference_is_not_learned_is_refused(
     assert caught.value.where == "select.methods: color"
     assert "select.color.learning_rate" in caught.value.todo
     assert not (tmp_path / "prepare/color").exists()
-
-
-def test_a_pool_file_that_changed_since_it_was_scored_is_refused(
-    small_run, conditional, tmp_path, monkeypatch
-):
-    true = orders.read_documents
-    monkeypatch.setattr(orders, "read_documents", lambda *a: list(true(*a))[::-1])
-    with pytest.raises(UserError, match="in this order"):
-        keys(small_run, conditional, tmp_path)
 
 
 def test_the_record_names_models_and_tokenizer(small_run, conditional, tmp_path):

@@ -11,14 +11,8 @@ import torch
 
 import killed
 import small
-from groupmates.artefacts.store import (
-    Provenance,
-    concatenate,
-    read_json,
-    read_table,
-    write_json,
-    write_table,
-)
+import tables
+from groupmates.artefacts.store import Provenance, concatenate, read_json, read_table, write_json
 from groupmates.errors import UserError
 from groupmates.models import language_model as lm
 from groupmates.models.reference import Reference, reference_part
@@ -26,38 +20,16 @@ from groupmates.models.tokenizer import document_tokens, load_tokenizer
 from groupmates.selectors import oracle_greedy
 from groupmates.settings.config import Budget
 from groupmates.settings.selectors import OracleGreedy
-from small import documents, write_lines
+from small import documents
 
-MADE = Provenance("test", {})
 POOL = documents(14)
 EXAMPLES = 6
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    torch.set_num_threads(1)
-
-
 def write_pool(run: small.Run, folder: Path, shards: int) -> tuple[list[str], list[Path]]:
     """The pool in files of one shard each, and their scores: tokens that `n_tokens` has."""
-    tokenizer = load_tokenizer(run.tokenizer)
-    files, score = [], []
-    for shard, rows in enumerate(np.array_split(np.arange(len(POOL)), shards)):
-        mine = [POOL[i] for i in rows]
-        files.append(str(write_lines(folder / f"pool/f{shard}.jsonl", mine)))
-        tokens = document_tokens(tokenizer, [d["text"] for d in mine])
-        columns = {
-            "doc_id": [d["id"] for d in mine],
-            "source_file": [f"f{shard}.jsonl"] * len(mine),
-            "source_row": np.arange(len(mine)),
-            "source": [""] * len(mine),
-            "n_tokens": [len(t) for t in tokens],
-            "individual_influence": np.zeros(len(mine), np.float32),
-            "embedding": np.ones((len(mine), 1), np.float32),
-        }
-        score.append(folder / f"score/shard-{shard:05d}.parquet")
-        write_table(score[-1], "score", MADE, columns, embedding_size=1)
-    return files, score
+    tokens = document_tokens(load_tokenizer(run.tokenizer), [d["text"] for d in POOL])
+    return tables.scored_pool(folder, POOL, shards, [len(t) for t in tokens])
 
 
 def write_allowed(folder: Path, budget: Budget, score: list[Path]) -> Path:
@@ -68,7 +40,7 @@ def write_allowed(folder: Path, budget: Budget, score: list[Path]) -> Path:
         "picks": oracle_greedy.picks_at_most(budget, len(POOL), n_tokens_N),
         "evaluations": len(POOL) ** 2,
     }
-    write_json(folder / oracle_greedy.ALLOWED, "brute_force", MADE, body)
+    write_json(folder / oracle_greedy.ALLOWED, "brute_force", Provenance("test", {}), body)
     return folder
 
 
@@ -181,18 +153,15 @@ def test_a_killed_job_measures_no_document_twice_and_writes_the_same_bytes(
     small_run, tmp_path, monkeypatch
 ):
     """It dies at every ninth evaluation, in the middle of a pick."""
-    name = "order/oracle_greedy/part-00000.parquet"
-    ordered(small_run, tmp_path / "whole", picks(4))
-    expected = (tmp_path / "whole" / name).read_bytes()
-    killed.saving(monkeypatch)
-    evaluated = killed.dying(monkeypatch, Reference, "loss", 9)
-    folder = tmp_path / "killed"
-    attempts = killed.until_written(folder / name, lambda: ordered(small_run, folder, picks(4)))
-    assert (tmp_path / "killed" / name).read_bytes() == expected
+
+    def make(folder: Path) -> Path:
+        ordered(small_run, folder, picks(4))
+        return folder / "order/oracle_greedy/part-00000.parquet"
+
+    attempts, evaluated = killed.survives(monkeypatch, tmp_path, Reference, "loss", 9, make)
     assert attempts > 4
     # 14 + 13 + 12 + 11 candidates; the checkpoint, and the one it dies at, of every attempt.
     assert len(evaluated) == 50 + attempts + (attempts - 1)
-    assert not list((tmp_path / "killed").rglob(".*.kept"))
 
 
 def test_a_loss_that_is_no_number_names_pick_and_document(small_run, tmp_path):
@@ -217,26 +186,13 @@ def check(
 ) -> dict[str, object]:
     """Of a pool of two files with 60 and 40 documents, of 1, 2, …, 100 tokens."""
     files = folder / "files.parquet"
-    columns = {
-        "source_file": ["a", "b"],
-        "bytes": [1, 1],
-        "sha256": ["", ""],
-        "documents": [60, 40],
-        "rejected": [0, 3],
-    }
-    write_table(files, "files", MADE, columns)
+    tables.write(files, "files", source_file=["a", "b"], documents=[60, 40], rejected=[0, 3])
     score = folder / "score.parquet"
     identity = [str(i) for i in range(100)]
-    scored = {
-        "doc_id": identity,
-        "source_file": ["a"] * 100,
-        "source_row": range(100),
-        "source": [""] * 100,
-        "n_tokens": np.arange(100)[::-1] + 1,
-        "individual_influence": np.zeros(100, np.float32),
-        "embedding": np.ones((100, 1), np.float32),
-    }
-    write_table(score, "score", MADE, scored, embedding_size=1)
+    n_tokens = np.arange(100)[::-1] + 1
+    tables.write(
+        score, "score", doc_id=identity, source_file="a", source_row=range(100), n_tokens=n_tokens
+    )
     oracle_greedy.prepare(
         OracleGreedy.Prepare(budget=budget, candidates=candidates),
         max_evaluations=maximum,

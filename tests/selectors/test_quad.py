@@ -10,28 +10,20 @@ import torch
 from torch.nn.functional import cross_entropy
 
 import killed
+import scored
 import small
-from groupmates.artefacts.store import (
-    Provenance,
-    digest,
-    read_table,
-    table_record,
-    write_json,
-    write_table,
-)
+import tables
+from groupmates.artefacts.store import digest, read_table, table_record
 from groupmates.errors import UserError
 from groupmates.maths.randomness import hash64
 from groupmates.models import language_model as lm
 from groupmates.models.gradients import AttentionGradients
 from groupmates.models.reference import reference_part
 from groupmates.models.tokenizer import document_tokens, load_tokenizer
-from groupmates.selectors import quad, take
-from groupmates.settings.config import Budget
-from groupmates.settings.per_stage import TakeSettings
+from groupmates.selectors import quad
 from groupmates.settings.selectors import Quad
-from small import documents, write_lines
+from small import documents
 
-MADE = Provenance("test", {})
 POOL = documents()
 CLUSTER = np.random.default_rng(2).integers(0, 5, len(POOL))
 ANGLES = np.array([0.0, 0.1, 1.0, 2.0, 3.0])  # the first two are neighbours
@@ -51,46 +43,19 @@ QUAD = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    torch.set_num_threads(1)
-
-
 class Files:
     """A pool in files of one shard each, its scores and its clusters."""
 
     def __init__(self, folder: Path, shards: int = 2) -> None:
         self.folder = folder
-        self.pool: list[str] = []
-        self.score: list[Path] = []
-        self.cluster: list[Path] = []
-        self.centroids = folder / "cluster/centroids.npy"
-        for shard, rows in enumerate(np.array_split(np.arange(len(POOL)), shards)):
-            mine = [POOL[i] for i in rows]
-            self.pool.append(str(write_lines(folder / f"pool/f{shard}.jsonl", mine)))
-            ids = [d["id"] for d in mine]
-            columns = {
-                "doc_id": ids,
-                "source_file": [f"f{shard}.jsonl"] * len(mine),
-                "source_row": np.arange(len(mine)),
-                "source": [""] * len(mine),
-                "n_tokens": [10] * len(mine),
-                "individual_influence": np.zeros(len(mine), np.float32),
-                "embedding": np.ones((len(mine), 1), np.float32),
-            }
-            self.score.append(folder / f"score/shard-{shard:05d}.parquet")
-            write_table(self.score[-1], "score", MADE, columns, embedding_size=1)
-            self.cluster.append(folder / f"cluster/shard-{shard:05d}.parquet")
-            write_table(
-                self.cluster[-1], "cluster", MADE, {"doc_id": ids, "cluster": CLUSTER[rows]}
-            )
-        np.save(self.centroids, CENTRES)
-        write_json(
-            self.centroids.with_suffix(".json"),
-            "centroids",
-            MADE,
-            {"sha256": digest(self.centroids)},
-        )
+        self.pool, self.score = tables.scored_pool(folder, POOL, shards)
+        self.centroids = scored.write_centroids(folder / "cluster/centroids.npy", CENTRES)
+        self.cluster = [folder / "cluster" / path.name for path in self.score]
+        for path, rows in zip(
+            self.cluster, np.array_split(np.arange(len(POOL)), shards), strict=True
+        ):
+            ids = [POOL[i]["id"] for i in rows]
+            tables.write(path, "cluster", doc_id=ids, cluster=CLUSTER[rows])
         self.prepared = folder / "prepare/quad"
         self.probed = self.prepared / quad.PROBED
         self.clusters = self.prepared / quad.CLUSTERS
@@ -229,23 +194,6 @@ def test_the_order_is_by_reward_of_the_cluster_then_as_documents_are_drawn(
     assert found[: len(probed)] == probed
 
 
-def test_the_budget_takes_the_first_of_the_order(small_run, tmp_path):
-    files = Files(tmp_path)
-    files.probe(small_run)
-    first = files.put_in_order()[:10]
-    output = [tmp_path / f"select/shard-{i:05d}.parquet" for i in range(2)]
-    take.run(
-        TakeSettings(budget=Budget(ratio=0.25, tokens=None)),
-        method="quad",
-        orders=[files.order],
-        score=files.score,
-        cluster=files.cluster,
-        output=output,
-    )
-    taken = [i for p in output for i in read_table(p, "select")["doc_id"].to_pylist()]
-    assert sorted(taken) == sorted(first)
-
-
 def test_shards_change_nothing(small_run, tmp_path):
     found = []
     for shards in (1, 2, 7):
@@ -278,19 +226,16 @@ def test_a_killed_job_measures_no_batch_twice_and_writes_the_same_bytes(
 ):
     """It dies at every third batch of two documents or so."""
     monkeypatch.setattr(quad, "pass_tokens", lambda model: 60)
-    whole = Files(tmp_path / "whole")
-    probed = len(whole.probe(small_run))
-    killed.saving(monkeypatch)
-    calls = killed.dying(monkeypatch, AttentionGradients, "dots", 3)
-    again = Files(tmp_path / "killed")
-    capsys.readouterr()
-    attempts = killed.until_written(again.probed, lambda: again.probe(small_run))
+
+    def make(folder: Path) -> Path:
+        files = Files(folder)
+        files.probe(small_run)
+        return files.probed
+
+    attempts, calls = killed.survives(monkeypatch, tmp_path, AttentionGradients, "dots", 3, make)
     measured = sum(len(call[1]) for number, call in enumerate(calls, 1) if number % 3)
     assert attempts > 3
-    assert measured == probed
-    assert again.probed.read_bytes() == whole.probed.read_bytes()
-    assert again.clusters.read_bytes() == whole.clusters.read_bytes()
-    assert not list((tmp_path / "killed").rglob(".*.kept"))
+    assert measured == 23
     told = capsys.readouterr().err
     assert told.count("goes on after") == attempts - 1
     assert "of 24 documents" in told
@@ -329,8 +274,6 @@ def test_what_was_found_of_other_clusters_is_refused(small_run, tmp_path):
     files.probe(small_run)
     rows = read_table(files.score[0], "score").num_rows
     ids = read_table(files.cluster[0], "cluster")["doc_id"]
-    write_table(
-        files.cluster[0], "cluster", MADE, {"doc_id": ids, "cluster": np.full(rows, 4, np.int32)}
-    )
+    tables.write(files.cluster[0], "cluster", doc_id=ids, cluster=np.full(rows, 4))
     with pytest.raises(UserError, match="of the same sizes"):
         files.put_in_order()

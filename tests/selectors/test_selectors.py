@@ -10,30 +10,31 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from groupmates.artefacts.store import (
-    Provenance,
-    digest,
-    read_table,
-    replacing,
-    write_json,
-    write_table,
-)
+import tables
+from groupmates.artefacts.store import Provenance, read_table
 from groupmates.errors import UserError
 from groupmates.maths.gumbel import gumbel_keys
 from groupmates.maths.randomness import priorities
 from groupmates.models.quality import QualityClassifier
 from groupmates.models.tokenizer import train_tokenizer
 from groupmates.selectors import mates as order_mates
-from groupmates.selectors import quality, take
+from groupmates.selectors import quality
 from groupmates.selectors import semdedup as order_semdedup
 from groupmates.settings.config import Budget, PoolColumns
-from groupmates.settings.per_stage import (
-    OneStepPlanSettings,
-    TakeSettings,
-)
+from groupmates.settings.per_stage import OneStepPlanSettings
 from groupmates.settings.selectors import Mates, Quality, SemDedup
 from groupmates.stages import draw_rollouts
-from scored import Pool, order_group_mates, pool, unit, write_model, write_pool, write_score
+from scored import (
+    Pool,
+    order_group_mates,
+    pool,
+    take_budget,
+    unit,
+    write_centroids,
+    write_model,
+    write_pool,
+    write_score,
+)
 from small import write_lines
 
 MADE = Provenance("test", {})
@@ -41,17 +42,8 @@ PLAIN = PoolColumns(text="text", id="id", source=None)
 
 
 def taken(folder: Path, orders: list[Path], pool_files, ratio: float = 0.25) -> list[str]:
-    score, cluster = pool_files
-    output = [folder / f"select/shard-{i:05d}.parquet" for i in range(len(score))]
-    take.run(
-        TakeSettings(budget=Budget(ratio=ratio, tokens=None)),
-        method="any",
-        orders=orders,
-        score=score,
-        cluster=cluster,
-        output=output,
-    )
-    return [i for p in output for i in read_table(p, "select")["doc_id"].to_pylist()]
+    table = take_budget(folder, orders, *pool_files, Budget(ratio=ratio, tokens=None))
+    return table["doc_id"].to_pylist()
 
 
 # group_mates, its ablations
@@ -149,14 +141,7 @@ def test_single_step_scores_of_other_documents_are_refused(tmp_path):
 def test_single_steps_are_of_distinct_documents_of_the_probe_pool(tmp_path):
     probe_pool, output = tmp_path / "probe_pool.parquet", tmp_path / "rollouts.parquet"
     ids = [f"d{i}" for i in range(30)]
-    columns = {
-        "doc_id": ids,
-        "source_file": ["f"] * 30,
-        "source_row": range(30),
-        "text": ids,
-        "input_ids": [[1]] * 30,
-    }
-    write_table(probe_pool, "probe_pool", MADE, columns)
+    tables.write(probe_pool, "probe_pool", doc_id=ids)
     draw_rollouts.run_one_step(
         OneStepPlanSettings(seed=0, steps=20), probe_pool=probe_pool, output=output
     )
@@ -176,9 +161,7 @@ def semdedup(folder: Path, documents: Pool, shards: int, partitions: int, ratio=
     centres = unit(
         np.stack([documents.emb[documents.cluster == c].sum(0) for c in range(clusters)])
     )
-    with replacing(centroids) as temporary, temporary.open("wb") as file:
-        np.save(file, centres)
-    write_json(centroids.with_suffix(".json"), "centroids", MADE, {"sha256": digest(centroids)})
+    write_centroids(centroids, centres)
     orders = [folder / f"order-{p}.parquet" for p in range(partitions)]
     for partition, output in enumerate(orders):
         order_semdedup.order(
@@ -233,30 +216,23 @@ GOOD = [f"the answer to question {i} is a careful explanation of step {i}" for i
 BAD = [f"buy cheap {i} now click {i} here best price {i}" for i in range(60)]
 
 
-def sampled(path: Path, name: str, texts: list[str]) -> Path:
-    columns = {
-        "doc_id": [f"{path.stem}{i}" for i in range(len(texts))],
-        "source_file": ["f"] * len(texts),
-        "source_row": range(len(texts)),
-        "text": texts,
-        "input_ids": [[1]] * len(texts),
-    }
-    write_table(path, name, MADE, columns)
-    return path
+def sampled(path: Path, texts: list[str]) -> Path:
+    ids = [f"{path.stem}{i}" for i in range(len(texts))]
+    return tables.write(path, path.stem, doc_id=ids, source_row=range(len(texts)), text=texts)
 
 
 def fitted(folder: Path, good: list[str] = GOOD, positives="files") -> Path:
     tokenizer = train_tokenizer(GOOD + BAD, 400)
     tokenizer.save_pretrained(folder / "tokenizer")
     ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in GOOD]
-    reference = folder / "reference.parquet"
-    columns = {
-        "example_id": [str(i) for i in range(len(ids))],
-        "split": ["selection"] * 20 + ["evaluation"] * 20,
-        "input_ids": ids,
-        "label_start": [1] * len(ids),
-    }
-    write_table(reference, "reference", MADE, columns)
+    reference = tables.write(
+        folder / "reference.parquet",
+        "reference",
+        example_id=[str(i) for i in range(len(ids))],
+        split=["selection"] * 20 + ["evaluation"] * 20,
+        input_ids=ids,
+        label_start=1,
+    )
     files = [write_lines(folder / "good.jsonl", [{"text": t} for t in good])]
     output = folder / "prepare/words"
     chosen = QUALITY.model_copy(update={"positives": positives} if positives != "files" else {})
@@ -265,8 +241,8 @@ def fitted(folder: Path, good: list[str] = GOOD, positives="files") -> Path:
         positives=files if positives == "files" else [],
         reference=reference,
         tokenizer=folder / "tokenizer",
-        probe_pool=sampled(folder / "probe_pool.parquet", "probe_pool", BAD[:30]),
-        training_pool=sampled(folder / "training_pool.parquet", "training_pool", BAD[30:]),
+        probe_pool=sampled(folder / "probe_pool.parquet", BAD[:30]),
+        training_pool=sampled(folder / "training_pool.parquet", BAD[30:]),
         output=output,
     )
     return output / quality.WEIGHTS
@@ -365,7 +341,8 @@ def test_the_order_of_a_shard_is_by_falling_quality(tmp_path):
 def test_a_pool_file_that_changed_since_it_was_scored_is_refused(tmp_path):
     classifier = fitted(tmp_path)
     ordered(tmp_path, classifier, [[BAD[0], GOOD[0]]])
-    for rows in ([{"id": "0-1", "text": "x"}], [{"id": "0-0", "text": "x"}]):
+    two = [{"id": "0-1", "text": "x"}, {"id": "0-0", "text": "x"}]
+    for rows in (two, two[1:]):
         write_lines(tmp_path / "pool/f0.jsonl", rows)
         with pytest.raises(UserError, match="bring the old file back"):
             quality.order(

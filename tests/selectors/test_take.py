@@ -22,6 +22,7 @@ from scored import (
     order_group_mates,
     pool,
     shards_of,
+    take_budget,
     unit,
     write_cluster,
     write_model,
@@ -51,28 +52,12 @@ def orders_of_group_mates(
     return order_group_mates(orders, model, score, cluster, budget, quota=quota, sign=sign)
 
 
-def taken(
-    folder: Path, orders: list[Path], score: list[Path], cluster: list[Path], budget: Budget
-) -> pa.Table:
-    """The selected documents of all shards, in the order of `score`."""
-    output = [folder / f"select-{i}.parquet" for i in range(len(score))]
-    take.run(
-        TakeSettings(budget=budget),
-        method="any",
-        orders=orders,
-        score=score,
-        cluster=cluster,
-        output=output,
-    )
-    return pa.concat_tables([read_table(path, "select") for path in output])
-
-
 def selected(
     folder: Path, pool: Pool, shards: int = 2, partitions: int = 1, **chosen: Any
 ) -> pa.Table:
     score, cluster = write_pool(folder, pool, shards)
     orders = orders_of_group_mates(folder, score, cluster, partitions, **chosen)
-    return taken(folder, orders, score, cluster, chosen.get("budget", budget()))
+    return take_budget(folder, orders, score, cluster, chosen.get("budget", budget()))
 
 
 def rows(table: pa.Table) -> list[dict[str, Any]]:
@@ -122,14 +107,14 @@ def test_a_selected_row_names_its_document_in_its_pool_file(tmp_path):
         assert row["cluster"] == documents.cluster[i]
 
 
-def test_the_sequence_of_the_score_files_does_not_change_which_documents_are_taken(tmp_path):
+def test_the_sequence_of_the_score_files_does_not_change_which_documents_are_take_budget(tmp_path):
     score, cluster = write_pool(tmp_path, pool(), 7)
     chosen = {"quota": "marginal"}  # the keys of proportional quotas tie between clusters
     orders = orders_of_group_mates(tmp_path, score, cluster, **chosen)
-    first = rows(taken(tmp_path, orders, score, cluster, budget()))
+    first = rows(take_budget(tmp_path, orders, score, cluster, budget()))
     turned = [*score[3:], *score[:3]], [*cluster[3:], *cluster[:3]]
     orders = orders_of_group_mates(tmp_path, *turned, **chosen)
-    second = rows(taken(tmp_path, orders, *turned, budget()))
+    second = rows(take_budget(tmp_path, orders, *turned, budget()))
     assert [row["doc_id"] for row in second] != [row["doc_id"] for row in first]
     assert sorted(second, key=str) == sorted(first, key=str)
 
@@ -138,7 +123,7 @@ def test_an_order_of_score_files_in_another_sequence_is_refused(tmp_path):
     score, cluster = write_pool(tmp_path, pool(), 3)
     orders = orders_of_group_mates(tmp_path, score, cluster)
     with pytest.raises(UserError, match="in another sequence"):
-        taken(tmp_path, orders, score[::-1], cluster[::-1], budget())
+        take_budget(tmp_path, orders, score[::-1], cluster[::-1], budget())
 
 
 @pytest.mark.parametrize("ratio", [0.01, 0.25, 0.5, 1.0])
@@ -238,14 +223,14 @@ def test_an_order_for_a_smaller_budget_is_an_error(tmp_path):
     score, cluster = write_pool(tmp_path, pool(), 2)
     orders = orders_of_group_mates(tmp_path, score, cluster, budget=budget(0.1))
     with pytest.raises(UserError, match="at least 108 documents"):
-        taken(tmp_path, orders, score, cluster, budget(0.9))
+        take_budget(tmp_path, orders, score, cluster, budget(0.9))
 
 
 def test_a_document_in_two_orders_is_an_error(tmp_path):
     score, cluster = write_pool(tmp_path, pool(), 2)
     orders = orders_of_group_mates(tmp_path, score, cluster)
     with pytest.raises(UserError, match=r"at most once(.|\n)*shard-0000\d\.parquet twice"):
-        taken(tmp_path, orders * 2, score, cluster, budget())
+        take_budget(tmp_path, orders * 2, score, cluster, budget())
 
 
 @pytest.mark.parametrize("change", ["order", "fewer"])
@@ -257,7 +242,7 @@ def test_clusters_of_other_documents_are_an_error(tmp_path, change):
     with pytest.raises(UserError, match=r"shard-00001\.parquet"):
         orders_of_group_mates(tmp_path, score, cluster)
     with pytest.raises(UserError, match=r"shard-00001\.parquet"):
-        taken(tmp_path, orders, score, cluster, budget())
+        take_budget(tmp_path, orders, score, cluster, budget())
 
 
 def test_an_influence_that_is_no_number_is_an_error(tmp_path):
@@ -271,7 +256,7 @@ def random(folder: Path, shards: int, seed: int = 0, ratio: float = 0.3) -> pa.T
     score, cluster = write_pool(folder, pool(), shards)
     order = folder / "order.parquet"
     order_random.order(Random.Order(seed=seed), score=score, output=order)
-    return taken(folder, [order], score, cluster, budget(ratio))
+    return take_budget(folder, [order], score, cluster, budget(ratio))
 
 
 def test_random_does_not_depend_on_shards_but_on_the_seed(tmp_path):

@@ -21,8 +21,6 @@ import waiting
 # One worker for all: they share a cluster and a run.
 pytestmark = pytest.mark.xdist_group("slurm profile")
 
-GPU_STAGES = {"base", "plan-bootstrap", "probe", "fit", "plan-groups", "probe-groups", "score"}
-GPU_STAGES |= {"centroids", "cluster", "evaluate"}
 LOCAL_STAGES = {"accept", "plan-random"}
 CORPUS = ("--until", "corpus")  # the first job of a run
 
@@ -133,9 +131,9 @@ def test_a_run_on_slurm_selects_what_a_local_run_selects_byte_by_byte(
 
 def test_stages_that_use_a_gpu_are_given_one_and_no_other_stage_is(site_run: Path) -> None:
     gpus = {(stage, gpu) for stage, _, gpu, _, _ in given(site_run)}
-    assert {stage for stage, gpu in gpus if gpu in ("0", "1")} == GPU_STAGES
-    assert all(gpu in ("0", "1") for stage, gpu in gpus if stage in GPU_STAGES)
-    assert all(gpu == "" for stage, gpu in gpus if stage not in GPU_STAGES)
+    assert {stage for stage, gpu in gpus if gpu in ("0", "1")} == checkout.GPU_STAGES
+    assert all(gpu in ("0", "1") for stage, gpu in gpus if stage in checkout.GPU_STAGES)
+    assert all(gpu == "" for stage, gpu in gpus if stage not in checkout.GPU_STAGES)
 
 
 def test_modules_and_scratch_of_the_profile_reach_every_job(site_run: Path) -> None:
@@ -157,7 +155,7 @@ def test_partitions_time_limits_and_names_are_those_of_the_profile(
     jobs = [line.split("|") for line in shown if line.split("|")[0] in ids]
     assert len(jobs) == len(ids)
     for job, partition, limit, name in jobs:
-        assert partition == ("gpu" if ids[job] in GPU_STAGES else "cpu")
+        assert partition == ("gpu" if ids[job] in checkout.GPU_STAGES else "cpu")
         assert name.startswith("groupmates-tiny-")
         assert limit <= "3:20:00", "max_runtime: 200"
     assert "3:20:00" in {limit for _, _, limit, _ in jobs}, "of rules that ask for 240 minutes"

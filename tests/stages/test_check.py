@@ -8,9 +8,6 @@ import pytest
 import small
 from groupmates.artefacts.store import read_table
 from groupmates.errors import UserError
-from groupmates.stages import check
-
-SETTINGS, POOL_SETTINGS = small.check_settings()
 
 
 def dealt(folder, bounds):
@@ -20,24 +17,10 @@ def dealt(folder, bounds):
     ]
 
 
-def run_pool(shards, root, files, settings=POOL_SETTINGS):
-    check.run_pool(
-        settings,
-        check=shards,
-        root=str(root),
-        output=files,
-        rejects=files.with_name("rejects.parquet"),
-    )
-
-
 def test_the_list_of_files_has_their_sizes_digests_and_documents(tmp_path):
     pool = dealt(tmp_path, [(0, 14), (14, 27), (27, 40)])
-    files = tmp_path / "files.parquet"
-    shards = [tmp_path / "a.parquet", tmp_path / "b.parquet"]
-    for shard, paths in zip(shards, (pool[:2], pool[2:]), strict=True):
-        check.run(SETTINGS, pool=paths, root=tmp_path / "pool", output=shard)
-    run_pool(shards, tmp_path / "pool", files)
-    assert read_table(files, "files").to_pylist() == [
+    shards = small.check_pool([pool[:2], pool[2:]], tmp_path / "pool", tmp_path)
+    assert read_table(tmp_path / "files.parquet", "files").to_pylist() == [
         {
             "source_file": f"{i}.jsonl",
             "bytes": path.stat().st_size,
@@ -53,21 +36,10 @@ def test_the_list_of_files_has_their_sizes_digests_and_documents(tmp_path):
 
 def test_ids_that_occur_twice_are_refused_with_both_places(tmp_path):
     pool = dealt(tmp_path, [(0, 20), (19, 40)])
-    shards = [tmp_path / "a.parquet", tmp_path / "b.parquet"]
-    for shard, path in zip(shards, pool, strict=True):
-        check.run(SETTINGS, pool=[path], root=tmp_path / "pool", output=shard)
     with pytest.raises(UserError, match="every document id once") as caught:
-        run_pool(shards, tmp_path / "pool", tmp_path / "files.parquet")
+        small.check_pool([[path] for path in pool], tmp_path / "pool", tmp_path)
     assert caught.value.found.startswith("1 ids")
     assert "doc-019" in caught.value.where
     assert f"{pool[0]}, line 20" in caught.value.where
     assert f"{pool[1]}, line 1" in caught.value.where
     assert not (tmp_path / "files.parquet").exists()
-
-
-def test_a_broken_line_is_told_with_its_place(tmp_path):
-    (path,) = dealt(tmp_path, [(0, 5)])
-    path.write_text(path.read_text() + "{broken\n")
-    with pytest.raises(UserError, match="line 6"):
-        check.run(SETTINGS, pool=[path], root=path.parent, output=tmp_path / "a.parquet")
-    assert not (tmp_path / "a.parquet").exists()

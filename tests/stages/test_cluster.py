@@ -7,13 +7,12 @@ import faiss
 import numpy as np
 import pytest
 
-from groupmates.artefacts.store import read_table
 from groupmates.errors import UserError
 from groupmates.maths.kmeans import Assignment, directions, spherical_kmeans
 from groupmates.settings.config import Cluster
 from groupmates.settings.per_stage import CentroidSettings, ClusterSettings
 from groupmates.stages.cluster import run_assign, run_centroids
-from scored import Pool, pool, shards_of, unit, write_pool, write_score
+from scored import Pool, fit_clusters, pool, unit, write_pool, write_score
 
 
 def settings(seed: int = 0, **changes: int | None) -> CentroidSettings:
@@ -23,16 +22,7 @@ def settings(seed: int = 0, **changes: int | None) -> CentroidSettings:
 
 def clustered(folder: Path, pool: Pool, shards: int, chosen: CentroidSettings) -> np.ndarray:
     """Clusters of the whole pool, by way of files."""
-    score, _ = write_pool(folder, pool, shards)
-    run_centroids(chosen, score=score, output=folder / "centroids.npy")
-    found = []
-    for path, members in zip(score, shards_of(pool, shards), strict=True):
-        output = folder / "assigned" / path.name
-        run_assign(ClusterSettings(), score=path, centroids=folder / "centroids.npy", output=output)
-        table = read_table(output, "cluster")
-        assert table["doc_id"].to_pylist() == pool.doc_id[members].tolist()
-        found.append(table["cluster"].to_numpy())
-    return np.concatenate(found)
+    return fit_clusters(folder, write_pool(folder, pool, shards)[0], chosen)
 
 
 def test_separate_groups_become_the_clusters_and_their_directions_the_centroids(tmp_path):
@@ -149,6 +139,7 @@ def test_fewer_documents_than_clusters_are_told_with_both_numbers(tmp_path):
         clustered(tmp_path, pool(120), 2, settings(clusters=121))
     assert caught.value.found == "120 documents in the pool"
     assert (caught.value.where, "target_size" in caught.value.todo) == ("cluster.clusters", True)
+    assert not (tmp_path / "centroids.npy").exists()
 
 
 def test_more_clusters_than_distinct_documents_leave_clusters_empty(tmp_path):
@@ -157,13 +148,6 @@ def test_more_clusters_than_distinct_documents_leave_clusters_empty(tmp_path):
     cluster = clustered(tmp_path, documents, 2, settings(clusters=5))
     assert len(set(cluster.tolist())) == 2
     assert np.isfinite(np.load(tmp_path / "centroids.npy")).all()
-
-
-def test_more_clusters_than_documents_are_an_error(tmp_path):
-    score, _ = write_pool(tmp_path, pool(10), 2)
-    with pytest.raises(UserError, match=r"11 documents(.|\n)*10 documents(.|\n)*cluster\.clusters"):
-        run_centroids(settings(clusters=11), score=score, output=tmp_path / "centroids.npy")
-    assert not (tmp_path / "centroids.npy").exists()
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 0.5])

@@ -11,7 +11,9 @@ import pytest
 import torch
 
 import small
-from groupmates.artefacts.store import Provenance, read_table, write_table
+import tables
+import trainings
+from groupmates.artefacts.store import Provenance, read_table
 from groupmates.artefacts.unfinished import Kept
 from groupmates.errors import UserError
 from groupmates.maths.packing import windows
@@ -19,7 +21,7 @@ from groupmates.models.checkpoint import open_base
 from groupmates.models.reference import reference_part
 from groupmates.models.tokenizer import document_tokens, load_tokenizer
 from groupmates.pool.listing import named
-from groupmates.settings import config, per_stage
+from groupmates.settings import per_stage
 from groupmates.stages import evaluate, reference
 from groupmates.stages.selected_tokens import kept_of, read_selected
 
@@ -27,20 +29,8 @@ FILES = ["books/a.jsonl", "web/a.jsonl", "web/b.jsonl"]
 
 
 def settings(**changed: object) -> per_stage.EvaluateSettings:
-    training = {
-        "tokens": 200,
-        "batch_sequences": 2,
-        "learning_rate": 1e-2,
-        "learning_rate_warmup_steps": 1,
-        "points": 3,
-    }
-    return per_stage.EvaluateSettings(
-        seed=0,
-        text_columns=small.COLUMNS,
-        evaluation_examples=6,
-        sequence_length=small.SEQUENCE,
-        training=config.EvaluateTraining(**(training | changed)),
-    )
+    few = {"tokens": 200, "learning_rate_warmup_steps": 1, "points": 3}
+    return trainings.evaluate_settings(**(few | changed))
 
 
 def selection(counts: dict[str, int]) -> pa.Table:
@@ -63,20 +53,16 @@ def pool(tmp_path, small_run) -> tuple[list[Path], list[Path], Path]:
         small.write_lines(root / name, [r for row in part for r in (row, other, other)] or [other])
     shards = []
     for number, names in enumerate((FILES[:2], FILES[2:])):
-        found = [(name, row) for name in names for row in parts[name]]
-        n = len(found)
-        columns = {
-            "doc_id": [row["id"] for _, row in found],
-            "source_file": [name for name, _ in found],
-            "source_row": [3 * i for name in names for i in range(len(parts[name]))],
-            "n_tokens": [len(t) for t in document_tokens(tokenizer, [r["text"] for _, r in found])],
-            "cluster": np.zeros(n, int),
-            "rank": np.arange(n),
-            "individual_influence": np.zeros(n, np.float32),
-            "group_influence": np.zeros(n),
-        }
-        shards.append(tmp_path / f"select/random/shard-{number}.parquet")
-        write_table(shards[-1], "select", Provenance("select", {}), columns)
+        found = [(name, 3 * i, row) for name in names for i, row in enumerate(parts[name])]
+        shards.append(
+            tables.selection(
+                tmp_path / f"select/random/shard-{number}.parquet",
+                [(name, place) for name, place, _ in found],
+                n_tokens=[
+                    len(t) for t in document_tokens(tokenizer, [r["text"] for *_, r in found])
+                ],
+            )
+        )
     return shards, [root / name for name in FILES], root
 
 
@@ -242,7 +228,7 @@ def test_a_held_out_example_longer_than_the_models_positions_is_refused(small_ru
     with pytest.raises(UserError, match="at most 25 tokens") as caught:
         evaluated(replace(small_run, reference=path), pool, tmp_path)
     assert caught.value.where == "the held-out reference set"
-    assert "reference.split.max_tokens" in caught.value.todo
+    assert "sample.sequence_length or reference.split.max_tokens" in caught.value.todo
 
 
 def test_provenance_has_the_training_seed(small_run, pool, tmp_path):

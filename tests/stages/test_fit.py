@@ -10,7 +10,8 @@ import pytest
 import torch
 from scipy import stats
 
-from groupmates.artefacts.store import Provenance, read_table, write_table
+import tables
+from groupmates.artefacts.store import Provenance, read_table
 from groupmates.errors import UserError
 from groupmates.maths.labels import LabelScale
 from groupmates.models.influence import InfluenceModel
@@ -30,25 +31,9 @@ def settings(**changed: object) -> per_stage.FitSettings:
     return per_stage.FitSettings(seed=0, fit=fit_settings("lm", **changed))
 
 
-def write_probe(path: Path, doc_ids: np.ndarray, influence: np.ndarray) -> Path:
-    """A probe artefact of rollouts [R, T]."""
-    rollouts, steps = influence.shape
-    columns = {
-        "rollout": np.repeat(np.arange(rollouts), steps),
-        "step": np.tile(np.arange(1, steps + 1), rollouts),
-        "doc_id": doc_ids.ravel(),
-        "loss_before_nats": np.zeros(influence.size),
-        "loss_after_nats": influence.ravel(),
-        "influence_nats": influence.ravel(),
-    }
-    write_table(path, "probe", Provenance("probe", {}), columns)
-    return path
-
-
 @pytest.fixture(scope="module")
 def planted(small_run, tmp_path_factory) -> dict[str, Path]:
     """Probe artefacts: influences linear in the documents' features, and pure noise."""
-    torch.set_num_threads(1)
     folder, rng = tmp_path_factory.mktemp("planted"), np.random.default_rng(0)
     pool = read_table(small_run.probe_pool, "probe_pool")
     fitted = fit_settings("lm")
@@ -60,9 +45,9 @@ def planted(small_run, tmp_path_factory) -> dict[str, Path]:
     ids = pool["doc_id"].to_numpy()
     rows = np.stack([rng.choice(len(pool), STEPS, replace=False) for _ in range(ROLLOUTS)])
     return {
-        "signal": write_probe(folder / "signal.parquet", ids[rows], signal[rows] + TREND),
-        "noise": write_probe(folder / "noise.parquet", ids[rows], rng.normal(size=rows.shape)),
-        "bootstrap": write_probe(
+        "signal": tables.probe(folder / "signal.parquet", ids[rows], signal[rows] + TREND),
+        "noise": tables.probe(folder / "noise.parquet", ids[rows], rng.normal(size=rows.shape)),
+        "bootstrap": tables.probe(
             folder / "bootstrap.parquet", ids[rows[:10, ::-1]], signal[rows[:10, ::-1]] + TREND
         ),
     }
@@ -201,7 +186,7 @@ def test_labels_are_scaled_by_training_rollouts_alone(small_run, planted, model,
     ids = table["doc_id"].to_numpy().reshape(-1, STEPS)
     influence = table["influence_nats"].to_numpy().reshape(-1, STEPS).copy()
     influence[sorted(set(held))] += 100.0
-    moved = write_probe(tmp_path / "moved.parquet", ids, influence)
+    moved = tables.probe(tmp_path / "moved.parquet", ids, influence)
     other = fitted(small_run, tmp_path / "initial", moved)
     one, two = (json.loads((f / "relation.json").read_text()) for f in (model, other))
     assert one["label_mean_nats"] == two["label_mean_nats"]
@@ -215,8 +200,7 @@ def test_rollouts_are_read_the_same_from_any_number_of_shards(planted, tmp_path)
     paths = [tmp_path / f"{i}.parquet" for i in range(3)]
     for i, path in enumerate(paths):
         part = table.slice(i * 60, 60)
-        values = {n: part[n] for n in part.column_names}
-        write_table(path, "probe", Provenance("probe", {}), values)
+        tables.write(path, "probe", **{n: part[n] for n in part.column_names})
     for order in (paths, paths[::-1]):
         found = fit.read_rollouts("random", order, ids)
         for name in ("number", "document", "influence"):

@@ -7,17 +7,17 @@ import pyarrow as pa
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import GPT2Config, GPT2LMHeadModel
 
 import killed
 import small
-from groupmates.artefacts.store import Provenance, read_table, write_table
+import tables
+from groupmates.artefacts.store import read_table
 from groupmates.errors import UserError
 from groupmates.models import language_model as lm
 from groupmates.models.reference import Reference, reference_part
-from groupmates.models.tokenizer import load_tokenizer, token_lists
+from groupmates.models.tokenizer import token_lists
 from groupmates.settings.per_stage import ProbeSettings
-from groupmates.stages import base, draw_rollouts, probe
+from groupmates.stages import draw_rollouts, probe
 
 
 def probed(run, folder, part: int = 0, parts: int = 1, **paths) -> pa.Table:
@@ -31,13 +31,11 @@ def plan_of(run, folder, keep=lambda rollout: True) -> object:
     table = read_table(run.rollouts, "rollouts")
     rows = [r for r in table.to_pylist() if keep(r["rollout"])]
     columns = {name: [r[name] for r in rows] for name in table.column_names}
-    write_table(folder / "plan.parquet", "rollouts", Provenance("probe", {}), columns)
-    return folder / "plan.parquet"
+    return tables.write(folder / "plan.parquet", "rollouts", **columns)
 
 
 @pytest.fixture(scope="module")
 def whole(small_run, tmp_path_factory) -> pa.Table:
-    torch.set_num_threads(1)
     return probed(small_run, tmp_path_factory.mktemp("probe"))
 
 
@@ -106,41 +104,22 @@ def test_an_influence_is_the_difference_of_two_recorded_losses(whole):
 
 @pytest.mark.parametrize("parts", [2, 7, 9])
 def test_any_number_of_jobs_gives_the_same_rows(small_run, whole, tmp_path, parts):
-    tables = [probed(small_run, tmp_path, part, parts) for part in range(parts)]
-    assert pa.concat_tables(tables).equals(whole)
-    sizes = [len(t) // small.LENGTH for t in tables]
+    found = [probed(small_run, tmp_path, part, parts) for part in range(parts)]
+    assert pa.concat_tables(found).equals(whole)
+    sizes = [len(t) // small.LENGTH for t in found]
     assert max(sizes) - min(sizes) <= 1
-
-
-def test_a_rollout_alone_has_the_labels_it_has_after_others(small_run, whole, tmp_path):
-    plan = plan_of(small_run, tmp_path, keep=lambda rollout: rollout == 4)
-    alone = probed(small_run, tmp_path, rollouts=plan)
-    assert alone.equals(whole.slice(4 * small.LENGTH, small.LENGTH))
 
 
 def test_a_model_with_dropout_has_the_same_labels_in_any_number_of_jobs(small_run, tmp_path):
     # Found here once: dropout drew from one stream over all rollouts of a job.
-    checkpoint = tmp_path / "gpt2"
-    torch.manual_seed(0)
-    rows = len(load_tokenizer(small_run.tokenizer))
-    gpt2 = GPT2Config(
-        vocab_size=rows, n_positions=small.SEQUENCE, n_embd=16, n_layer=1, n_head=2, resid_pdrop=0.3
-    )
-    GPT2LMHeadModel(gpt2).save_pretrained(checkpoint)
-    base.run(
-        small.base_settings(checkpoint=str(checkpoint)),
-        tokenizer=small_run.tokenizer,
-        training_pool=small_run.training_pool,
-        output=tmp_path / "base",
-    )
-    tables = [
+    with_dropout = small.dropout_base(small_run, tmp_path)
+    one, three = (
         pa.concat_tables(
-            probed(small_run, tmp_path, part, parts, base=tmp_path / "base")
-            for part in range(parts)
+            probed(small_run, tmp_path, part, parts, base=with_dropout) for part in range(parts)
         )
         for parts in (1, 3)
-    ]
-    assert tables[0].equals(tables[1])
+    )
+    assert one.equals(three)
 
 
 def test_a_checkpoint_without_a_finite_loss_is_named_and_no_document(small_run, tmp_path):
@@ -180,15 +159,15 @@ def test_a_killed_job_goes_on_after_its_last_save_with_the_same_bytes(
     small_run, tmp_path, monkeypatch, every
 ):
     """It dies at every seventh evaluation, at any step of a rollout."""
-    (tmp_path / "whole").mkdir()
-    probed(small_run, tmp_path / "whole")
-    expected = (tmp_path / "whole/shard-0-of-1.parquet").read_bytes()
-    killed.saving(monkeypatch, every)
-    evaluations = killed.dying(monkeypatch, Reference, "loss", 7)
-    output = tmp_path / "shard-0-of-1.parquet"
-    attempts = killed.until_written(output, lambda: probed(small_run, tmp_path))
-    assert output.read_bytes() == expected
+
+    def make(folder):
+        folder.mkdir(exist_ok=True)
+        probed(small_run, folder)
+        return folder / "shard-0-of-1.parquet"
+
+    attempts, evaluations = killed.survives(
+        monkeypatch, tmp_path, Reference, "loss", 7, make, every
+    )
     assert attempts > 3
     # One evaluation of the checkpoint per attempt, the one it dies at, and what was not yet saved.
     assert len(evaluations) <= 21 + attempts * (2 + every - 1)
-    assert not list(tmp_path.glob(".*.kept"))

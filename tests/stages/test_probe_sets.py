@@ -6,25 +6,23 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 import pytest
-import torch
-from transformers import GPT2Config, GPT2LMHeadModel
 
 import killed
 import small
+import tables
 from groupmates.artefacts.store import (
     Provenance,
     embeddings,
     read_artefact_json,
     read_table,
     write_json,
-    write_table,
 )
 from groupmates.models.influence import InfluenceModel
 from groupmates.models.reference import Reference
-from groupmates.models.tokenizer import load_tokenizer, token_lists
+from groupmates.models.tokenizer import token_lists
 from groupmates.settings.config import Groups
 from groupmates.settings.per_stage import GroupPlanSettings, GroupsSettings, ProbeSettings
-from groupmates.stages import base, probe, probe_sets, set_agreement
+from groupmates.stages import probe, probe_sets, set_agreement
 
 SIZES = [1, 2, 4]
 SETS = 4  # of each kind
@@ -34,14 +32,11 @@ HELDOUT = (0, 5)  # of the seven random rollouts
 @pytest.fixture(scope="module")
 def model(small_run, tmp_path_factory):
     """An influence model that two rollouts were held out from."""
-    torch.set_num_threads(1)
     folder = small.influence_model(small_run, tmp_path_factory.mktemp("fit") / "final")
     plan = read_table(small_run.rollouts, "rollouts").to_pylist()
     rows = [r for r in plan if r["rollout"] in HELDOUT]
     columns = {name: [r[name] for r in rows] for name in ("rollout", "step", "doc_id")}
-    columns |= {"round": ["random"] * len(rows)}
-    columns |= {name: np.zeros(len(rows)) for name in ("influence_nats", "predicted_nats")}
-    write_table(folder / "heldout.parquet", "heldout", Provenance("fit", {}), columns)
+    tables.write(folder / "heldout.parquet", "heldout", round="random", **columns)
     return folder
 
 
@@ -82,7 +77,6 @@ def measured(run, sets, folder, part=0, parts=1) -> pa.Table:
 
 @pytest.fixture(scope="module")
 def whole(small_run, sets, tmp_path_factory) -> pa.Table:
-    torch.set_num_threads(1)
     return measured(small_run, sets, tmp_path_factory.mktemp("probed"))
 
 
@@ -105,9 +99,10 @@ def test_sets_hold_no_document_of_a_rollout_that_the_fit_has_trained_on(small_ru
     assert not any(table["seen"].to_pylist())
     # Rollouts that a model was held out on teach it nothing, those of the second round all do.
     assert held
-    rows = {"rollout": [0] * len(held), "step": range(1, 1 + len(held)), "doc_id": sorted(held)}
-    second = tmp_path / "bootstrap.parquet"
-    write_table(second, "rollouts", Provenance("probe", {}), rows)
+    steps = range(1, 1 + len(held))
+    second = tables.write(
+        tmp_path / "bootstrap.parquet", "rollouts", step=steps, doc_id=sorted(held)
+    )
     ids = probe_sets.fitted_on(small_run.rollouts, [second], model)
     assert set(ids) == fitted | held
     assert set(probe_sets.fitted_on(small_run.rollouts, [], model)) == fitted
@@ -163,8 +158,7 @@ def test_losses_are_those_of_single_rollouts_of_each_set_taken_step_by_step(
             rows["step"] += range(1, size + 1)
             rows["doc_id"] += [r["doc_id"] for r in of_size]
             number += 1
-    single = tmp_path / "rollouts.parquet"
-    write_table(single, "rollouts", Provenance("probe", {}), rows)
+    single = tables.write(tmp_path / "rollouts.parquet", "rollouts", **rows)
     output = tmp_path / "probe.parquet"
     inputs = {n: getattr(small_run, n) for n in ("base", "probe_pool", "reference")}
     probe.run(
@@ -186,30 +180,17 @@ def test_losses_are_those_of_single_rollouts_of_each_set_taken_step_by_step(
 
 @pytest.mark.parametrize("parts", [2, 7])
 def test_any_number_of_jobs_gives_the_same_rows(small_run, sets, whole, tmp_path, parts):
-    tables = [measured(small_run, sets, tmp_path, part, parts) for part in range(parts)]
-    assert pa.concat_tables(tables).equals(whole)
+    found = [measured(small_run, sets, tmp_path, part, parts) for part in range(parts)]
+    assert pa.concat_tables(found).equals(whole)
 
 
 def test_a_model_with_dropout_has_the_same_losses_in_any_number_of_jobs(small_run, sets, tmp_path):
-    checkpoint = tmp_path / "gpt2"
-    torch.manual_seed(0)
-    rows = len(load_tokenizer(small_run.tokenizer))
-    gpt2 = GPT2Config(
-        vocab_size=rows, n_positions=small.SEQUENCE, n_embd=16, n_layer=1, n_head=2, resid_pdrop=0.3
-    )
-    GPT2LMHeadModel(gpt2).save_pretrained(checkpoint)
-    base.run(
-        small.base_settings(checkpoint=str(checkpoint)),
-        tokenizer=small_run.tokenizer,
-        training_pool=small_run.training_pool,
-        output=tmp_path / "base",
-    )
-    run = replace(small_run, base=tmp_path / "base")
-    tables = [
+    run = replace(small_run, base=small.dropout_base(small_run, tmp_path))
+    one, three = (
         pa.concat_tables(measured(run, sets, tmp_path, part, parts) for part in range(parts))
         for parts in (1, 3)
-    ]
-    assert tables[0].equals(tables[1])
+    )
+    assert one.equals(three)
 
 
 @pytest.mark.parametrize("every", [1, 3])
@@ -217,18 +198,18 @@ def test_a_killed_job_goes_on_after_its_last_save_with_the_same_bytes(
     small_run, sets, tmp_path, monkeypatch, every
 ):
     """It dies at every seventh evaluation, at any size of a set."""
-    (tmp_path / "whole").mkdir()
-    measured(small_run, sets, tmp_path / "whole")
-    expected = (tmp_path / "whole/part-0-of-1.parquet").read_bytes()
-    killed.saving(monkeypatch, every)
-    evaluations = killed.dying(monkeypatch, Reference, "loss", 7)
-    output = tmp_path / "part-0-of-1.parquet"
-    attempts = killed.until_written(output, lambda: measured(small_run, sets, tmp_path))
-    assert output.read_bytes() == expected
+
+    def make(folder):
+        folder.mkdir(exist_ok=True)
+        measured(small_run, sets, folder)
+        return folder / "part-0-of-1.parquet"
+
+    attempts, evaluations = killed.survives(
+        monkeypatch, tmp_path, Reference, "loss", 7, make, every
+    )
     assert attempts > 3
     losses = 2 * SETS * len(SIZES)
     assert len(evaluations) <= losses + attempts * (2 + every - 1)
-    assert not list(tmp_path.glob(".*.kept"))
 
 
 # Agreement
@@ -250,17 +231,16 @@ def by_hand(folder, shared):
     plan = {
         "set": np.repeat(range(6), 2),
         "kind": ["random"] * 6 + ["near"] * 6,
-        "size": [2] * 12,
+        "size": 2,
         "step": [1, 2] * 6,
         "doc_id": [f"d{i}" for i in range(12)],
-        "seen": [False] * 12,
         "individual_influence": [-1.0, -1.0, -0.9, -1.0, -0.8, -1.0] * 2,
         "embedding": np.array(
-            [[[1, 0], [s, np.sqrt(1 - s * s)]] for s in [*shared, *shared]], np.float32
+            [[[1, 0], [s, np.sqrt(1 - s * s)]] for s in [*shared, *shared]]
         ).reshape(12, 2),
     }
     made = Provenance("groups", {})
-    write_table(folder / "sets.parquet", "group_sets", made, plan, embedding_size=2)
+    tables.write(folder / "sets.parquet", "group_sets", made, **plan)
     influence = np.array([-0.1, -0.2, -0.3, -1.1, -1.2, -1.3])  # of each kind the last is the best
     probed = {
         "set": range(6),
@@ -273,7 +253,7 @@ def by_hand(folder, shared):
     for part in range(2):  # in two jobs, the later first
         rows = slice(3 - 3 * part, 6 - 3 * part)
         columns = {name: list(values)[rows] for name, values in probed.items()}
-        write_table(folder / f"part-{part}.parquet", "group_probe", made, columns)
+        tables.write(folder / f"part-{part}.parquet", "group_probe", made, **columns)
     relation = {"kernel": "nearest", "alpha": 1.0, "beta": 1.0, "sharpness": 1.0}
     relation |= {"label_mean_nats": [-0.01] * 3, "label_std_nats": [0.5, 0.2, 0.2]}
     (folder / "fit").mkdir()

@@ -1,22 +1,18 @@
 """Trainings that are stopped and started again: nothing of the artefacts changes, little is redone."""
 
-import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
+import killed
 import trainings
 import waiting
 from groupmates import __main__ as cli
-from groupmates.artefacts import unfinished
 from groupmates.models.resumable import warm_up_then_decay
 from groupmates.stages import evaluate, selected_tokens
-
-PACKAGE = Path(unfinished.__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +23,6 @@ def inputs(small_run, tmp_path_factory):
 @pytest.fixture(scope="module")
 def undisturbed(inputs, tmp_path_factory):
     """The artefacts of every training in one go."""
-    torch.set_num_threads(1)
     found = {}
     for name in trainings.NAMES:
         results = tmp_path_factory.mktemp(f"undisturbed-{name}")
@@ -56,24 +51,13 @@ class Steps:
         monkeypatch.setattr(torch.optim.AdamW, "step", step)
 
 
-def save_after_every(steps: int, monkeypatch) -> None:
-    """Progress is due after every so many steps, however long they take."""
-    asked = [0]
-
-    def due(kept) -> bool:
-        asked[0] += 1
-        return asked[0] % steps == 0
-
-    monkeypatch.setattr(unfinished.Kept, "due", due)
-
-
 @pytest.mark.parametrize("name", trainings.NAMES)
 @pytest.mark.parametrize(("saved", "broken"), [(1, 2), (2, 3), (2, 5), (3, 4)])
 def test_a_training_that_is_broken_off_again_and_again_ends_as_the_undisturbed_one(
     name, saved, broken, inputs, undisturbed, tmp_path, monkeypatch
 ):
     command = trainings.command(name, inputs, tmp_path)
-    save_after_every(saved, monkeypatch)
+    killed.saving(monkeypatch, saved)
     steps, interruptions = Steps(monkeypatch, broken), 0
     while cli.main(command) != 0:
         interruptions += 1
@@ -89,7 +73,7 @@ def test_progress_of_other_settings_is_never_picked_up(
     name, inputs, undisturbed, tmp_path, monkeypatch, capsys
 ):
     other = {"fit": {"epochs": 4}, "evaluate": {"points": 3}}.get(name, {"batch_sequences": 3})
-    save_after_every(1, monkeypatch)
+    killed.saving(monkeypatch, 1)
     with monkeypatch.context() as patch:
         Steps(patch, 3)
         assert cli.main(trainings.command(name, inputs, tmp_path, **other)) == 1
@@ -109,7 +93,7 @@ def test_documents_that_were_read_are_not_read_again(inputs, undisturbed, tmp_pa
         return original(file, rows, column)
 
     monkeypatch.setattr(selected_tokens, "chosen_texts", reads)
-    save_after_every(1, monkeypatch)
+    killed.saving(monkeypatch, 1)
     command = trainings.command("evaluate", inputs, tmp_path)
     assert [cli.main(command), cli.main(command)] == [1, 0]
     assert read == ["a.jsonl", "b.jsonl", "b.jsonl"]
@@ -127,7 +111,7 @@ def test_a_broken_end_of_evaluate_leaves_both_outputs_to_the_next_attempt(
             raise RuntimeError("broken off")
         original(path, artefact, *rest)
 
-    save_after_every(1, monkeypatch)
+    killed.saving(monkeypatch, 1)
     with monkeypatch.context() as patch:
         patch.setattr(evaluate, "write_table", write)
         assert cli.main(command) == 1
@@ -138,10 +122,9 @@ def test_a_broken_end_of_evaluate_leaves_both_outputs_to_the_next_attempt(
 
 
 def started(command: list[str], *options: str) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONPATH": str(PACKAGE), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [sys.executable, "-m", "groupmates", *command, *options],
-        env=environment,
+        env=waiting.environment(OMP_NUM_THREADS="1"),
         stderr=subprocess.PIPE,
         text=True,
     )

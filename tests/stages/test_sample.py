@@ -252,12 +252,6 @@ def test_a_part_without_examples_is_refused(small_run, tmp_path, share):
     assert "evaluation_share" in caught.value.todo
 
 
-def test_a_reference_file_without_examples_is_refused(small_run, tmp_path):
-    with pytest.raises(UserError) as caught:
-        referenced(small_run, tmp_path, [])
-    assert str(tmp_path / "reference.jsonl") in caught.value.where
-
-
 def test_a_missing_reference_file_is_named_before_it_is_digested(small_run, tmp_path):
     """It ended in a traceback."""
     with pytest.raises(UserError) as caught:

@@ -28,7 +28,7 @@ def scored(folder: Path, model: Path, pieces: int, batch_tokens: int = 100):
         small.write_lines(folder / f"{i}.jsonl", rows[bounds[i] : bounds[i + 1]])
         for i in range(pieces)
     ]
-    check = small.check_files(paths, folder, folder / "check/files.parquet")
+    (check,) = small.check_pool([paths], folder, folder / "check")
     settings = per_stage.ScoreSettings(
         columns=config.PoolColumns(text="text", id="id", source=None),
         bad_records="stop",
@@ -63,17 +63,14 @@ def test_tokens_count_the_whole_document_and_its_end(tmp_path, model, small_run)
 
 def test_a_killed_job_goes_on_after_the_row_groups_it_had_saved(tmp_path, model, monkeypatch):
     monkeypatch.setattr(shard_rows, "ROW_GROUP", 5)
-    whole = tmp_path / "whole"
-    scored(whole, model, 3)
-    expected = (whole / "score.parquet").read_bytes()
-    killed.saving(monkeypatch)
-    calls = killed.dying(monkeypatch, InfluenceModel, "score", 3)
-    output = tmp_path / "score.parquet"
-    attempts = killed.until_written(output, lambda: scored(tmp_path, model, 3))
-    assert output.read_bytes() == expected
+
+    def make(folder: Path) -> Path:
+        scored(folder, model, 3)
+        return folder / "score.parquet"
+
+    attempts, calls = killed.survives(monkeypatch, tmp_path, InfluenceModel, "score", 3, make)
     assert attempts == 5
     assert len(calls) == 9 + 4  # nine row groups, and those at which it died once more
-    assert not list(tmp_path.glob(".*.kept"))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-import killed
 import scored
 import small
 from groupmates.artefacts.store import Provenance, embeddings, read_table, table_record, write_table
@@ -21,7 +20,6 @@ from groupmates.models.language_model import load_lm
 from groupmates.models.semantic import SemanticEncoder
 from groupmates.models.tokenizer import document_tokens, load_tokenizer, token_lists
 from groupmates.selectors import semdedup as order_semdedup
-from groupmates.selectors import take
 from groupmates.settings import config, per_stage
 from groupmates.settings.selectors import SemDedup
 from groupmates.stages import cluster, semantic
@@ -61,7 +59,7 @@ def embedded(
             ),
             pool=[path],
             root=root,
-            check=small.check_files([path], root, root / "check/files.parquet"),
+            check=small.check_pool([[path]], root, root / "check")[0],
             base=run.base,
             tokenizer=run.tokenizer,
             encoder=encoder,
@@ -120,16 +118,7 @@ def test_the_same_inputs_give_the_same_bytes(small_run, encoder, tmp_path):
 
 def clustered(folder: Path, files: list[Path]) -> np.ndarray:
     chosen = config.Cluster(clusters=5, target_size=None, iterations=8, sample_per_cluster=256)
-    settings = per_stage.CentroidSettings(seed=0, cluster=chosen)
-    centroids = folder / "centroids.npy"
-    cluster.run_centroids(settings, score=files, output=centroids)
-    found = []
-    for path in files:
-        output = folder / "cluster" / path.name
-        arguments = {"score": path, "centroids": centroids, "output": output}
-        cluster.run_assign(per_stage.ClusterSettings(), **arguments)
-        found.append(read_table(output, "cluster")["cluster"].to_numpy())
-    return np.concatenate(found)
+    return scored.fit_clusters(folder, files, per_stage.CentroidSettings(seed=0, cluster=chosen))
 
 
 @pytest.mark.parametrize(("shards", "batch_tokens"), [(2, 17), (7, 5000)])
@@ -145,20 +134,6 @@ def test_shards_and_batches_change_no_embedding_and_no_cluster(
     cluster_N = clustered(tmp_path / "1", first)
     assert np.array_equal(clustered(tmp_path / "n", other), cluster_N)
     assert len(set(cluster_N.tolist())) == 5
-
-
-def test_a_killed_job_goes_on_after_the_row_groups_it_had_saved(
-    small_run, encoder, tmp_path, monkeypatch
-):
-    monkeypatch.setattr("groupmates.stages.shard_rows.ROW_GROUP", 5)
-    (expected,) = embedded(tmp_path / "whole", small_run, encoder)
-    killed.saving(monkeypatch)
-    calls = killed.dying(monkeypatch, SemanticEncoder, "__call__", 3)
-    output = tmp_path / "shard-00000.parquet"
-    attempts = killed.until_written(output, lambda: embedded(tmp_path, small_run, encoder))
-    assert output.read_bytes() == expected.read_bytes()
-    assert (attempts, len(calls)) == (4, 8 + 3)  # eight row groups, three times one in vain
-    assert not list(tmp_path.glob(".*.kept"))
 
 
 @pytest.mark.parametrize("value", [np.nan, 0.0])
@@ -238,16 +213,8 @@ def two_kinds(
     else:
         model = scored.write_model(run / "fit/final")
         scored.order_group_mates(orders, model, score, clusters, budget, clusters="semantic")
-    output = [run / f"select/{method}/shard-{i:05d}.parquet" for i in range(shards)]
-    take.run(
-        per_stage.TakeSettings(budget=budget),
-        method=method,
-        orders=orders,
-        score=score,
-        cluster=clusters,
-        output=output,
-    )
-    return pool, meaning, [r for f in output for r in read_table(f, "select").to_pylist()]
+    table = scored.take_budget(run, orders, score, clusters, budget, method)
+    return pool, meaning, table.to_pylist()
 
 
 @pytest.mark.parametrize("method", ["semdedup", "group_mates"])

@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from groupmates.artefacts.store import Provenance, write_folder_provenance, write_table
+import tables
+from groupmates.artefacts.store import Provenance, write_folder_provenance
 from groupmates.report.headline import headline
 from groupmates.settings.per_stage import SummarySettings
 from groupmates.stages import summarise
 
-MADE = Provenance("test", {})
 FINAL = {"group_mates": [1.0, 1.2, 1.1], "random": [1.5, 1.6, 1.7]}
 LABELS = np.array([2, 8])
 
@@ -21,40 +21,16 @@ def written(folder):
     for method, losses in FINAL.items():
         for seed, loss in enumerate(losses):
             curve = folder / f"evaluate/{method}/seed-{seed}.parquet"
-            write_table(curve, "curve", MADE, {"tokens": [0, 400], "loss_nats": [2.0, loss]})
+            tables.write(curve, "curve", tokens=[0, 400], loss_nats=[2.0, loss])
             examples = folder / f"evaluate/{method}/seed-{seed}.examples.parquet"
-            columns = {
-                "example_id": ["a", "b"],
-                "loss_sum_nats": loss * LABELS,
-                "label_tokens": LABELS,
-            }
-            write_table(examples, "example_losses", MADE, columns)
-            paths.append(curve)
-            paths.append(examples)
+            sums = {"loss_sum_nats": loss * LABELS, "label_tokens": LABELS}
+            tables.write(examples, "example_losses", example_id=["a", "b"], **sums)
+            paths += [curve, examples]
         selection = folder / f"select/{method}/shard-00000.parquet"
-        columns = {
-            "doc_id": ["x", "y"],
-            "source_file": ["f", "f"],
-            "source_row": [0, 3],
-            "n_tokens": [30, 50],
-            "cluster": [0, 0],
-            "rank": [0, 1],
-            "individual_influence": [0.0, 0.0],
-            "group_influence": [0.0, 0.0],
-        }
-        write_table(selection, "select", MADE, columns)
-        paths.append(selection)
+        paths.append(tables.selection(selection, [("f", 0), ("f", 3)], n_tokens=[30, 50]))
     score = folder / "score/shard-00000.parquet"
-    columns = {
-        "doc_id": ["x", "v", "w", "y"],
-        "source_file": ["f"] * 4,
-        "source_row": [0, 1, 2, 3],
-        "source": [""] * 4,
-        "n_tokens": [30, 60, 60, 50],
-        "individual_influence": [0.0] * 4,
-        "embedding": np.ones((4, 1), np.float32),
-    }
-    write_table(score, "score", MADE, columns, embedding_size=1)
+    rows = {"source_row": range(4), "n_tokens": [30, 60, 60, 50]}
+    tables.write(score, "score", doc_id=["x", "v", "w", "y"], source_file="f", **rows)
     return [*paths, score]
 
 
@@ -86,7 +62,7 @@ def test_tokens_and_epochs_are_those_of_the_selection(summary):
 def test_the_headline_tells_both_losses_the_difference_and_where_to_look(summary, tmp_path):
     fit = tmp_path / "fit/final"
     fit.mkdir(parents=True)
-    write_folder_provenance(fit, "fit", MADE)
+    write_folder_provenance(fit, "fit", Provenance("test", {}))
     metrics = {
         "spearman": {"full": 0.44, "position_mean": 0.36},
         "spearman_difference_interval": [0.06, 0.1],

@@ -11,8 +11,9 @@ import pytest
 import webdataset
 
 import small
+import tables
 from groupmates.artefacts import unfinished
-from groupmates.artefacts.store import Provenance, read_artefact_json, write_table
+from groupmates.artefacts.store import read_artefact_json
 from groupmates.errors import UserError
 from groupmates.models.tokenizer import document_tokens, load_tokenizer, train_tokenizer
 from groupmates.pool.token_files import token_type
@@ -51,16 +52,7 @@ def texts(names: str = "abc") -> list[str]:
 
 
 def selection_of(path: Path, names: str) -> Path:
-    chosen = [(name, row) for name in names for row in ROWS[name]]
-    columns = {
-        "doc_id": [f"{name}{row}" for name, row in chosen],
-        "source_file": [f"{name}.jsonl" for name, _ in chosen],
-        "source_row": [row for _, row in chosen],
-        **dict.fromkeys(("n_tokens", "cluster", "rank"), [5] * len(chosen)),
-        **dict.fromkeys(("individual_influence", "group_influence"), [0.0] * len(chosen)),
-    }
-    write_table(path, "select", Provenance("select", {}), columns)
-    return path
+    return tables.selection(path, [(f"{name}.jsonl", row) for name in names for row in ROWS[name]])
 
 
 def part_of(pool: Path, format: str, part: str, tokenizer: Path, names: str | None = None) -> Path:
@@ -174,13 +166,18 @@ def read_by_megatron(folder: Path):
     return megatron().IndexedDataset(str(folder / "tokens"), multimodal=False, mmap=True)
 
 
-def test_megatron_core_reads_every_document_with_its_end(pool, small_run):
-    folder = dataset_of(pool, "megatron", small_run.tokenizer)
+def read_whole(folder: Path, tokenizer: Path) -> type:
+    """Every document with its end, as this tokenizer has it; the type of the tokens."""
     found = read_by_megatron(folder)
-    ours = document_tokens(load_tokenizer(small_run.tokenizer), texts())
+    ours = document_tokens(load_tokenizer(tokenizer), texts())
     assert [found[i].tolist() for i in range(len(found))] == [t.tolist() for t in ours]
     assert found.document_indices.tolist() == list(range(len(ours) + 1))
-    assert found.index.dtype is np.uint16
+    return found.index.dtype
+
+
+def test_megatron_core_reads_every_document_with_its_end(pool, small_run):
+    folder = dataset_of(pool, "megatron", small_run.tokenizer)
+    assert read_whole(folder, small_run.tokenizer) is np.uint16
     names = sorted(path.name for path in folder.iterdir())
     assert names == ["part-00000", "part-00001", "tokens.bin", "tokens.idx"]
 
@@ -197,13 +194,6 @@ def test_how_many_shards_a_job_takes_changes_no_byte_of_a_megatron_dataset(
         assert together[name] == apart[name]
 
 
-def test_megatron_core_finds_the_start_of_a_token_within_a_document(pool, small_run):
-    folder = dataset_of(pool, "megatron", small_run.tokenizer)
-    found = read_by_megatron(folder)
-    third = document_tokens(load_tokenizer(small_run.tokenizer), texts())[2]
-    assert found.get(2, offset=3, length=4).tolist() == third[3:7].tolist()
-
-
 def test_the_type_of_tokens_is_that_of_megatron_s_own_rule():
     for vocabulary in (300, 65499, 65500, 128_256):
         assert token_type(vocabulary) == np.dtype(megatron().DType.optimal_dtype(vocabulary))
@@ -212,10 +202,7 @@ def test_the_type_of_tokens_is_that_of_megatron_s_own_rule():
 def test_a_large_vocabulary_is_read_back_by_megatron_core(pool, small_run, monkeypatch):
     monkeypatch.setattr(tokenise, "token_type", lambda vocabulary: np.dtype("<i4"))
     folder = dataset_of(pool, "megatron", small_run.tokenizer)
-    found = read_by_megatron(folder)
-    ours = document_tokens(load_tokenizer(small_run.tokenizer), texts())
-    assert found.index.dtype is np.int32
-    assert [found[i].tolist() for i in range(len(found))] == [t.tolist() for t in ours]
+    assert read_whole(folder, small_run.tokenizer) is np.int32
 
 
 # Whatever happens on the way
@@ -277,10 +264,7 @@ def test_progress_with_another_tokenizer_is_not_gone_on_with(
         patched.setattr(tokenise.store, "replacing", lambda path: (_ for _ in ()).throw(Killed))
         with pytest.raises(Killed):
             part_of(pool, "megatron", "00000", small_run.tokenizer)
-    folder = dataset_of(pool, "megatron", other)
-    found = read_by_megatron(folder)
-    ours = document_tokens(load_tokenizer(other), texts())
-    assert [found[i].tolist() for i in range(len(found))] == [t.tolist() for t in ours]
+    read_whole(dataset_of(pool, "megatron", other), other)
 
 
 @pytest.mark.parametrize("format", ["open_lm", "megatron"])

@@ -134,19 +134,6 @@ def test_a_truncated_artefact_is_told_and_its_producer_alone_runs_again(
     assert checkout.selections(folder) == checkout.selections(finished)
 
 
-def test_a_flipped_bit_in_an_artefact_is_told(folder: Path) -> None:
-    damaged = folder / SCORE
-    body, times = bytearray(damaged.read_bytes()), damaged.stat()
-    body[len(body) // 2] ^= 1
-    damaged.write_bytes(body)
-    os.utime(damaged, ns=(times.st_atime_ns, times.st_mtime_ns))
-    failed = snakemake(folder)
-    assert failed.returncode != 0
-    assert SCORE in failed.stdout
-    assert "delete the file and run snakemake again" in failed.stdout
-    assert "Traceback" not in failed.stdout
-
-
 def after_each(monkeypatch: pytest.MonkeyPatch, happens: Callable[[str], None]) -> None:
     """What happens when a job has ended, by the name of its stage."""
     true = run_stage.main

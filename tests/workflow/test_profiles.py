@@ -14,26 +14,12 @@ import checkout
 import in_process
 import waiting
 
-GPU_STAGES = {"base", "plan-bootstrap", "probe", "fit", "plan-groups", "probe-groups", "score"}
-GPU_STAGES |= {"centroids", "cluster", "evaluate"}
-
-
-def without_slurm(tmp_path: Path) -> dict[str, str]:
-    """An environment whose PATH has the system's programs without SLURM's."""
-    programs = tmp_path / "programs"
-    programs.mkdir()
-    slurm = re.compile("s(batch|run|queue|cancel|info|control|acct|stat|alloc|acctmgr|share)$")
-    for program in Path("/usr/bin").iterdir():
-        if not slurm.match(program.name):
-            (programs / program.name).symlink_to(program)
-    return {"PATH": str(programs), "HOME": str(tmp_path)}
-
 
 def test_a_machine_without_slurm_plans_the_run_but_says_why_it_cannot_start_it(
     tmp_path: Path,
 ) -> None:
     folder = checkout.make(tmp_path / "checkout")
-    environment = without_slurm(tmp_path)
+    environment = {"PATH": os.pathsep.join(waiting.programs(tmp_path)), "HOME": str(tmp_path)}
     plan = checkout.snakemake(folder, "-n", profile="slurm", env=environment)
     assert plan.returncode == 0, plan.stdout[-3000:]
     assert re.search(r"^total +\d\d", plan.stdout, re.MULTILINE)
@@ -65,7 +51,7 @@ def test_every_rule_asks_for_memory_and_time_and_six_of_them_for_a_gpu(
     assert all(re.search(r"mem_mb=\d+", line) for line in asked.values())
     assert all(re.search(r"runtime=\d+", line) for line in asked.values())
     with_gpu = {rule for rule, line in asked.items() if "gpu=1" in line}
-    assert with_gpu == {stage.replace("-", "_") for stage in GPU_STAGES}
+    assert with_gpu == {stage.replace("-", "_") for stage in checkout.GPU_STAGES}
 
 
 # The short name

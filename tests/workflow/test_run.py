@@ -9,7 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import datasets
 import pyarrow.parquet as pq
 import pytest
 
@@ -44,24 +43,6 @@ def test_the_dataset_holds_selected_lines_unchanged_and_in_their_order(finished:
             pool, written = lines(root / "corpus" / name), lines(root / "dataset" / method / name)
             assert written == [pool[row] for row in rows]
             assert all(json.loads(line)["text"] for line in written)
-
-
-def test_the_dataset_loads_with_hugging_face_datasets(
-    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    files = sorted(map(str, (finished / "results/tiny/dataset/group_mates").glob("*.zst")))
-    loaded = datasets.load_dataset("json", data_files=files, split="train", cache_dir=str(tmp_path))
-    written = [json.loads(line)["text"] for path in files for line in lines(Path(path))]
-    assert loaded["text"] == written
-
-
-def test_both_methods_meet_the_same_budget_of_documents(finished: Path) -> None:
-    root = finished / "results/tiny"
-    documents = sum(pq.read_metadata(p).num_rows for p in root.glob("score/*.parquet"))
-    for method in ("group_mates", "random"):
-        rows = [pq.read_metadata(p).num_rows for p in root.glob(f"select/{method}/shard-*")]
-        assert sum(rows) == round(documents / 4)
 
 
 def test_summary_and_report_tell_the_same_difference(finished: Path) -> None:
