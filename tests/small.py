@@ -96,6 +96,7 @@ def sample_settings(
         "sequence_length": SEQUENCE,
         "tokenizer": None,
         "vocabulary_size": 300,
+        "special_tokens_in_text": False,
     } | changed
     return per_stage.SampleSettings(
         seed=0,
@@ -132,9 +133,13 @@ def plan_settings(rollouts: int = 7) -> per_stage.RandomPlanSettings:
     )
 
 
+def marked(root: str | Path, paths: Iterable[str | Path]) -> list[str]:
+    """Pool files for a command line; their names are their paths below `root`."""
+    return [f"{root}/./{str(path).removeprefix(f'{root}/')}" for path in paths]
+
+
 def check_pool(
-    shards: list[list[Path]],
-    root: Path,
+    shards: list[list[str]],
     folder: Path,
     bad_records: str = "stop",
     max_bad_share: float = 0.01,
@@ -144,11 +149,11 @@ def check_pool(
     of_pool = of_shard | {"max_bad_share": max_bad_share}
     written = [folder / f"shard-{i:05d}.parquet" for i in range(len(shards))]
     for pool, output in zip(shards, written, strict=True):
-        check.run(per_stage.CheckSettings(**of_shard), pool=pool, root=str(root), output=output)
+        check.run(per_stage.CheckSettings(**of_shard), pool=pool, output=output)
     check.run_pool(
         per_stage.CheckPoolSettings(**of_pool),
+        pool=[path for pool in shards for path in pool],
         check=written,
-        root=str(root),
         output=folder / "files.parquet",
         rejects=folder / "rejects.parquet",
     )
@@ -168,8 +173,7 @@ def make_run(folder: Path) -> Run:
     )
     sample.run(
         sample_settings(),
-        pool=[run.pool],
-        root=run.pool.parent,
+        pool=marked(run.pool.parent, [run.pool]),
         tokenizer=run.tokenizer,
         probe_pool=run.probe_pool,
         training_pool=run.training_pool,

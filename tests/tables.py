@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,10 @@ import numpy as np
 
 import small
 from groupmates.artefacts.catalogue import ARTEFACTS
-from groupmates.artefacts.store import Provenance, write_table
+from groupmates.artefacts.store import Provenance, of_pool, write_table
+from groupmates.pool.damage import bytes_of
+from groupmates.pool.identity import identity, sha256_of
+from groupmates.pool.listing import located
 
 FILLING = {"string": "", "dictionary": "", "tokens": [1], "bool": False}  # numbers: 0
 
@@ -32,12 +36,22 @@ def write(path: Path, artefact: str, made: Provenance | None = None, **columns: 
     return path
 
 
-def selection(path: Path, places: list[tuple[str, int]], **columns: Any) -> Path:
-    """The selected documents at these places, (pool file, row)."""
+def of_files(pool: Iterable[str]) -> dict[str, str]:
+    """Inputs of a provenance: these pool files of a command line."""
+    files = located(pool)
+    return of_pool({f.name: identity(bytes_of(f.path), sha256_of(f.path)) for f in files})
+
+
+def selection(
+    path: Path, places: list[tuple[str, int]], pool: Iterable[str] = (), **columns: Any
+) -> Path:
+    """The selected documents at these places, (pool file, row), of the `pool` that was scored."""
+    chosen = {"method": "random", "budget": {"ratio": 0.5, "tokens": None}}
+    made = Provenance("select", chosen, of_files(pool))
     files, rows = [file for file, _ in places], [row for _, row in places]
     ids = [f"{file}#{row}" for file, row in places]
     given = {"doc_id": ids, "source_file": files, "source_row": rows} | columns
-    return write(path, "select", **given)
+    return write(path, "select", made, **given)
 
 
 def probe(path: Path, doc_ids: np.ndarray, influence: np.ndarray) -> Path:
@@ -61,11 +75,13 @@ def scored_pool(
     files, score = [], []
     for shard, rows in enumerate(np.array_split(np.arange(len(documents)), shards)):
         mine = [documents[i] for i in rows]
-        files.append(str(small.write_lines(folder / f"pool/f{shard}.jsonl", mine)))
+        path = small.write_lines(folder / f"pool/f{shard}.jsonl", mine)
+        files += small.marked(folder / "pool", [path])
         score.append(
             write(
                 folder / f"score/shard-{shard:05d}.parquet",
                 "score",
+                Provenance("score", {}, of_files(files[-1:])),
                 doc_id=[d["id"] for d in mine],
                 source_file=f"f{shard}.jsonl",
                 source_row=np.arange(len(mine)),

@@ -22,7 +22,7 @@ from groupmates.pool.chosen_rows import chosen_rows, chosen_texts, take_text
 from groupmates.pool.copy_rows import copy_rows
 from groupmates.pool.documents import Reject, read_documents
 from groupmates.pool.identity import sha256_of
-from groupmates.pool.listing import PoolFile, common_root, deal, expand, list_files, named, path_of
+from groupmates.pool.listing import PoolFile, deal, expand, list_files, located
 from groupmates.settings.config import PoolColumns
 from groupmates.settings.per_stage import MaterialiseSettings
 from groupmates.stages import materialise
@@ -237,7 +237,6 @@ def test_a_remote_pool_has_the_documents_names_and_digests_of_a_local_one(bucket
     remote = list_files(bucket)
     local = list_files([f"{tmp_path}/pool/kind-*/*", f"{tmp_path}/pool/saved"])
     assert [f.name for f in remote] == [f.name for f in local]
-    assert [f.suffix for f in remote] == list(KINDS)
     for one, other in zip(remote, local, strict=True):
         assert list(read_documents(one, small.COLUMNS)) == list(
             read_documents(other, small.COLUMNS)
@@ -249,8 +248,7 @@ def test_a_remote_pool_has_the_documents_names_and_digests_of_a_local_one(bucket
 
 def test_remote_files_are_checked_and_their_rows_copied_in_their_own_format(bucket, tmp_path):
     files = list_files(bucket)
-    root = common_root([f.path for f in files])
-    (shard,) = small.check_pool([[f.path for f in files]], root, tmp_path)
+    (shard,) = small.check_pool([[f.marked for f in files]], tmp_path)
     assert sum(read_table(shard, "check")["documents"].to_pylist()) == 50
     for file in files:
         selection, copy = selection_of(tmp_path, [(file.name, 4)]), tmp_path / "out" / file.name
@@ -280,34 +278,6 @@ def test_the_text_of_chosen_rows_may_be_nested(tmp_path, suffix):
     assert values["content"] == {"n": 2}
     with pytest.raises(UserError, match="as when the run read it before"):
         list(chosen_texts(file, np.array([1]), "content.words"))
-
-
-def test_a_url_beside_local_files_is_named_by_all_of_it(bucket, tmp_path):
-    files = list_files([f"{tmp_path}/pool/kind-0/*", "memory://bucket/pool/kind-1/part.jsonl.gz"])
-    assert [f.name for f in files] == ["part.jsonl", "memory/bucket/pool/kind-1/part.jsonl.gz"]
-
-
-@pytest.mark.parametrize(
-    "paths",
-    [
-        ["memory://bucket/pool/kind-0/part.jsonl", "memory://bucket/pool/saved/x.arrow"],
-        ["s3://a/x.jsonl", "s3://b/y.jsonl"],
-        ["s3://a/x.jsonl", "gs://a/x.jsonl"],
-        ["here/x.jsonl", "s3://a/x.jsonl"],
-        ["{tmp}/here/x.jsonl", "{tmp}/here/y/x.jsonl", "hf://datasets/a/b@main/x.jsonl"],
-    ],
-)
-def test_names_are_different_and_lead_back_to_their_files(paths, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "here/y").mkdir(parents=True)
-    for path in ("here/x.jsonl", "here/y/x.jsonl"):
-        (tmp_path / path).touch()
-    paths = [path.replace("{tmp}", str(tmp_path)) for path in paths]
-    root = common_root(paths)
-    files = [named(path, root) for path in paths]
-    assert len({f.name for f in files}) == len(paths)
-    assert [path_of(f.name, root) for f in files] == paths
-    assert not any(f.name.startswith("/") or "://" in f.name for f in files)
 
 
 def test_a_missing_remote_file_and_a_glob_without_files_are_told(bucket):
