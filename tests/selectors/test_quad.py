@@ -25,7 +25,7 @@ from groupmates.models import language_model as lm
 from groupmates.models.gradients import AttentionGradients
 from groupmates.models.reference import reference_part
 from groupmates.models.tokenizer import document_tokens, load_tokenizer
-from groupmates.selectors import quad, take
+from groupmates.selectors import quad, quad_influences, take
 from groupmates.settings.config import Budget
 from groupmates.settings.per_stage import TakeSettings
 from groupmates.settings.selectors import Quad
@@ -277,7 +277,7 @@ def test_a_killed_job_measures_no_batch_twice_and_writes_the_same_bytes(
     small_run, tmp_path, monkeypatch, capsys
 ):
     """It dies at every third batch of two documents or so."""
-    monkeypatch.setattr(quad, "pass_tokens", lambda model: 60)
+    monkeypatch.setattr(quad_influences, "pass_tokens", lambda model: 60)
     whole = Files(tmp_path / "whole")
     probed = len(whole.probe(small_run))
     killed.saving(monkeypatch)

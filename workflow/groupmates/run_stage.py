@@ -53,6 +53,12 @@ def stage_arguments(function: Callable[..., None], arguments: list[str]) -> dict
     parser.add_argument("--log", type=Path, help="file that messages go to as well; its record")
     parser.add_argument("--job", nargs="*", help="for the record: RULE NAME=VALUE…, its wildcards")
     parser.add_argument(
+        "--threads",
+        type=int,
+        default=1,
+        help="threads of torch, in stages that use it (default: 1)",
+    )
+    parser.add_argument(
         "--save-seconds",
         type=float,
         default=float(os.environ.get("GROUPMATES_SAVE_SECONDS", 60)),
@@ -64,8 +70,10 @@ def stage_arguments(function: Callable[..., None], arguments: list[str]) -> dict
     parser.add_argument(
         "--join", action="store_true", help="train with the other processes that srun has started"
     )
-    kinds = {name: _required(hints[name]) for name in inspect.signature(function).parameters}
-    for name, parameter in inspect.signature(function).parameters.items():
+    own = dict(inspect.signature(function).parameters)
+    own.pop("threads", None)  # an argument of every job
+    kinds = {name: _required(hints[name]) for name in own}
+    for name, parameter in own.items():
         optional = parameter.default is not parameter.empty
         many = typing.get_origin(kinds[name]) is list
         parser.add_argument(
@@ -203,6 +211,12 @@ def prepare_and_run(argv: list[str], record: jobs.Record | None = None) -> int:
         raise
     for name in ("log", "job", "processes"):
         del arguments[name]
+    if STAGES[argv[0]].torch:
+        import torch
+
+        torch.set_num_threads(arguments["threads"])
+    if "threads" not in inspect.signature(function).parameters:
+        del arguments["threads"]
     unfinished.seconds_between_saves = arguments.pop("save_seconds")
     return run(argv[0], function, arguments, record, arguments.pop("join"))
 

@@ -19,4 +19,4 @@ rule plan:
         output=artefact("plan"),
     shell:
         "workflow/run plan --log {log:q} --settings {params.settings:q}"
-        " --threads {params.threads:q} --output {params.output:q}"
+        " --stage-threads {params.threads:q} --output {params.output:q}"

@@ -21,13 +21,13 @@ from groupmates.settings.per_stage import PlanSettings
 from groupmates.settings.stages import STAGES
 
 
-def run(settings: PlanSettings, *, output: Path, threads: str = "{}") -> None:
+def run(settings: PlanSettings, *, output: Path, stage_threads: str = "{}") -> None:
     """Print and write the plan; `output` is results/{run}/plan.json, plan.txt stands beside it.
 
-    `threads` is JSON: the threads of each stage's jobs, as its rule asks for them.
+    `stage_threads` is JSON: the threads of each stage's jobs, as its rule asks for them.
     """
     root = output.parent
-    planned = plan(settings.config, root, json.loads(threads))
+    planned = plan(settings.config, root, json.loads(stage_threads))
     for path, content in (
         (output, json.dumps(planned, indent=2, sort_keys=True) + "\n"),
         (output.with_suffix(".txt"), text(planned)),

@@ -7,10 +7,10 @@ the picks so far, measured as in probing. The one of lowest reference loss is tr
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from groupmates.artefacts import store
 from groupmates.artefacts.store import Provenance
@@ -19,8 +19,6 @@ from groupmates.errors import UserError
 from groupmates.maths.brute_force import drawn, evaluations, greedy, keys, most_picks
 from groupmates.maths.quota import documents_of_ratio
 from groupmates.maths.randomness import generator
-from groupmates.models.probing import Probing
-from groupmates.models.reference import Reference, reference_part
 from groupmates.models.tokenizer import document_tokens, load_tokenizer
 from groupmates.pool.chosen_rows import chosen_texts
 from groupmates.pool.listing import located
@@ -28,6 +26,9 @@ from groupmates.progress import Progress, note
 from groupmates.selectors.order import preparing, without_groups
 from groupmates.settings.sections import Budget
 from groupmates.settings.selectors import OracleGreedy
+
+if TYPE_CHECKING:
+    from groupmates.models.probing import Probing
 
 ALLOWED = "brute_force.json"
 
@@ -79,14 +80,16 @@ def order(
     root: str,
     score: list[Path],
     output: Path,
-    threads: int = 1,
 ) -> None:
     """Pick until the budget is met; then the other documents, by the loss last measured.
 
     Texts are read from the files of the `pool` below `root`. Memory: the windows of all documents, and
     the probed model three times. A killed job trains on its picks again, and measures none twice.
     """
-    torch.set_num_threads(threads)
+    # Here, so that `prepare`, whose work takes no second, need not wait for torch.
+    from groupmates.models.probing import Probing
+    from groupmates.models.reference import reference_part
+
     table = store.concatenate(score, "score", ["doc_id", "source_file", "source_row", "n_tokens"])
     documents, n_tokens_N = len(table), table["n_tokens"].to_numpy()
     budget, candidates = settings.budget, settings.candidates
@@ -100,30 +103,20 @@ def order(
             return bool(n_tokens_N[picks].sum() >= budget.tokens)
         return len(picks) >= int(allowed["picks"])
 
+    def draw(pick: int, left: np.ndarray) -> np.ndarray:
+        return drawn(left, candidates, generator(settings.seed, "oracle candidates", pick))
+
+    label = f"order {output.parent.name}"
     with Kept(output, "order", provenance) as kept:
-        probed = Probed(
-            base,
-            reference_part(reference, "selection", settings.selection_examples)[0],
+        known = kept.values
+        progress = Progress(label, allowed["evaluations"], "evaluations", len(known))
+        examples = reference_part(reference, "selection", settings.selection_examples)[0]
+        texts, doc_ids = (
             windows(settings, table, pool, root, tokenizer),
             table["doc_id"].to_pylist(),
         )
-        known, losses = kept.values, list[float]()
-        label = f"order {output.parent.name}"
-        progress = Progress(label, allowed["evaluations"], "evaluations", len(known))
-
-        def measure(pick: int, document: int) -> float:
-            if len(losses) < len(known):
-                losses.append(known[len(losses)])
-                return losses[-1]
-            losses.append(probed.loss(pick, document))
-            progress.advance()
-            kept.measured(losses)
-            return losses[-1]
-
-        def draw(pick: int, left: np.ndarray) -> np.ndarray:
-            return drawn(left, candidates, generator(settings.seed, "oracle candidates", pick))
-
-        picks, last_N = greedy(documents, enough, draw, measure, probed.choose)
+        probed = Probed(Probing(base, examples), texts, doc_ids, known, progress, kept)
+        picks, last_N = greedy(documents, enough, draw, probed.loss, probed.choose)
         progress.total = progress.done  # of a budget in tokens it was the most that there could be
         progress.finish()
         note(
@@ -163,18 +156,33 @@ def windows(
 
 
 class Probed:
-    """The probed model, trained on the picks so far, and what one more step would do."""
+    """The probed model, trained on the picks so far, and what one more step would do.
+
+    `known`: losses that an earlier attempt has measured, in the order in which they are asked for.
+    """
 
     def __init__(
-        self, base: Path, reference: Reference, windows: list[np.ndarray], doc_ids: list[str]
+        self,
+        probing: Probing,
+        windows: list[np.ndarray],
+        doc_ids: list[str],
+        known: list[float],
+        progress: Progress,
+        kept: Kept,
     ) -> None:
-        self._probing, self._windows, self._doc_ids = Probing(base, reference), windows, doc_ids
-        self._picked, self.start_loss = self._probing.snapshot(), self._probing.start_loss
+        self._probing, self._windows, self._doc_ids = probing, windows, doc_ids
+        self._known, self._asked, self._progress, self._kept = known, 0, progress, kept
+        self._picked, self.start_loss = probing.snapshot(), probing.start_loss
 
     def loss(self, pick: int, document: int) -> float:
         """Reference loss after one more step."""
-        self._step(pick, document)
-        return self._probing.loss(self._doc_ids[document], f"pick {pick + 1}")
+        if self._asked == len(self._known):
+            self._step(pick, document)
+            self._known.append(self._probing.loss(self._doc_ids[document], f"pick {pick + 1}"))
+            self._progress.advance()
+            self._kept.measured(self._known)
+        self._asked += 1
+        return self._known[self._asked - 1]
 
     def choose(self, pick: int, document: int) -> None:
         self._step(pick, document)

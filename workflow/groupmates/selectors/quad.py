@@ -1,8 +1,6 @@
 """Quad (arXiv 2409.16986): clusters are the arms of a bandit, probed by influence functions.
 
-The influence of a document is what a step along its gradient does to the reference loss, to first
-order: -(gradient of its loss) . (H + damping)^-1 (gradient of the reference loss) on the attention
-layers, nats per unit of the step; lower is better. (The paper has the other sign.)
+quad_influences.py says what an influence is; lower is better.
 """
 
 from __future__ import annotations
@@ -12,20 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from groupmates.artefacts import store
 from groupmates.artefacts.store import Provenance
 from groupmates.artefacts.unfinished import Kept
 from groupmates.errors import UserError
 from groupmates.maths.bandit import Bandit, drawn_order, most_probed
-from groupmates.maths.conjugate_gradient import conjugate_gradient
-from groupmates.maths.packing import length_batches
 from groupmates.maths.randomness import priorities
-from groupmates.models.checkpoint import broken_base, open_model
-from groupmates.models.gradients import AttentionGradients
-from groupmates.models.language_model import check_fits, pass_tokens
-from groupmates.models.reference import Reference, reference_part
 from groupmates.models.tokenizer import document_tokens, load_tokenizer
 from groupmates.pool.chosen_rows import chosen_texts
 from groupmates.pool.listing import located
@@ -48,14 +39,16 @@ def prepare(
     cluster: list[Path],
     centroids: Path,
     output: Path,
-    threads: int = 1,
 ) -> None:
     """Visit clusters, and write what was measured and what is known of every cluster in the end.
 
     An iteration reads its texts from the files of the `pool` below `root`. Memory: ids and places of
     all documents, and the probed model. A killed job measures no batch of documents twice.
     """
-    torch.set_num_threads(threads)
+    # Here, so that `order` need not wait for torch.
+    from groupmates.models.reference import reference_part
+    from groupmates.selectors.quad_influences import Influences
+
     centre_KD, quad = store.read_centroids(centroids), settings.quad
     cluster_N = np.concatenate(
         [store.read_clusters(s, c) for s, c in zip(score, cluster, strict=True)]
@@ -85,11 +78,11 @@ def prepare(
         progress = Progress(f"probe {output.name}", most, "documents", len(known))
         examples = reference_part(reference, "selection", settings.selection_examples)[0]
         texts = Texts(settings, documents, pool, root, tokenizer)
-        influences = Influences(base, examples, quad, texts, known, progress, kept)
+        influences = Influences(base, examples, quad, texts.vocabulary, known, progress, kept)
         found: list[dict[str, np.ndarray]] = []
         for iteration, (arms, drawn) in enumerate(draws(quad, bandit, order_N, starts), 1):
             chosen = np.concatenate(drawn)
-            influence_n = influences.of(chosen)
+            influence_n = influences.of(texts.sequences(chosen))
             bounds = np.cumsum([len(d) for d in drawn])[:-1]
             for arm, measured in zip(arms, np.split(influence_n, bounds), strict=True):
                 bandit.visit(int(arm), measured)
@@ -228,74 +221,3 @@ class Texts:
             ):
                 texts[i] = text
         return document_tokens(self._tokenizer, texts, self._limit)
-
-
-class Influences:
-    """Influences of documents, one batch after the other; those known from before come first."""
-
-    def __init__(
-        self,
-        base: Path,
-        reference: Reference,
-        settings: Quad,
-        texts: Texts,
-        known: list[float],
-        progress: Progress,
-        kept: Kept,
-    ) -> None:
-        model, hyper = open_model(base)
-        check_fits(model, texts.vocabulary, reference.longest, "the reference set")
-        self._gradients = AttentionGradients(model, hyper.z_loss, str(base))
-        self._batch_tokens = pass_tokens(model)
-        self._base, self._texts, self._progress, self._kept = base, texts, progress, kept
-        self._known, self._done = known, 0  # of all documents so far, in the order of batches
-        self._direction_P = self._solve(reference, settings)
-
-    def _solve(self, reference: Reference, settings: Quad) -> torch.Tensor:
-        """(H + damping)^-1 g, g the gradient of the reference loss; g itself without a Hessian."""
-        gradient_P = self._gradients.of_reference(reference)
-        if not gradient_P.isfinite().all():
-            raise broken_base("a finite gradient of the reference loss", "nan or inf", self._base)
-        if settings.hessian == "none":
-            return gradient_P
-        products = Progress("curvature", settings.cg_iterations, "products")
-
-        def multiply(vector_P: torch.Tensor) -> torch.Tensor:
-            curved_P = self._gradients.gauss_newton(reference, vector_P)
-            products.advance()
-            return curved_P + settings.damping * vector_P
-
-        direction_P, residual = conjugate_gradient(
-            multiply, gradient_P, settings.cg_iterations, settings.cg_tolerance
-        )
-        products.total = products.done
-        products.finish()
-        note("curvature", f"relative residual {residual:.2g}")
-        return direction_P
-
-    def of(self, places_n: np.ndarray) -> np.ndarray:
-        """Influences of these documents, float64 [n]; lower is better."""
-        influence_n = np.empty(len(places_n))
-        sequences = self._texts.sequences(places_n)
-        for rows in self._batches(sequences):
-            if self._done + len(rows) > len(self._known):
-                self._measure([sequences[i] for i in rows])
-            influence_n[rows] = self._known[self._done : self._done + len(rows)]
-            self._done += len(rows)
-        return influence_n
-
-    def _batches(self, sequences: list[np.ndarray]) -> Iterator[np.ndarray]:
-        return length_batches(np.array([len(s) for s in sequences]), self._batch_tokens)
-
-    def _measure(self, sequences: list[np.ndarray]) -> None:
-        found_n = -self._gradients.dots(sequences, self._direction_P)
-        if not np.isfinite(found_n).all():
-            raise UserError(
-                expected="finite influences",
-                found="nan or inf",
-                where=str(self._base),
-                todo="look at the checkpoint's weights, and at select.quad.damping",
-            )
-        self._known += found_n.tolist()
-        self._progress.advance(len(found_n))
-        self._kept.measured(self._known)

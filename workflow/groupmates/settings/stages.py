@@ -51,7 +51,7 @@ STAGES = {
             *step.function,
             "prepare" if step.__name__ == "Prepare" else "select",
             gpu=step.gpu,
-            torch=step.function[0] in {other.function[0] for other in STEPS.values() if other.gpu},
+            torch=step.gpu,
         )
         for name, step in STEPS.items()
     },

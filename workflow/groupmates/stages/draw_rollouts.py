@@ -47,17 +47,13 @@ def run_bootstrap(
     probe_pool: Path,
     model: Path,
     output: Path,
-    threads: int = 1,
 ) -> None:
     """Rollouts that the initial model predicts to be the most helpful and the most harmful."""
     # Here, so that the others, whose work takes no second, need not wait for torch.
-    import torch
-
     from groupmates.models.encoders import BATCH_TOKENS
     from groupmates.models.influence import InfluenceModel
     from groupmates.models.tokenizer import token_lists
 
-    torch.set_num_threads(threads)
     pool = read_table(probe_pool, "probe_pool", ["doc_id", "text", "input_ids"])
     influence = InfluenceModel.load(model)
     progress = Progress("plan bootstrap embeddings", len(pool), "documents")

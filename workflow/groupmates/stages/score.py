@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from groupmates.artefacts.store import Provenance, digest
 from groupmates.errors import UserError
@@ -27,10 +26,8 @@ def run(
     check: Path,
     model: Path,
     output: Path,
-    threads: int = 1,
 ) -> None:
     """Score the documents of `pool` (files below `root`, listed in `check`), in pool order."""
-    torch.set_num_threads(threads)
     influence = InfluenceModel.load(model)
     tokenizer = load_tokenizer(model / "tokenizer")
 
