@@ -4,6 +4,7 @@ import json
 import os
 import re
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 # The package beside the rules: what is parsed here is what runs in every job.
@@ -53,21 +54,25 @@ def given(values):
     return lambda wildcards: values
 
 
-def srun(wildcards, threads, resources):
-    """What starts the processes of a training. Not recorded: machines make nothing stale."""
-    return launched(threads, resources)[0]
-
-
-def processes(wildcards, threads, resources):
-    """The option of a training's command about them."""
-    return launched(threads, resources)[1]
-
-
-def launched(threads, resources):
+@contextmanager
+def plainly():
+    """Tells what the user can mend as snakemake tells an error of its own, without traceback."""
     try:
-        return join.launch(threads, resources)
+        yield
     except UserError as error:
         raise WorkflowError(str(error)) from None
+
+
+@plainly()
+def srun(wildcards, threads, resources):
+    """What starts the processes of a training. Not recorded: machines make nothing stale."""
+    return join.launch(threads, resources)[0]
+
+
+@plainly()
+def processes(wildcards, threads, resources):
+    """The option of a training's command about them."""
+    return join.launch(threads, resources)[1]
 
 
 def listed(name):
