@@ -86,8 +86,13 @@ def test_jobs_share_the_clusters_or_have_a_shard_each():
 def test_what_a_step_asks_for_is_that_of_its_class_and_may_grow():
     order = jobs("order")
     assert [order.of("threads")(job(m)) for m in ("random", "group_mates")] == [1, 2]
-    grown = order.growing("memory", lambda mb: lambda wildcards, attempt: mb * attempt)
-    assert grown(job("group_mates"), 2) == 64000
+
+    def twice(amount: int):
+        return lambda wildcards, attempt: amount * attempt
+
+    grown = order.resources(memory=twice, minutes=twice)
+    assert grown["mem_mb"](job("group_mates"), 2) == 64000
+    assert grown["runtime"](job("group_mates"), 3) == 720
 
 
 def test_files_of_the_user_must_be_there(tmp_path):

@@ -18,9 +18,8 @@ onsuccess:
 
 
 onerror:
-    from groupmates.status.view import (
-        failed_jobs,
-    )  # not at every parse: it draws tables
+    # Not at every parse: it draws tables.
+    from groupmates.status.view import failed_jobs
 
     campaign.end(workflow, CONFIG.run, "failed")
     print(failed_jobs(Path("results") / CONFIG.run), file=sys.stderr)

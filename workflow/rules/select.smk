@@ -21,8 +21,7 @@ rule prepare:
     priority: 10  # some refuse what is too much, before the expensive stages
     threads: PREPARE.of("threads")
     resources:
-        mem_mb=PREPARE.growing("memory", memory),
-        runtime=PREPARE.growing("minutes", minutes),
+        **PREPARE.resources(memory, minutes),
     params:
         stage=PREPARE.of("stage"),
         settings=PREPARE.settings,
@@ -36,8 +35,7 @@ use rule prepare as prepare_gpu with:
     wildcard_constraints:
         method=PREPARE.methods(gpu=True),
     resources:
-        mem_mb=PREPARE.growing("memory", memory),
-        runtime=PREPARE.growing("minutes", minutes),
+        **PREPARE.resources(memory, minutes),
         gpu=1,
 
 
@@ -52,8 +50,7 @@ rule order:
         method=ORDER.methods(gpu=False),
     threads: ORDER.of("threads")
     resources:
-        mem_mb=ORDER.growing("memory", memory),
-        runtime=ORDER.growing("minutes", minutes),
+        **ORDER.resources(memory, minutes),
     params:
         stage=ORDER.of("stage"),
         settings=ORDER.settings,
@@ -69,8 +66,7 @@ use rule order as order_gpu with:
         method=ORDER.methods(gpu=True),
     priority: 10  # some have steps that follow each other: the longest job of a run
     resources:
-        mem_mb=ORDER.growing("memory", memory),
-        runtime=ORDER.growing("minutes", minutes),
+        **ORDER.resources(memory, minutes),
         gpu=1,
 
 
@@ -89,8 +85,7 @@ rule take:
     log:
         logged("take_{method}"),
     resources:
-        mem_mb=memory(16000),
-        runtime=minutes(60),
+        **asks(mem_mb=16000, runtime=60),
     params:
         settings=settings("TakeSettings", "select"),
         score=listed("score"),
@@ -98,6 +93,5 @@ rule take:
         output=lambda wildcards, output: listing.compact(list(output)),
     shell:
         "workflow/run take --log {log:q} --job {params.job:q} --settings {params.settings:q}"
-        " --method {wildcards.method}"
-        " --orders {input.orders:q} --score {params.score:q} --cluster {params.cluster:q}"
-        " --output {params.output:q}"
+        " --method {wildcards.method} --orders {input.orders:q} --score {params.score:q}"
+        " --cluster {params.cluster:q} --output {params.output:q}"

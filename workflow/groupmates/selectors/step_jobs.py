@@ -17,6 +17,8 @@ from groupmates.settings.config import Config
 from groupmates.settings.per_stage import as_param, steps_of
 from groupmates.settings.selectors import POOL, Need
 
+Growing = Callable[[int], Callable[..., int]]  # of an amount, by wildcards and attempt
+
 
 class StepJobs:
     """The jobs of all methods that do one step; most functions take the wildcards of a job.
@@ -71,9 +73,14 @@ class StepJobs:
         """What the class of a step says."""
         return lambda wildcards: getattr(self._steps[wildcards.method], what)
 
-    def growing(self, what: str, asked: Callable[[int], Callable[..., int]]) -> Callable[..., int]:
-        """What the class says, `asked` as memory or minutes: more with every attempt."""
-        return lambda wildcards, attempt: asked(self.of(what)(wildcards))(wildcards, attempt)
+    def resources(self, memory: Growing, minutes: Growing) -> dict[str, Callable[..., int]]:
+        """Memory and time that the class says: more with every attempt, by these two functions."""
+
+        def grown(what: str, growing: Growing) -> Callable[..., int]:
+            said = self.of(what)
+            return lambda wildcards, attempt: growing(said(wildcards))(wildcards, attempt)
+
+        return {"mem_mb": grown("memory", memory), "runtime": grown("minutes", minutes)}
 
     def settings(self, wildcards: Any) -> str:
         step = self._steps[wildcards.method]

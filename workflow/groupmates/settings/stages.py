@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from groupmates.settings.selectors import STEPS
 
@@ -79,6 +81,17 @@ PARTS = {  # rows of the report's cost table, in the order of the data flow: wha
     "materialise": "writes the datasets",
     "evaluate": "trains on each selection",
 }
+
+
+def threads_of(rules: Iterable[Any]) -> dict[str, int]:
+    """Threads of each stage's jobs, by what snakemake's rules ask for so far."""
+    asked = {rule.name: rule.resources["_cores"] for rule in rules}
+    found = {name: cores.value for name, cores in asked.items() if not cores.is_evaluable()}
+    of_steps = {
+        stage: found.get(step.function[1] + "_gpu" * step.gpu, step.threads)
+        for stage, step in STEPS.items()
+    }
+    return {name.replace("_", "-"): threads for name, threads in found.items()} | of_steps
 
 
 def part_of(stage: str) -> str:
