@@ -17,7 +17,6 @@ from torch import nn
 
 from groupmates.artefacts.store import (
     Provenance,
-    digests,
     read_artefact_json,
     rows_of,
     write_json,
@@ -50,9 +49,7 @@ def prepare(settings: Color.Prepare, *, base: Path, reference: Path, output: Pat
     set_learning_rate(optimizer, settings.color.learning_rate)
     examples, _ = reference_part(reference, "selection", settings.selection_examples)
     lm.check_fits(model, 0, examples.longest, "the reference set")
-    provenance = Provenance(
-        "prepare", settings.model_dump(mode="json"), digests(base=base, reference=reference)
-    )
+    provenance = Provenance.of("prepare", settings, base=base, reference=reference)
     seed = hash64(settings.seed, "color", "steps")  # of dropout, where the checkpoint has it
     with Training(output, "prepared", provenance, model, optimizer, seed) as training:
         losses = training.state.setdefault("losses", [examples.loss(model)])
@@ -108,10 +105,8 @@ def order(
     tokens = load_tokenizer(tokenizer)
     conditional, probed = (lm.load_lm(folder).eval() for folder in (prepared, base))
     lm.check_fits(probed, len(tokens), settings.sequence_length, str(base))
-    provenance = Provenance(
-        "select",
-        settings.model_dump(mode="json"),
-        digests(prepared=prepared, base=base, tokenizer=tokenizer, score=score),
+    provenance = Provenance.of(
+        "select", settings, prepared=prepared, base=base, tokenizer=tokenizer, score=score
     )
     ours = score[partition]
     with Kept(output, "order", provenance) as kept:

@@ -46,7 +46,7 @@ def prepare(
     `score` is needed for a budget in tokens alone: the shortest documents are then assumed.
     """
     budget, candidates = settings.budget, settings.candidates
-    documents = sum(store.read_table(files, "files", ["documents"])["documents"].to_pylist())
+    documents = sum(store.read_column(files, "files", "documents").to_pylist())
     n_tokens_N = (
         store.concatenate(score, "score", ["n_tokens"])["n_tokens"].to_numpy() if score else None
     )

@@ -5,7 +5,7 @@ quad_influences.py says what an influence is; lower is better.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from groupmates.models.tokenizer import document_tokens, load_tokenizer
 from groupmates.pool.chosen_rows import chosen_texts
 from groupmates.pool.listing import located
 from groupmates.progress import Progress, note
-from groupmates.selectors.order import preparing
+from groupmates.selectors.order import preparing, without_groups
 from groupmates.settings.selectors import Quad
 
 PROBED, CLUSTERS = "probed.parquet", "clusters.parquet"
@@ -79,21 +79,11 @@ def prepare(
         examples = reference_part(reference, "selection", settings.selection_examples)[0]
         texts = Texts(settings, documents, pool, root, tokenizer)
         influences = Influences(base, examples, quad, texts.vocabulary, known, progress, kept)
-        found: list[dict[str, np.ndarray]] = []
-        for iteration, (arms, drawn) in enumerate(draws(quad, bandit, order_N, starts), 1):
-            chosen = np.concatenate(drawn)
-            influence_n = influences.of(texts.sequences(chosen))
-            bounds = np.cumsum([len(d) for d in drawn])[:-1]
-            for arm, measured in zip(arms, np.split(influence_n, bounds), strict=True):
-                bandit.visit(int(arm), measured)
-            found.append(
-                {
-                    "iteration": np.full(len(chosen), iteration),
-                    "cluster": cluster_N[chosen],
-                    "doc_id": documents["doc_id"].take(chosen),
-                    "influence": influence_n,
-                }
-            )
+
+        def measure(chosen_n: np.ndarray) -> np.ndarray:
+            return influences.of(texts.sequences(chosen_n))
+
+        found = list(visits(quad, bandit, order_N, starts, measure))
         progress.total = progress.done  # a cluster may have had fewer documents left
         progress.finish()
         visited, better = bandit.probed_K > 0, bandit.reward_K > 0
@@ -105,22 +95,39 @@ def prepare(
         with preparing(output, provenance) as folder:
             store.write_table(folder / CLUSTERS, "quad_clusters", provenance, columns_of(bandit))
             with store.table_writer(folder / PROBED, "quad", provenance) as writer:
-                for part in found:
-                    writer.write(part)
+                for iteration, (chosen_n, influence_n) in enumerate(found, 1):
+                    writer.write(
+                        {
+                            "iteration": np.full(len(chosen_n), iteration),
+                            "cluster": cluster_N[chosen_n],
+                            "doc_id": documents["doc_id"].take(chosen_n),
+                            "influence": influence_n,
+                        }
+                    )
         kept.clear()
 
 
-def draws(
-    quad: Quad, bandit: Bandit, order_N: np.ndarray, starts: np.ndarray
-) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
-    """The clusters of each iteration, and the documents of each that are probed next."""
+def visits(
+    quad: Quad,
+    bandit: Bandit,
+    order_N: np.ndarray,
+    starts: np.ndarray,
+    measure: Callable[[np.ndarray], np.ndarray],
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The documents of each iteration, and their influences, which the bandit is told."""
     for _ in range(quad.iterations):
         arms = bandit.arms(quad.arms_per_iteration)
         first = starts[arms] + bandit.probed_K[arms]
         last = np.minimum(first + quad.documents_per_arm, starts[arms + 1])
         if not len(arms):
             return
-        yield arms, [order_N[a:b] for a, b in zip(first, last, strict=True)]
+        drawn = [order_N[a:b] for a, b in zip(first, last, strict=True)]
+        chosen_n = np.concatenate(drawn)
+        influence_n = measure(chosen_n)
+        bounds = np.cumsum([len(d) for d in drawn])[:-1]
+        for arm, measured in zip(arms, np.split(influence_n, bounds), strict=True):
+            bandit.visit(int(arm), measured)
+        yield chosen_n, influence_n
 
 
 def columns_of(bandit: Bandit) -> dict[str, np.ndarray]:
@@ -136,12 +143,7 @@ def columns_of(bandit: Bandit) -> dict[str, np.ndarray]:
 
 
 def order(
-    settings: Quad.Order,
-    *,
-    prepared: Path,
-    score: list[Path],
-    cluster: list[Path],
-    output: Path,
+    settings: Quad.Order, *, prepared: Path, score: list[Path], cluster: list[Path], output: Path
 ) -> None:
     """Order by the mean reward of a document's cluster, best first; within it as they are drawn.
 
@@ -164,15 +166,8 @@ def order(
     with store.table_writer(output, "order", provenance) as writer:
         for shard, cluster_n in enumerate(parts):
             here = slice(first, first + len(cluster_n))
-            writer.write(
-                {
-                    "shard": np.full(len(cluster_n), shard),
-                    "row": np.arange(len(cluster_n)),
-                    "rank": rank_N[here],
-                    "key": -reward_K[cluster_n],
-                    "group_influence": np.full(len(cluster_n), np.nan),
-                }
-            )
+            columns = without_groups(shard, -reward_K[cluster_n])
+            writer.write(columns | {"rank": rank_N[here]})
             first = here.stop
             progress.advance(len(cluster_n))
     progress.finish()
@@ -180,7 +175,7 @@ def order(
 
 def _priorities(seed: int, score: list[Path]) -> np.ndarray:
     """The order in which a cluster's documents are drawn, by a hash of their ids; uint64 [N]."""
-    ids = (store.read_table(path, "score", ["doc_id"])["doc_id"].to_pylist() for path in score)
+    ids = (store.read_column(path, "score", "doc_id").to_pylist() for path in score)
     return np.concatenate([priorities(seed, "quad", shard) for shard in ids])
 
 

@@ -27,7 +27,7 @@ LONGEST = 1 + 1e-3  # embeddings are normalised in float32 or bfloat16
 def run_centroids(settings: CentroidSettings, *, score: list[Path], output: Path) -> None:
     """Fit the centroids on a sample of the pool; memory: its embeddings and one row group."""
     kind = store.embedded_as(score[0])
-    ids_of = {path: store.read_table(path, kind, ["doc_id"])["doc_id"] for path in score}
+    ids_of = {path: store.read_column(path, kind, "doc_id") for path in score}
     priority_of = {
         path: priorities(settings.seed, "cluster", ids.to_pylist()) for path, ids in ids_of.items()
     }

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from groupmates.artefacts.store import Provenance, read_table, write_table
+from groupmates.artefacts.store import Provenance, read_column, read_table, write_table
 from groupmates.artefacts.unfinished import Kept
 from groupmates.maths.document_sets import near_sets, random_sets
 from groupmates.models.encoders import BATCH_TOKENS
@@ -74,11 +74,11 @@ def run_plan(
 
 def fitted_on(random: Path, bootstrap: list[Path], model: Path) -> np.ndarray:
     """Ids of the documents in all rollouts but those that the model's figures are held out on."""
-    heldout = read_table(model / "heldout.parquet", "heldout", ["rollout"])["rollout"].to_numpy()
+    heldout = read_column(model / "heldout.parquet", "heldout", "rollout").to_numpy()
     plan = read_table(random, "rollouts")
     fitted = ~np.isin(plan["rollout"].to_numpy(), heldout)
     parts = [plan["doc_id"].to_numpy()[fitted]]
-    parts += [read_table(path, "rollouts")["doc_id"].to_numpy() for path in bootstrap]
+    parts += [read_column(path, "rollouts", "doc_id").to_numpy() for path in bootstrap]
     return np.unique(np.concatenate(parts))
 
 
