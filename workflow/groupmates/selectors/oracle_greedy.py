@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
 
 from groupmates.artefacts import store
 from groupmates.artefacts.store import Provenance
@@ -19,11 +18,10 @@ from groupmates.errors import UserError
 from groupmates.maths.brute_force import drawn, evaluations, greedy, keys, most_picks
 from groupmates.maths.quota import documents_of_ratio
 from groupmates.maths.randomness import generator
-from groupmates.models.tokenizer import document_tokens, load_tokenizer
-from groupmates.pool.chosen_rows import chosen_texts
-from groupmates.pool.listing import located
+from groupmates.models.tokenizer import load_tokenizer
 from groupmates.progress import Progress, note
 from groupmates.selectors.order import preparing, without_groups
+from groupmates.selectors.texts import Texts
 from groupmates.settings.sections import Budget
 from groupmates.settings.selectors import OracleGreedy
 
@@ -111,11 +109,10 @@ def order(
         known = kept.values
         progress = Progress(label, allowed["evaluations"], "evaluations", len(known))
         examples = reference_part(reference, "selection", settings.selection_examples)[0]
-        texts, doc_ids = (
-            windows(settings, table, pool, root, tokenizer),
-            table["doc_id"].to_pylist(),
-        )
-        probed = Probed(Probing(base, examples), texts, doc_ids, known, progress, kept)
+        column, limit = settings.text_columns.text, settings.sequence_length + 1
+        texts = Texts(table, pool, root, column, load_tokenizer(tokenizer), limit)
+        windows, doc_ids = texts.sequences(np.arange(documents)), table["doc_id"].to_pylist()
+        probed = Probed(Probing(base, examples), windows, doc_ids, known, progress, kept)
         picks, last_N = greedy(documents, enough, draw, probed.loss, probed.choose)
         progress.total = progress.done  # of a budget in tokens it was the most that there could be
         progress.finish()
@@ -139,20 +136,6 @@ def picks_at_most(budget: Budget, documents: int, n_tokens_N: np.ndarray | None)
         return most_picks(n_tokens_N, budget.tokens)
     assert budget.ratio is not None
     return documents_of_ratio(budget.ratio, documents)
-
-
-def windows(
-    settings: OracleGreedy.Order, table: pa.Table, pool: list[str], root: str, tokenizer: Path
-) -> list[np.ndarray]:
-    """What is trained on of every document of the scores, in their order, as of the probe pool."""
-    tokens = load_tokenizer(tokenizer)
-    file_N, row_N = table["source_file"].to_numpy(), table["source_row"].to_numpy()
-    found: list[np.ndarray] = []
-    for file in located(pool, root):
-        texts = chosen_texts(file, row_N[file_N == file.name], settings.text_columns.text)
-        found += document_tokens(tokens, list(texts), settings.sequence_length + 1)
-    assert len(found) == len(table), "pool files and score files do not belong together"
-    return found
 
 
 class Probed:

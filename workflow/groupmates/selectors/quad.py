@@ -9,19 +9,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 
 from groupmates.artefacts import store
 from groupmates.artefacts.store import Provenance
 from groupmates.artefacts.unfinished import Kept
-from groupmates.errors import UserError
 from groupmates.maths.bandit import Bandit, drawn_order, most_probed
 from groupmates.maths.randomness import priorities
-from groupmates.models.tokenizer import document_tokens, load_tokenizer
-from groupmates.pool.chosen_rows import chosen_texts
-from groupmates.pool.listing import located
+from groupmates.models.tokenizer import load_tokenizer
 from groupmates.progress import Progress, note
 from groupmates.selectors.order import preparing, without_groups
+from groupmates.selectors.texts import Texts
 from groupmates.settings.selectors import Quad
 
 PROBED, CLUSTERS = "probed.parquet", "clusters.parquet"
@@ -77,8 +74,10 @@ def prepare(
         )
         progress = Progress(f"probe {output.name}", most, "documents", len(known))
         examples = reference_part(reference, "selection", settings.selection_examples)[0]
-        texts = Texts(settings, documents, pool, root, tokenizer)
-        influences = Influences(base, examples, quad, texts.vocabulary, known, progress, kept)
+        column, limit = settings.text_columns.text, settings.sequence_length + 1
+        tokens = load_tokenizer(tokenizer)
+        texts = Texts(documents, pool, root, column, tokens, limit)
+        influences = Influences(base, examples, quad, len(tokens), known, progress, kept)
 
         def measure(chosen_n: np.ndarray) -> np.ndarray:
             return influences.of(texts.sequences(chosen_n))
@@ -177,42 +176,3 @@ def _priorities(seed: int, score: list[Path]) -> np.ndarray:
     """The order in which a cluster's documents are drawn, by a hash of their ids; uint64 [N]."""
     ids = (store.read_column(path, "score", "doc_id").to_pylist() for path in score)
     return np.concatenate([priorities(seed, "quad", shard) for shard in ids])
-
-
-class Texts:
-    """The pool's documents as token sequences, read where they lie."""
-
-    def __init__(
-        self, settings: Quad.Prepare, documents: pa.Table, pool: list[str], root: str, folder: Path
-    ) -> None:
-        self._tokenizer = load_tokenizer(folder)
-        self._column, self._limit = settings.text_columns.text, settings.sequence_length + 1
-        files = documents["source_file"].combine_chunks()
-        self._names, self._file_N = files.dictionary.to_pylist(), files.indices.to_numpy()
-        self._row_N = documents["source_row"].to_numpy()
-        self._files = {file.name: file for file in located(pool, root)}
-
-    @property
-    def vocabulary(self) -> int:
-        return len(self._tokenizer)
-
-    def sequences(self, places_n: np.ndarray) -> list[np.ndarray]:
-        """The first tokens of these documents, as of the probe pool."""
-        texts = [""] * len(places_n)
-        for number in np.unique(self._file_N[places_n]):
-            name = self._names[number]
-            if name not in self._files:
-                raise UserError(
-                    expected=f"the pool file {name}, whose documents were scored",
-                    found=f"none of that name among {len(self._files):,} pool files",
-                    where="pool.paths",
-                    todo="name it again, or delete the run's scores and run snakemake again",
-                )
-            here = np.flatnonzero(self._file_N[places_n] == number)
-            here = here[np.argsort(self._row_N[places_n[here]])]
-            rows = self._row_N[places_n[here]]
-            for i, text in zip(
-                here, chosen_texts(self._files[name], rows, self._column), strict=True
-            ):
-                texts[i] = text
-        return document_tokens(self._tokenizer, texts, self._limit)

@@ -113,17 +113,14 @@ def row(trained: Trainings, n_tokens: np.ndarray, baseline: Trainings | None) ->
     }
 
 
+@dataclass(frozen=True)
 class Comparison:
     """Differences of two methods; `sums_E`: the loss of each held-out example, mean over seeds."""
 
-    def __init__(
-        self,
-        seed: int,
-        trained: dict[str, Trainings],
-        sums_E: dict[str, np.ndarray],
-        labels_E: np.ndarray,
-    ) -> None:
-        self.seed, self.trained, self.sums_E, self.labels_E = seed, trained, sums_E, labels_E
+    seed: int
+    trained: dict[str, Trainings]
+    sums_E: dict[str, np.ndarray]
+    labels_E: np.ndarray
 
     def minus(self, a: str, b: str) -> dict[str, Any]:
         """Method `a` minus method `b`; the trainings of one seed belong together."""
