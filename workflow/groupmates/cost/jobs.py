@@ -7,7 +7,6 @@ one does not have are rates of kernels: see rates.py.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from groupmates.cost.flops import Shape, forward_flops, training_flops
@@ -167,11 +166,7 @@ class Amounts:
 
     @property
     def clusters(self) -> int:
-        cluster = self.config.cluster
-        if cluster.clusters is not None:
-            return cluster.clusters
-        assert cluster.target_size is not None
-        return math.ceil(self.sizes.documents / cluster.target_size)
+        return self.config.cluster.clusters_of(self.sizes.documents)
 
     @property
     def share(self) -> float:
