@@ -86,7 +86,9 @@ def measure(config: Config, root: Path) -> Sizes:
         shards=len(deal(files, config.pool.files_per_shard, config.pool.shard_mb)),
         base_steps=base_steps(config),
         lm=model_shape(config),
-        encoder=None if encoder.name == "lm" else encoder_shape(config),
+        encoder=None
+        if encoder.name == "lm"
+        else _shape(encoder.name, config.plan.encoder, "encoder"),
         basis=basis,
     )
 
@@ -105,8 +107,10 @@ def _pool_files(config: Config, root: Path) -> tuple[list[PoolFile], list[PoolFi
     made = [str(root / f"corpus/shard-{i:05d}.jsonl.zst") for i in range(config.corpus.files)]
     files = list_files(made if builtin else list(config.pool.paths))
     there = [f for f in files if exists(f.path)]
-    # The corpus that a calibration made is the corpus; it only stood in for a pool of files.
-    return files, there or (_calibration_files(root) if builtin else [])
+    if builtin and not there:  # what a calibration made; for a pool of files it only stood in
+        made_then = sorted((_calibration(root) / "corpus").glob("shard-*.jsonl.zst"))
+        there = [PoolFile(str(path), path.name) for path in made_then]
+    return files, there
 
 
 def _documents(config: Config, files: list[PoolFile], basis: dict[str, str]) -> int:
@@ -154,13 +158,6 @@ def _at_most(limit: int, counts: np.ndarray, tokens: float) -> float:
 
 def _calibration(root: Path) -> Path:
     return root.with_name(root.name + "-calibration")
-
-
-def _calibration_files(root: Path) -> list[PoolFile]:
-    return [
-        PoolFile(str(path), path.name)
-        for path in sorted((_calibration(root) / "corpus").glob("shard-*.jsonl.zst"))
-    ]
 
 
 def _no_pool(key: str, files: list[PoolFile]) -> UserError:
@@ -266,10 +263,6 @@ def model_shape(config: Config) -> Shape:
             tokens = Tokenizer.from_file(str(given)).get_vocab_size()
         return Shape(made.hidden_size, made.layers, tokens)
     return _shape(config.base.checkpoint, config.plan.checkpoint, "checkpoint")
-
-
-def encoder_shape(config: Config) -> Shape:
-    return _shape(config.fit.encoder.name, config.plan.encoder, "encoder")
 
 
 def _shape(folder: str, planned: PlannedShape | None, key: str) -> Shape:
