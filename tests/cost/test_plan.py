@@ -17,9 +17,10 @@ from groupmates.cost.compare import compare, read_plan
 from groupmates.cost.jobs import Jobs, Phase
 from groupmates.cost.plan import job_seconds, plan, run
 from groupmates.cost.rates import Source
-from groupmates.cost.sizes import base_steps, measure
+from groupmates.cost.sizes import base_steps, count_documents, measure
 from groupmates.cost.table import text
 from groupmates.errors import UserError
+from groupmates.pool.listing import PoolFile
 from groupmates.settings.config import load
 from groupmates.settings.per_stage import PlanSettings
 from planned import configuration
@@ -275,3 +276,11 @@ def test_a_plan_imports_no_torch():
         check=True,
     )
     assert done.stdout == "False\n"
+
+
+def test_files_without_a_byte_have_no_documents(tmp_path):
+    """The plan divided by the size of the files that it looks into."""
+    empty = [PoolFile(str(tmp_path / name), name) for name in ("a.jsonl", "b.jsonl.zst")]
+    for file in empty:
+        (tmp_path / file.name).touch()
+    assert count_documents(empty, empty)[0] == 0

@@ -186,7 +186,8 @@ def count_documents(files: list[PoolFile], there: list[PoolFile]) -> tuple[int, 
         raise _no_pool("documents", files)
     step = max(1, len(there) // FILES_READ)
     some = there[::step][:FILES_READ]
-    share = sum(size_of(f.path) for f in some) / sum(size_of(f.path) for f in there)
+    read, whole = (sum(size_of(f.path) for f in part) for part in (some, there))
+    share = max(1, read) / max(1, whole)  # files without a byte have no documents
     estimate = sum(map(lines_of, some)) / share * len(files) / len(there)
     return round(estimate), f"estimated from {len(some)} of {len(files):,} files"
 
