@@ -116,6 +116,7 @@ LIGHT = [
     "progress",
     "records.campaign",
     "records.jobs",
+    "selectors.step_jobs",
     "settings.config",
     "settings.per_stage",
     "slurm.join",
@@ -140,6 +141,7 @@ def test_stages_without_tensor_work_import_no_torch():
     """Their jobs start in a fraction of a second."""
     names = [f"groupmates.{stage.module}" for stage in STAGES.values() if not stage.torch]
     assert len(names) > len(STAGES) / 2
+    assert not STAGES["prepare-oracle-greedy"].torch and not STAGES["order-quad"].torch
     assert (
         loaded_by(["groupmates.__main__", *names]) & {"torch", "transformers", "datasets"} == set()
     )

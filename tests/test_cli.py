@@ -9,6 +9,7 @@ import typing
 from pathlib import Path
 
 import pytest
+import torch
 
 import small
 import waiting
@@ -53,6 +54,7 @@ def test_arguments_have_the_types_of_the_annotations():
         "output": Path("o"),
         "log": Path("x.log"),
         "job": None,
+        "threads": 1,
         "save_seconds": 60.0,
         "processes": None,
         "join": False,
@@ -116,6 +118,34 @@ def test_every_command_tells_its_arguments(command, capsys):
     told = capsys.readouterr().out
     assert f"python -m groupmates {command}" in told
     assert "Options:" in told
+
+
+def threads_seen(monkeypatch, stage: str, *arguments: str) -> dict:
+    """How many threads torch has where the stage runs, and what it is told of them."""
+    seen = {}
+
+    def told(settings: per_stage.CorpusSettings, *, threads: int = 7) -> None:
+        """A stage that takes the number."""
+        seen.update(torch=torch.get_num_threads(), told=threads)
+
+    def works(settings: per_stage.CorpusSettings) -> None:
+        """A stage that does not."""
+        seen.update(torch=torch.get_num_threads())
+
+    function = told if "--told" in arguments else works
+    monkeypatch.setattr(run_stage, "stage_function", lambda name: function)
+    words = [word for word in arguments if word != "--told"]
+    assert run_stage.main([stage, "--settings", json.dumps(PLAIN.model_dump()), *words]) == 0
+    return seen
+
+
+def test_torch_has_the_threads_of_the_command_line_and_one_without(monkeypatch):
+    torch.set_num_threads(3)
+    assert threads_seen(monkeypatch, "probe", "--threads", "2") == {"torch": 2}
+    assert threads_seen(monkeypatch, "probe") == {"torch": 1}
+    assert threads_seen(monkeypatch, "probe", "--told", "--threads", "2") == {"torch": 2, "told": 2}
+    torch.set_num_threads(3)
+    assert threads_seen(monkeypatch, "corpus", "--threads", "2") == {"torch": 3}  # has no torch
 
 
 def test_a_stage_imports_no_pandas_and_whoever_needs_it_later_finds_it():

@@ -16,9 +16,10 @@ from groupmates.cost.compare import compare, read_plan
 from groupmates.cost.jobs import Jobs, Phase
 from groupmates.cost.plan import job_seconds, plan, run
 from groupmates.cost.rates import Source
-from groupmates.cost.sizes import base_steps, measure
+from groupmates.cost.sizes import base_steps, count_documents, measure
 from groupmates.cost.table import text
 from groupmates.errors import UserError
+from groupmates.pool.listing import PoolFile
 from groupmates.settings.config import load
 from groupmates.settings.per_stage import PlanSettings
 from planned import configuration
@@ -253,3 +254,11 @@ def test_clusters_of_a_calibration_are_as_large_as_those_of_the_run(repository):
     small = load(reduced(large, pool=None))
     assert small.cluster.target_size == pytest.approx(29_478_616 / 10_000, rel=0.01)
     assert small.corpus.documents >= 2 * small.cluster.target_size - 1
+
+
+def test_files_without_a_byte_have_no_documents(tmp_path):
+    """The plan divided by the size of the files that it looks into."""
+    empty = [PoolFile(str(tmp_path / name), name) for name in ("a.jsonl", "b.jsonl.zst")]
+    for file in empty:
+        (tmp_path / file.name).touch()
+    assert count_documents(empty, empty)[0] == 0

@@ -22,7 +22,7 @@ from groupmates.pool.chosen_rows import chosen_rows, chosen_texts, take_text
 from groupmates.pool.copy_rows import copy_rows
 from groupmates.pool.documents import Reject, read_documents
 from groupmates.pool.identity import sha256_of
-from groupmates.pool.listing import PoolFile, deal, expand, list_files, located
+from groupmates.pool.listing import PoolFile, deal, expand, list_files
 from groupmates.settings.config import PoolColumns
 from groupmates.settings.per_stage import MaterialiseSettings
 from groupmates.stages import materialise

@@ -20,7 +20,7 @@ from groupmates.models import language_model as lm
 from groupmates.models.gradients import AttentionGradients
 from groupmates.models.reference import reference_part
 from groupmates.models.tokenizer import document_tokens, load_tokenizer
-from groupmates.selectors import quad
+from groupmates.selectors import quad, quad_influences
 from groupmates.settings.selectors import Quad
 from small import documents
 
@@ -225,7 +225,7 @@ def test_a_killed_job_measures_no_batch_twice_and_writes_the_same_bytes(
     small_run, tmp_path, monkeypatch, capsys
 ):
     """It dies at every third batch of two documents or so."""
-    monkeypatch.setattr(quad, "pass_tokens", lambda model: 60)
+    monkeypatch.setattr(quad_influences, "pass_tokens", lambda model: 60)
 
     def make(folder: Path) -> Path:
         files = Files(folder)

@@ -15,7 +15,7 @@ from groupmates.settings import config, per_stage, reference
 from groupmates.settings.selectors import POOL, SELECTORS, STEPS, Step
 
 # What rules pass beside the inputs.
-PASSED = {"settings", "output", "root", "threads", "partition", "partitions"}
+PASSED = {"settings", "output", "root", "partition", "partitions"}
 
 
 def steps_of(name: str, clusters: str) -> list[Step]:
@@ -61,7 +61,6 @@ def test_the_functions_of_a_selector_take_what_its_steps_need(name, clusters):
         assert required <= needed | PASSED
         inputs = {need.argument for need in step.needs()}
         assert inputs <= found.keys()
-        assert ("threads" in found) == step.gpu
         assert {"partition", "partitions"} <= found.keys() or step.shares is None
 
 

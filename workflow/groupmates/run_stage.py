@@ -50,6 +50,12 @@ def common_options() -> argparse.ArgumentParser:
     parser.add_argument("--log", type=Path, help="file that messages go to as well; its record")
     parser.add_argument("--job", nargs="*", help="for the record: RULE NAME=VALUE…, its wildcards")
     parser.add_argument(
+        "--threads",
+        type=int,
+        default=1,
+        help="threads of torch, in stages that use it (default: 1)",
+    )
+    parser.add_argument(
         "--processes", type=int, help="train in so many processes of this machine (default: 1)"
     )
     parser.add_argument(
@@ -72,9 +78,10 @@ def stage_arguments(function: Callable[..., None], arguments: list[str]) -> dict
         default=float(os.environ.get("GROUPMATES_SAVE_SECONDS", 60)),
         help="seconds of work between two saves of unfinished progress (default: %(default)s)",
     )
-    parameters = inspect.signature(function).parameters
-    kinds = {name: _required(hints[name]) for name in parameters}
-    for name, parameter in parameters.items():
+    own = dict(inspect.signature(function).parameters)
+    own.pop("threads", None)  # an option of every job
+    kinds = {name: _required(hints[name]) for name in own}
+    for name, parameter in own.items():
         optional = parameter.default is not parameter.empty
         many = typing.get_origin(kinds[name]) is list
         parser.add_argument(
@@ -202,6 +209,12 @@ def prepare_and_run(argv: list[str], record: jobs.Record | None = None) -> int:
         raise
     for name in ("log", "job", "processes"):
         del arguments[name]
+    if STAGES[argv[0]].torch:
+        import torch
+
+        torch.set_num_threads(arguments["threads"])
+    if "threads" not in inspect.signature(function).parameters:
+        del arguments["threads"]
     unfinished.seconds_between_saves = arguments.pop("save_seconds")
     return run(argv[0], function, arguments, record, arguments.pop("join"))
 

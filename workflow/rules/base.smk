@@ -12,9 +12,7 @@ rule base:
         logged("base"),
     threads: 2
     resources:
-        mem_mb=memory(16000),
-        runtime=minutes(240),
-        gpu=1,
+        **asks(mem_mb=16000, runtime=240, gpu=1),
     params:
         settings=settings("BaseSettings", "base"),
         seen=seen(folder_files(CONFIG.base.checkpoint)),

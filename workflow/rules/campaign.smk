@@ -5,10 +5,8 @@ from groupmates.records import campaign
 onstart:
     if campaign.makes_something(workflow):
         # That it is the only one at this run, and what SLURM would refuse.
-        try:
+        with plainly():
             preflight.begin(workflow, CONFIG.run, logger.info)
-        except UserError as error:
-            raise WorkflowError(str(error)) from None
         # For `make status`: the plan as it is at the start, and how it ended.
         asked = workflow.resource_settings
         slots = asked.cores if workflow.local_exec else asked.nodes
@@ -20,9 +18,8 @@ onsuccess:
 
 
 onerror:
-    from groupmates.status.view import (
-        failed_jobs,
-    )  # not at every parse: it draws tables
+    # Not at every parse: it draws tables.
+    from groupmates.status.view import failed_jobs
 
     campaign.end(workflow, CONFIG.run, "failed")
     print(failed_jobs(Path("results") / CONFIG.run), file=sys.stderr)

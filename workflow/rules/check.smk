@@ -12,8 +12,7 @@ rule check:
         logged("check_{shard}"),
     priority: 10
     resources:
-        mem_mb=memory(4000),
-        runtime=minutes(120),
+        **asks(mem_mb=4000, runtime=120),
     params:
         settings=settings("CheckSettings", "check"),
         pool=pool_of_shard,
@@ -33,8 +32,7 @@ rule check_pool:
         logged("check_pool"),
     priority: 10
     resources:
-        mem_mb=memory(4000),
-        runtime=minutes(30),
+        **asks(mem_mb=4000, runtime=30),
     params:
         settings=settings("CheckPoolSettings", "files"),
         check=listed("check"),

@@ -13,9 +13,7 @@ rule centroids:
         logged("centroids"),
     threads: 2
     resources:
-        mem_mb=memory(32000),
-        runtime=minutes(240),
-        gpu=1,
+        **asks(mem_mb=32000, runtime=240, gpu=1),
     params:
         settings=settings("CentroidSettings", "centroids"),
         score=listed("score"),
@@ -33,9 +31,7 @@ rule cluster:
     log:
         logged("cluster_{shard}"),
     resources:
-        mem_mb=memory(8000),
-        runtime=minutes(60),
-        gpu=1,
+        **asks(mem_mb=8000, runtime=60, gpu=1),
     params:
         settings=settings("ClusterSettings", "cluster"),
     shell:

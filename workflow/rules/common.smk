@@ -1,9 +1,9 @@
 # What all rules share: the validated configuration, the pool's shards, where artefacts lie, and
 # the command that runs a stage.
-import json
 import os
 import shlex
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 # The package beside the rules: what is parsed here is what runs in every job.
@@ -13,7 +13,7 @@ sys.path.insert(0, PACKAGE)
 from groupmates.artefacts import catalogue
 from groupmates.errors import UserError
 from groupmates.pool import listing, opening
-from groupmates.settings import config as config_module, per_stage, selectors
+from groupmates.settings import config as config_module, per_stage
 from groupmates.slurm import join, preflight
 
 # All rules share an environment: the one that snakemake runs in or, with --sdm conda, this one. On
@@ -35,6 +35,7 @@ envvars:
 localrules:
     all,
     accept,
+    plan,
     plan_random,
 
 
@@ -56,21 +57,25 @@ def given(values):
     return lambda wildcards: values
 
 
-def srun(wildcards, threads, resources):
-    """What starts the processes of a training. Not recorded: machines make nothing stale."""
-    return launched(threads, resources)[0]
-
-
-def processes(wildcards, threads, resources):
-    """The option of a training's command about them."""
-    return launched(threads, resources)[1]
-
-
-def launched(threads, resources):
+@contextmanager
+def plainly():
+    """Tells what the user can mend as snakemake tells an error of its own, without traceback."""
     try:
-        return join.launch(threads, resources)
+        yield
     except UserError as error:
         raise WorkflowError(str(error)) from None
+
+
+@plainly()
+def srun(wildcards, threads, resources):
+    """What starts the processes of a training. Not recorded: machines make nothing stale."""
+    return join.launch(threads, resources)[0]
+
+
+@plainly()
+def processes(wildcards, threads, resources):
+    """The option of a training's command about them."""
+    return join.launch(threads, resources)[1]
 
 
 def listed(name):
@@ -109,21 +114,15 @@ def minutes(number):
     return preflight.growing(number, site_limit("max_runtime"))
 
 
+def asks(mem_mb, runtime, **others):
+    """The resources of a rule; memory and minutes are those of a first attempt."""
+    return {"mem_mb": memory(mem_mb), "runtime": minutes(runtime), **others}
+
+
 def site_limit(name):
     """What the profile's default-resources say that no job may ask more than."""
     limit = (workflow.resource_settings.default_resources or {}).get(name)
     return limit and limit.value
-
-
-def threads_of_stages():
-    """Threads of each stage so far, by its name, as JSON."""
-    asked = {rule.name: rule.resources["_cores"] for rule in workflow.rules}
-    found = {name: n.value for name, n in asked.items() if not n.is_evaluable()}
-    of_steps = {
-        stage: found.get(step.function[1] + "_gpu" * step.gpu, step.threads)
-        for stage, step in selectors.STEPS.items()
-    }
-    return json.dumps({n.replace("_", "-"): t for n, t in found.items()} | of_steps)
 
 
 try:
@@ -198,11 +197,8 @@ def probed(round):
 
 
 def bootstrapped(wildcards):
-    return (
-        probed("bootstrap")
-        if wildcards.model == "final" and "bootstrap" in ROUNDS
-        else []
-    )
+    wanted = wildcards.model == "final" and "bootstrap" in ROUNDS
+    return probed("bootstrap") if wanted else []
 
 
 def corpus_of_shard(wildcards):
@@ -221,9 +217,7 @@ def pool_seen(wildcards):
 
 
 def selection(wildcards):
-    return [
-        artefact("select", method=wildcards.method, shard=shard) for shard in SHARDS
-    ]
+    return expand(artefact("select", method=wildcards.method), shard=list(SHARDS))
 
 
 def part_files(wildcards):

@@ -9,8 +9,7 @@ rule corpus:
     log:
         logged("corpus"),
     resources:
-        mem_mb=memory(2000),
-        runtime=minutes(30),
+        **asks(mem_mb=2000, runtime=30),
     params:
         settings=settings("CorpusSettings", "corpus"),
     shell:

@@ -15,9 +15,7 @@ rule evaluate:
     log:
         logged("evaluate_{method}_{seed}"),
     resources:
-        mem_mb=memory(16000),
-        runtime=minutes(240),
-        gpu=1,
+        **asks(mem_mb=16000, runtime=240, gpu=1),
     params:
         settings=settings("EvaluateSettings", "curve"),
         select=listed("select"),
@@ -32,19 +30,9 @@ rule evaluate:
         " --number {wildcards.seed} --curve {output.curve:q} --examples {output.examples:q}"
 
 
-CURVES = [
-    artefact("curve", method=method, seed=seed) for method in METHODS for seed in SEEDS
-]
-EXAMPLES = [
-    artefact("example_losses", method=method, seed=seed)
-    for method in METHODS
-    for seed in SEEDS
-]
-SELECTIONS = [
-    artefact("select", method=method, shard=shard)
-    for method in METHODS
-    for shard in SHARDS
-]
+CURVES = expand(artefact("curve"), method=METHODS, seed=SEEDS)
+EXAMPLES = expand(artefact("example_losses"), method=METHODS, seed=SEEDS)
+SELECTIONS = expand(artefact("select"), method=METHODS, shard=list(SHARDS))
 
 
 rule summarise:
@@ -58,8 +46,7 @@ rule summarise:
     log:
         logged("summarise"),
     resources:
-        mem_mb=memory(4000),
-        runtime=minutes(30),
+        **asks(mem_mb=4000, runtime=30),
     params:
         settings=settings("SummarySettings", "summary"),
         inputs=all_inputs,

@@ -18,9 +18,7 @@ rule fit:
     log:
         logged("fit_{model}"),
     resources:
-        mem_mb=memory(16000),
-        runtime=minutes(240),
-        gpu=1,
+        **asks(mem_mb=16000, runtime=240, gpu=1),
     params:
         settings=lambda wildcards: settings(
             "OneStepFitSettings" if wildcards.model == "one_step" else "FitSettings",
@@ -44,8 +42,7 @@ rule accept:
     log:
         logged("accept_{model}"),
     resources:
-        mem_mb=memory(1000),
-        runtime=minutes(10),
+        **asks(mem_mb=1000, runtime=10),
     params:
         settings=settings("AcceptSettings", "accept"),
     shell:

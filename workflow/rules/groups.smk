@@ -8,9 +8,7 @@ rule plan_groups:
     input:
         probe_pool=artefact("probe_pool"),
         random=artefact("rollouts", round="random"),
-        bootstrap=(
-            artefact("rollouts", round="bootstrap") if "bootstrap" in ROUNDS else []
-        ),
+        bootstrap=[artefact("rollouts", round=round) for round in ROUNDS[1:]],
         model=artefact("fit", model="final"),
         accepted=artefact("accept", model="final"),
     output:
@@ -18,9 +16,7 @@ rule plan_groups:
     log:
         logged("plan_groups"),
     resources:
-        mem_mb=memory(16000),
-        runtime=minutes(120),
-        gpu=1,
+        **asks(mem_mb=16000, runtime=120, gpu=1),
     params:
         settings=settings("GroupPlanSettings", "group_sets"),
     shell:
@@ -41,9 +37,7 @@ rule probe_groups:
     log:
         logged("probe_groups_{part}"),
     resources:
-        mem_mb=memory(16000),
-        runtime=minutes(240),
-        gpu=1,
+        **asks(mem_mb=16000, runtime=240, gpu=1),
     params:
         settings=settings("ProbeSettings", "group_probe"),
         parts=len(GROUP_PARTS),
@@ -64,8 +58,7 @@ rule groups:
     log:
         logged("groups"),
     resources:
-        mem_mb=memory(2000),
-        runtime=minutes(30),
+        **asks(mem_mb=2000, runtime=30),
     params:
         settings=settings("GroupsSettings", "groups"),
     shell:

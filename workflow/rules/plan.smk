@@ -1,10 +1,8 @@
 # What the run will cost: `snakemake plan` prints it and writes plan.json and plan.txt. Outside
 # `rule all`, and without declared outputs: it is made anew whenever it is asked for, as new rates
 # may be known, and makes nothing else stale. reads: the configuration, sizes of what is there.
-
-
-localrules:
-    plan,
+import json
+from groupmates.settings import stages
 
 
 rule plan:
@@ -15,8 +13,8 @@ rule plan:
         runtime=10,
     params:
         settings=settings("PlanSettings", "plan"),
-        threads=given(threads_of_stages()),
+        threads=given(json.dumps(stages.threads_of(workflow.rules))),
         output=artefact("plan"),
     shell:
         "{RUN} plan --log {log:q} --settings {params.settings:q}"
-        " --threads {params.threads:q} --output {params.output:q}"
+        " --stage-threads {params.threads:q} --output {params.output:q}"

@@ -11,8 +11,7 @@ rule plan_random:
     log:
         logged("plan_random"),
     resources:
-        mem_mb=memory(4000),
-        runtime=minutes(30),
+        **asks(mem_mb=4000, runtime=30),
     params:
         settings=settings("RandomPlanSettings", "rollouts"),
     shell:
@@ -27,10 +26,8 @@ rule plan_one_step:
         artefact("rollouts", round="one_step"),
     log:
         logged("plan_one_step"),
-    threads: 1
     resources:
-        mem_mb=memory(4000),
-        runtime=minutes(30),
+        **asks(mem_mb=4000, runtime=30),
     params:
         settings=settings("OneStepPlanSettings", "rollouts"),
     shell:
@@ -49,9 +46,7 @@ rule plan_bootstrap:
         logged("plan_bootstrap"),
     threads: 2
     resources:
-        mem_mb=memory(16000),
-        runtime=minutes(720),
-        gpu=1,
+        **asks(mem_mb=16000, runtime=720, gpu=1),
     params:
         settings=settings("BootstrapPlanSettings", "rollouts"),
     shell:
@@ -71,9 +66,7 @@ rule probe:
     log:
         logged("probe_{round}_{part}"),
     resources:
-        mem_mb=memory(16000),
-        runtime=minutes(240),
-        gpu=1,
+        **asks(mem_mb=16000, runtime=240, gpu=1),
     params:
         settings=settings("ProbeSettings", "probe"),
         parts=len(PARTS),

@@ -47,8 +47,7 @@ rule report:
     log:
         logged("report"),
     resources:
-        mem_mb=memory(8000),
-        runtime=minutes(120),
+        **asks(mem_mb=8000, runtime=120),
     params:
         settings=settings("ReportSettings", "report"),
         inputs=all_inputs,

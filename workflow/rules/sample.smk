@@ -12,8 +12,7 @@ rule sample:
     log:
         logged("sample"),
     resources:
-        mem_mb=memory(8000),
-        runtime=minutes(240),
+        **asks(mem_mb=8000, runtime=240),
     params:
         settings=settings("SampleSettings", "probe_pool"),
         pool=unrecorded(pool_argument(SAMPLED)),
@@ -36,8 +35,7 @@ rule reference:
         logged("reference"),
     priority: 10  # a bad example shows before the base model is made
     resources:
-        mem_mb=memory(4000),
-        runtime=minutes(30),
+        **asks(mem_mb=4000, runtime=30),
     params:
         settings=settings("ReferenceSettings", "reference"),
         reference=unrecorded(listing.compact(REFERENCE)),

@@ -13,9 +13,7 @@ rule score:
     log:
         logged("score_{shard}"),
     resources:
-        mem_mb=memory(16000),
-        runtime=minutes(240),
-        gpu=1,
+        **asks(mem_mb=16000, runtime=240, gpu=1),
     params:
         settings=settings("ScoreSettings", "score"),
         pool=pool_of_shard,

@@ -1,70 +1,72 @@
 # Each method puts the documents in an order of preference; `take` takes them until the budget is met.
 # What a selector reads, depends on and asks for stands in its class: groupmates/settings/selectors.py.
 # reads: what `needs` names there, score/, cluster/. writes: prepare/{method}/, order/{method}/, select/{method}/.
+from groupmates.selectors.step_jobs import StepJobs
+
+PREPARE, ORDER = (
+    StepJobs(step, CONFIG, SHARDS, artefact, made_here) for step in ("prepare", "order")
+)
 
 
 rule prepare:
     input:
-        unpack(needed("prepare")),
+        unpack(plainly()(PREPARE.inputs)),
     output:
         directory(artefact("prepared")),
     log:
         logged("prepare_{method}"),
     wildcard_constraints:
-        method=methods_of("prepare", gpu=False),
+        method=PREPARE.methods(gpu=False),
     priority: 10  # some refuse what is too much, before the expensive stages
-    threads: of_step("prepare", "threads")
+    threads: PREPARE.of("threads")
     resources:
-        mem_mb=growing("prepare", "memory", memory),
-        runtime=growing("prepare", "minutes", minutes),
+        **PREPARE.resources(memory, minutes),
     params:
-        stage=of_step("prepare", "stage"),
-        settings=settings_of("prepare"),
-        arguments=arguments("prepare"),
+        stage=PREPARE.of("stage"),
+        settings=PREPARE.settings,
+        seen=plainly()(PREPARE.seen),
+        arguments=plainly()(PREPARE.arguments),
     shell:
-        "{RUN} {params.stage} --log {log:q} --job {params.job:q} --settings {params.settings:q}"
-        " {params.arguments} --output {output:q}"
+        "{RUN} {params.stage} --log {log:q} --job {params.job:q} --threads {threads}"
+        " --settings {params.settings:q} {params.arguments} --output {output:q}"
 
 
 use rule prepare as prepare_gpu with:
     wildcard_constraints:
-        method=methods_of("prepare", gpu=True),
+        method=PREPARE.methods(gpu=True),
     resources:
-        mem_mb=growing("prepare", "memory", memory),
-        runtime=growing("prepare", "minutes", minutes),
+        **PREPARE.resources(memory, minutes),
         gpu=1,
 
 
 rule order:
     input:
-        unpack(needed("order")),
+        unpack(plainly()(ORDER.inputs)),
     output:
         artefact("order"),
     log:
         logged("order_{method}_{partition}"),
     wildcard_constraints:
-        method=methods_of("order", gpu=False),
-    threads: of_step("order", "threads")
+        method=ORDER.methods(gpu=False),
+    threads: ORDER.of("threads")
     resources:
-        mem_mb=growing("order", "memory", memory),
-        runtime=growing("order", "minutes", minutes),
+        **ORDER.resources(memory, minutes),
     params:
-        stage=of_step("order", "stage"),
-        settings=settings_of("order"),
-        partitions=partitions,  # another number makes all of them stale
-        arguments=arguments("order"),
+        stage=ORDER.of("stage"),
+        settings=ORDER.settings,
+        partitions=ORDER.partitions,  # another number makes all of them stale
+        arguments=ORDER.arguments,
     shell:
-        "{RUN} {params.stage} --log {log:q} --job {params.job:q} --settings {params.settings:q}"
-        " {params.arguments} --output {output:q}"
+        "{RUN} {params.stage} --log {log:q} --job {params.job:q} --threads {threads}"
+        " --settings {params.settings:q} {params.arguments} --output {output:q}"
 
 
 use rule order as order_gpu with:
     wildcard_constraints:
-        method=methods_of("order", gpu=True),
+        method=ORDER.methods(gpu=True),
     priority: 10  # some have steps that follow each other: the longest job of a run
     resources:
-        mem_mb=growing("order", "memory", memory),
-        runtime=growing("order", "minutes", minutes),
+        **ORDER.resources(memory, minutes),
         gpu=1,
 
 
@@ -72,7 +74,7 @@ rule take:
     input:
         orders=lambda wildcards: [
             artefact("order", method=wildcards.method, partition=f"{i:05d}")
-            for i in range(partitions(wildcards))
+            for i in range(ORDER.partitions(wildcards))
         ],
         score=SCORES,
         cluster=lambda wildcards: (
@@ -83,8 +85,7 @@ rule take:
     log:
         logged("take_{method}"),
     resources:
-        mem_mb=memory(16000),
-        runtime=minutes(60),
+        **asks(mem_mb=16000, runtime=60),
     params:
         settings=settings("TakeSettings", "select"),
         score=listed("score"),
@@ -92,6 +93,5 @@ rule take:
         output=lambda wildcards, output: listing.compact(list(output)),
     shell:
         "{RUN} take --log {log:q} --job {params.job:q} --settings {params.settings:q}"
-        " --method {wildcards.method}"
-        " --orders {input.orders:q} --score {params.score:q} --cluster {params.cluster:q}"
-        " --output {params.output:q}"
+        " --method {wildcards.method} --orders {input.orders:q} --score {params.score:q}"
+        " --cluster {params.cluster:q} --output {params.output:q}"

@@ -12,9 +12,7 @@ rule fit_semantic:
     log:
         logged("fit_semantic"),
     resources:
-        mem_mb=memory(16000),
-        runtime=minutes(60),
-        gpu=1,
+        **asks(mem_mb=16000, runtime=60, gpu=1),
     params:
         settings=settings("SemanticFitSettings", "semantic_encoder"),
     shell:
@@ -35,9 +33,7 @@ rule embed:
     log:
         logged("embed_{shard}"),
     resources:
-        mem_mb=memory(16000),
-        runtime=minutes(240),
-        gpu=1,
+        **asks(mem_mb=16000, runtime=240, gpu=1),
     params:
         settings=settings("EmbedSettings", "semantic"),
         pool=pool_of_shard,

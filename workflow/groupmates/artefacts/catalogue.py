@@ -19,9 +19,9 @@ class Artefact:
     """`columns` maps a column to its Arrow type by name; empty for what is not a table."""
 
     path: str
-    version: int
     meaning: str
     columns: dict[str, str] | None = None
+    version: int = 1
 
     def schema(self, embedding_size: int | None = None) -> pa.Schema:
         """The Arrow schema; `embedding` columns have fixed-size rows of `embedding_size` floats."""
@@ -63,65 +63,59 @@ PROBED = DOCUMENT | columns("text string, input_ids tokens")
 
 ARTEFACTS = {
     "corpus": Artefact(
-        "corpus/shard-{shard}.jsonl.zst", 1, "the built-in corpus, laid out like a user's pool"
+        "corpus/shard-{shard}.jsonl.zst", "the built-in corpus, laid out like a user's pool"
     ),
     "corpus_reference": Artefact(
-        "corpus/reference.jsonl.zst", 1, "the built-in reference set: rows of {text}"
+        "corpus/reference.jsonl.zst", "the built-in reference set: rows of {text}"
     ),
     "check": Artefact(
         "check/shard-{shard}.parquet",
-        2,
         "one row per pool file of the shard: size, sha256 of its bytes, numbers of documents and of "
         "bad records, a 64-bit hash of each document's id, and the bad records",
         LISTED | columns("id_hashes hashes, rejects rejects"),
+        version=2,
     ),
     "files": Artefact(
         "check/files.parquet",
-        2,
         "one row per pool file, as in check/; that it exists says that every id occurs once",
         LISTED,
+        version=2,
     ),
     "rejects": Artefact(
         "check/rejects.parquet",
-        1,
         "the pool's bad records, which every stage leaves out: why, and the beginning of what was "
         "found; none where pool.bad_records is stop",
         columns("source_file string, source_row int64, reason string, found string"),
     ),
-    "tokenizer": Artefact("sample/tokenizer", 1, "the language model's tokenizer, a HF folder"),
+    "tokenizer": Artefact("sample/tokenizer", "the language model's tokenizer, a HF folder"),
     "probe_pool": Artefact(
         "sample/probe_pool.parquet",
-        1,
         "documents that rollouts are drawn from; input_ids: at most sequence_length + 1 tokens",
         PROBED,
     ),
     "training_pool": Artefact(
         "sample/training_pool.parquet",
-        1,
         "documents that a model made from scratch, or missing AdamW state, is warmed up on; "
         "disjoint from the probe pool",
         PROBED,
     ),
     "reference": Artefact(
         "sample/reference.parquet",
-        1,
         "reference examples, in random order: the first so many of each split are used; split is "
         "'selection' or 'evaluation'; the loss counts the tokens from position label_start (at "
         "least 1) to the end",
         columns("example_id string, split string, input_ids tokens, label_start int32"),
     ),
     "base": Artefact(
-        "base", 1, "the checkpoint that is probed: HF folder, optimizer.safetensors, training.json"
+        "base", "the checkpoint that is probed: HF folder, optimizer.safetensors, training.json"
     ),
     "rollouts": Artefact(
         "probe/{round}/rollouts.parquet",
-        1,
         "which documents are trained on in which order; step counts from 1",
         columns("rollout int64, step int32, doc_id string"),
     ),
     "probe": Artefact(
         "probe/{round}/shard-{part}.parquet",
-        1,
         "oracle influences: loss_after_nats - loss_before_nats of each step",
         columns(
             "rollout int64, step int32, doc_id string, loss_before_nats float64, "
@@ -130,13 +124,11 @@ ARTEFACTS = {
     ),
     "fit": Artefact(
         "fit/{model}",
-        1,
         "relational influence model: weights, tokenizer, relation.json, metrics.json, "
         "heldout.parquet",
     ),
     "heldout": Artefact(
         "fit/{model}/heldout.parquet",
-        1,
         "oracle and predicted influence of the held-out rollouts, both in nats",
         columns(
             "round string, rollout int64, step int32, doc_id string, "
@@ -144,11 +136,10 @@ ARTEFACTS = {
         ),
     ),
     "accept": Artefact(
-        "accept/{model}.json", 1, "that the influence model passed the floor, and its correlation"
+        "accept/{model}.json", "that the influence model passed the floor, and its correlation"
     ),
     "group_sets": Artefact(
         "probe/groups/sets.parquet",
-        1,
         "sets of documents whose influence as a group is measured, in the order of training; size: the "
         "smallest of the sizes whose set holds the document, so that the set of a size is its rows up "
         "to that size; kind: random, or near (a random document and its nearest neighbours); seen: "
@@ -161,7 +152,6 @@ ARTEFACTS = {
     ),
     "group_probe": Artefact(
         "probe/groups/part-{part}.parquet",
-        1,
         "true group influence: loss_after_nats, after all documents of the set, minus "
         "loss_before_nats, of the checkpoint",
         columns(
@@ -171,13 +161,11 @@ ARTEFACTS = {
     ),
     "groups": Artefact(
         "groups/correlation.json",
-        1,
         "how well predicted group influence ranks sets by their true one, by kind and size of the "
         "sets, with the relation and without",
     ),
     "score": Artefact(
         "score/shard-{shard}.parquet",
-        1,
         "every pool document: n_tokens of the language model (end-of-text token included), "
         "individual influence (in label standard deviations), embedding of at most unit length; "
         "source is '' without one",
@@ -185,76 +173,64 @@ ARTEFACTS = {
     ),
     "score_by": Artefact(
         "score/{model}/shard-{shard}.parquet",
-        1,
         "the same by another influence model, for the methods that use it: the initial one, or that "
         "of single steps (MATES)",
         SCORED,
     ),
     "semantic_encoder": Artefact(
         "score/semantic/encoder.safetensors",
-        1,
         "what makes the probed model's mean hidden states an embedding of meaning: the probe pool's "
         "mean and whitened leading directions; beside it a .json with their share of the variance",
     ),
     "semantic": Artefact(
         "score/semantic/shard-{shard}.parquet",
-        1,
         "an embedding of unit length that no influence has shaped, rows as in score/",
         columns("doc_id string, embedding embedding"),
     ),
     "centroids": Artefact(
         "cluster/centroids.npy",
-        1,
         "float32 [clusters, embedding_size], unit length; beside it centroids.json with sizes and "
         "inertia",
     ),
     "cluster": Artefact(
         "cluster/shard-{shard}.parquet",
-        1,
         "the cluster of every document, rows as in score/",
         columns("doc_id string, cluster int32"),
     ),
     "semantic_centroids": Artefact(
-        "cluster/semantic/centroids.npy", 1, "the same of the embeddings in score/semantic/"
+        "cluster/semantic/centroids.npy", "the same of the embeddings in score/semantic/"
     ),
     "semantic_cluster": Artefact(
         "cluster/semantic/shard-{shard}.parquet",
-        1,
         "the same by the semantic centroids",
         columns("doc_id string, cluster int32"),
     ),
     "prepared": Artefact(
         "prepare/{method}",
-        1,
         "what a method's selector makes before it orders the pool: a folder of its own artefacts",
     ),
     "color": Artefact(
         "prepare/{method}/losses.json",
-        1,
         "reference loss before a color method's training and after each step, nats; beside it the "
         "trained model, a HF folder",
     ),
     "classifier": Artefact(
         "prepare/{method}/classifier.safetensors",
-        1,
         "a quality classifier: float32 weights of hashed n-grams; beside it a .json with the numbers "
         "of texts and the held-out area under the ROC curve",
     ),
     "brute_force": Artefact(
         "prepare/{method}/brute_force.json",
-        1,
         "that the brute force of an oracle_greedy method is allowed: documents, picks, evaluations",
     ),
     "quad": Artefact(
         "prepare/{method}/probed.parquet",
-        1,
         "documents that a quad method probed, in the order in which it did; influence: change of the "
         "reference loss per unit of a step along the document's gradient on the attention layers",
         columns("iteration int32, cluster int32, doc_id string, influence float64"),
     ),
     "quad_clusters": Artefact(
         "prepare/{method}/clusters.parquet",
-        1,
         "what the bandit knows of every cluster in the end: documents, how many were probed, visits "
         "(those to neighbours by their weight), mean influence of its own documents (NaN without), "
         "mean reward: threshold - influence, HIGHER is better, 0 where nothing is known",
@@ -265,14 +241,12 @@ ARTEFACTS = {
     ),
     "order": Artefact(
         "order/{method}/part-{partition}.parquet",
-        1,
         "a method's preference: documents are taken by (key, rank, shard, row), smallest first, "
         "until the budget is met; row is the position in the score shard of that number",
         columns("shard int32, row int64, rank int32, key float64, group_influence float64"),
     ),
     "select": Artefact(
         "select/{method}/shard-{shard}.parquet",
-        1,
         "one row per selected document, in pool order; rank counts from 0 within the cluster; "
         "group_influence is theta when picked, in label standard deviations (NaN for methods without)",
         DOCUMENT
@@ -283,66 +257,57 @@ ARTEFACTS = {
     ),
     "dataset": Artefact(
         "dataset/{method}/{file}",
-        1,
         "the selected rows of a pool file, in its order: unchanged, or as Parquet",
     ),
     "dataset_shard": Artefact(
         "dataset/{method}.shards/{shard}.json",
-        1,
         "which files of a dataset are of a scoring shard, and their numbers of rows",
     ),
     "dataset_part": Artefact(
         "dataset/{method}/part-{part}",
-        1,
         "the selected documents of some scoring shards, tokenised: a folder",
     ),
     "windows": Artefact(
         "dataset/{method}/part-{part}/windows.parquet",
-        1,
         "which documents the windows of an open_lm part have: `key` is webdataset's, `first` where in "
         "the window a piece of a document begins",
         columns("key string, first int64, tokens int64") | DOCUMENT,
     ),
     "documents": Artefact(
         "dataset/{method}/documents.parquet",
-        1,
         "the documents of a Megatron dataset, in the order of its index",
         DOCUMENT | columns("tokens int64"),
     ),
-    "manifest": Artefact(
-        "dataset/{method}/manifest.jsonl", 1, "the .tar files of an open_lm dataset"
-    ),
-    "megatron_tokens": Artefact("dataset/{method}/tokens.bin", 1, "a Megatron dataset's tokens"),
-    "megatron_index": Artefact("dataset/{method}/tokens.idx", 1, "where its documents begin"),
+    "manifest": Artefact("dataset/{method}/manifest.jsonl", "the .tar files of an open_lm dataset"),
+    "megatron_tokens": Artefact("dataset/{method}/tokens.bin", "a Megatron dataset's tokens"),
+    "megatron_index": Artefact("dataset/{method}/tokens.idx", "where its documents begin"),
     "dataset_readme": Artefact(
-        "dataset/{method}/README.md", 1, "the dataset's card for people and for the hub"
+        "dataset/{method}/README.md", "the dataset's card for people and for the hub"
     ),
     "dataset_card": Artefact(
-        "dataset/{method}.json", 1, "what a dataset is: format, files, documents, tokens"
+        "dataset/{method}.json", "what a dataset is: format, files, documents, tokens"
     ),
     "curve": Artefact(
         "evaluate/{method}/seed-{seed}.parquet",
-        1,
         "held-out reference loss after `tokens` training tokens",
         columns("tokens int64, loss_nats float64"),
     ),
     "example_losses": Artefact(
         "evaluate/{method}/seed-{seed}.examples.parquet",
-        1,
         "summed loss and number of label tokens per held-out example after the last step",
         columns("example_id string, loss_sum_nats float64, label_tokens int64"),
     ),
     "summary": Artefact(
-        "evaluate/summary.json", 2, "every method against random and against each other"
+        "evaluate/summary.json", "every method against random and against each other", version=2
     ),
-    "report": Artefact("report.html", 4, "the report"),
+    "report": Artefact("report.html", "the report", version=4),
     "comparison": Artefact(
-        "report/comparison.{format}", 2, "the methods side by side, as CSV and as Markdown"
+        "report/comparison.{format}", "the methods side by side, as CSV and as Markdown", version=2
     ),
     "figure": Artefact(
-        "report/{figure}.svg", 2, "a figure of the report by itself, for snakemake --report"
+        "report/{figure}.svg", "a figure of the report by itself, for snakemake --report", version=2
     ),
-    "plan": Artefact("plan.json", 1, "what the run will cost; nothing depends on it"),
+    "plan": Artefact("plan.json", "what the run will cost; nothing depends on it"),
 }
 
 

@@ -226,6 +226,11 @@ def read_table(path: Path, artefact: str, columns: list[str] | None = None) -> p
         return file.read(columns=columns)
 
 
+def read_column(path: Path, artefact: str, column: str) -> pa.ChunkedArray:
+    """A column of a checked table."""
+    return read_table(path, artefact, [column])[column]
+
+
 def read_where(
     path: Path, artefact: str, columns: list[str], filters: list[tuple[str, str, Any]]
 ) -> pa.Table:
@@ -347,7 +352,7 @@ def other_rows(path: Path, rows: int, score: Path, documents: int) -> UserError:
 
 def read_clusters(score: Path, cluster: Path) -> np.ndarray:
     """Cluster of every document of a shard, int32 [rows], after comparing the documents' ids."""
-    ids = read_table(score, "score", ["doc_id"])["doc_id"]
+    ids = read_column(score, "score", "doc_id")
     table = read_table(cluster, "cluster")
     if not ids.equals(table["doc_id"]):
         raise other_rows(cluster, len(table), score, len(ids))

@@ -129,16 +129,16 @@ def _reduce_inputs(
     raw: dict[str, Any], config: Config, documents: int, pool: list[str] | None
 ) -> None:
     if pool is None:
-        raw["pool"] |= {"paths": "builtin", "columns": _builtin_columns()}
+        raw["pool"] |= {"paths": "builtin", "columns": {"text": "text", "id": None, "source": None}}
         raw["corpus"] = {"documents": min(documents, 10_000), "files": FILES}
     else:
         raw["pool"]["paths"] = pool
     # Of its few records more may be bad.
     raw["pool"] |= {"files_per_shard": 1, "shard_mb": None, "max_bad_share": 1.0}
-    if config.reference.paths != "builtin" and not _all_there(
-        [*config.reference.paths, *(config.reference.evaluation_paths or [])]
-    ):
-        raw["reference"] |= {"paths": "builtin", "evaluation_paths": None}
+    if config.reference.paths != "builtin":
+        patterns = [*config.reference.paths, *(config.reference.evaluation_paths or [])]
+        if not all(Path(path).exists() for path in expand(patterns, "reference.paths")):
+            raw["reference"] |= {"paths": "builtin", "evaluation_paths": None}
     probed = _probed(config)
     training = min(config.sample.training_documents, documents - probed)
     raw["sample"] |= {"paths": None, "probe_documents": probed, "training_documents": training}
@@ -210,11 +210,3 @@ def _reduce_selection(raw: dict[str, Any], config: Config, documents: int) -> No
         "points": min(training["points"], 3),
     }
     raw["evaluate"]["seeds"] = 1
-
-
-def _builtin_columns() -> dict[str, str | None]:
-    return {"text": "text", "id": None, "source": None}
-
-
-def _all_there(patterns: list[str]) -> bool:
-    return all(Path(path).exists() for path in expand(patterns, "reference.paths"))

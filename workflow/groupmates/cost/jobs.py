@@ -7,11 +7,11 @@ one does not have are rates of kernels: see rates.py.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from groupmates.cost.flops import Shape, forward_flops, training_flops
 from groupmates.cost.sizes import Sizes
+from groupmates.maths.packing import MICRO_TOKENS
 from groupmates.settings.config import Config
 from groupmates.settings.per_stage import needs_of
 
@@ -45,9 +45,6 @@ WEIGHTS = {name: 1.0 for name, what in KERNELS.items() if what.startswith("FLOP"
     "kmeans": 1.0,
     "sums": 340.0,  # measured with tests/benchmarks/rates_cpu.py
 }
-MICRO_TOKENS = (
-    16_384  # of a backward pass: models/lm.py, which a plan does not import with its torch
-)
 IMPORTS_BYTES = {True: 700_000_000, False: 200_000_000}  # of a job with torch, and without
 
 
@@ -108,13 +105,13 @@ class Amounts:
     def train_step(self, sequences: float, length: float) -> float:
         return training_flops(self.sizes.lm, sequences * length, length)
 
-    def reference(self, examples: int) -> float:
+    def look(self, examples: int) -> float:
         """FLOP of one look at the loss of so many reference examples."""
         tokens = self.sizes.reference_tokens
         total = examples * tokens
         return forward_flops(self.sizes.lm, total, tokens / 2, total * self.sizes.label_share)
 
-    def embed(self, documents: float) -> dict[str, float]:
+    def to_embed(self, documents: float) -> dict[str, float]:
         """Parts of embedding documents, tokenised for the language model already."""
         sizes, encoder = self.sizes, self.sizes.encoder
         if encoder is None:
@@ -156,7 +153,7 @@ class Amounts:
         return {
             "train": self.train_step(1, self.sizes.window_tokens - 1),
             "step": self.sizes.lm.layers,
-            "forward": self.reference(self.sizes.selection_examples),
+            "forward": self.look(self.sizes.selection_examples),
         }
 
     def forward_bytes(self, shape: Shape) -> float:
@@ -169,11 +166,7 @@ class Amounts:
 
     @property
     def clusters(self) -> int:
-        cluster = self.config.cluster
-        if cluster.clusters is not None:
-            return cluster.clusters
-        assert cluster.target_size is not None
-        return math.ceil(self.sizes.documents / cluster.target_size)
+        return self.config.cluster.clusters_of(self.sizes.documents)
 
     @property
     def share(self) -> float:

@@ -20,14 +20,17 @@ from groupmates.settings.config import Config
 from groupmates.settings.per_stage import PlanSettings
 from groupmates.settings.stages import STAGES
 
+# What a stage costs in time; None without a rate.
+SPENT = ("seconds", "longest_seconds", "wall_seconds", "gpu_hours", "cpu_hours", "cpu_seconds")
 
-def run(settings: PlanSettings, *, output: Path, threads: str = "{}") -> None:
+
+def run(settings: PlanSettings, *, output: Path, stage_threads: str = "{}") -> None:
     """Print and write the plan; `output` is results/{run}/plan.json, plan.txt stands beside it.
 
-    `threads` is JSON: the threads of each stage's jobs, as its rule asks for them.
+    `stage_threads` is JSON: the threads of each stage's jobs, as its rule asks for them.
     """
     root = output.parent
-    planned = plan(settings.config, root, json.loads(threads))
+    planned = plan(settings.config, root, json.loads(stage_threads))
     for path, content in (
         (output, json.dumps(planned, indent=2, sort_keys=True) + "\n"),
         (output.with_suffix(".txt"), text(planned)),
@@ -86,12 +89,6 @@ def stage(
         "jobs": sum(group.count for group in jobs),
         "gpu": on_gpu,
         "threads": threads,
-        "seconds": None,
-        "longest_seconds": None,
-        "wall_seconds": None,
-        "gpu_hours": None,
-        "cpu_hours": None,
-        "cpu_seconds": None,
         "host_bytes": host,
         "gpu_bytes": on_card if on_gpu else None,
         "host_data_bytes": max(group.host_bytes for group in jobs),
@@ -101,6 +98,7 @@ def stage(
         "rates": used,
         "unknown_kernels": unknown_kernels(jobs, sources),
         "work": total_work(jobs),
+        **dict.fromkeys(SPENT),
     }
     if any(seconds is None for _, seconds in each):
         return found

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from groupmates.cost.flops import forward_flops
-from groupmates.cost.jobs import MICRO_TOKENS, Amounts, Jobs, Phase
+from groupmates.cost.jobs import Amounts, Jobs, Phase
 from groupmates.maths.bandit import most_probed
 from groupmates.maths.brute_force import evaluations
+from groupmates.maths.packing import MICRO_TOKENS
 from groupmates.maths.quota import documents_of_ratio
 from groupmates.settings.selectors import (
     STEPS,
@@ -70,7 +71,7 @@ def _(of: Amounts, method: SemDedup) -> Jobs:
 @counts(Color.Prepare)
 def _(of: Amounts, method: Color) -> Jobs:
     """A step: forward and backward pass over the examples, and a look at their loss after it."""
-    steps, look = method.training_steps, of.reference(of.sizes.selection_examples)
+    steps, look = method.training_steps, of.look(of.sizes.selection_examples)
     parts = {"train": steps * 3 * look, "forward": (steps + 1) * look}
     memory = of.state_bytes(1)
     return Jobs(1, [Phase("steps", steps, parts)], **memory, disk_bytes=memory["host_bytes"] / 3)
@@ -143,7 +144,7 @@ def _(of: Amounts, method: Quad) -> Jobs:
     }
     phases = [Phase("documents", probed, parts)]
     if method.hessian == "gauss_newton":
-        products, reference = method.cg_iterations, of.reference(sizes.selection_examples)
-        phases.append(Phase("products", products, {"train": products * 5 * reference}))
+        products, look = method.cg_iterations, of.look(sizes.selection_examples)
+        phases.append(Phase("products", products, {"train": products * 5 * look}))
     memory = of.state_bytes(1) | {"host_bytes": 100.0 * sizes.documents}
     return Jobs(1, phases, **memory)

@@ -88,7 +88,9 @@ def measure(config: Config, root: Path) -> Sizes:
         shards=len(deal(files, config.pool.files_per_shard, config.pool.shard_mb)),
         base_steps=base_steps(config),
         lm=model_shape(config),
-        encoder=None if encoder.name == "lm" else encoder_shape(config),
+        encoder=None
+        if encoder.name == "lm"
+        else _shape(encoder.name, config.plan.encoder, "encoder"),
         basis=basis,
     )
 
@@ -107,8 +109,10 @@ def _pool_files(config: Config, root: Path) -> tuple[list[PoolFile], list[PoolFi
     made = [str(root / f"corpus/shard-{i:05d}.jsonl.zst") for i in range(config.corpus.files)]
     files = list_files(made if builtin else list(config.pool.paths))
     there = [f for f in files if exists(f.path)]
-    # The corpus that a calibration made is the corpus; it only stood in for a pool of files.
-    return files, there or (_calibration_files(root) if builtin else [])
+    if builtin and not there:  # what a calibration made; for a pool of files it only stood in
+        made_then = sorted((_calibration(root) / "corpus").glob("shard-*.jsonl.zst"))
+        there = [PoolFile(str(path), path.name) for path in made_then]
+    return files, there
 
 
 def _documents(config: Config, files: list[PoolFile], basis: dict[str, str]) -> int:
@@ -158,13 +162,6 @@ def _calibration(root: Path) -> Path:
     return root.with_name(root.name + "-calibration")
 
 
-def _calibration_files(root: Path) -> list[PoolFile]:
-    return [
-        PoolFile(str(path), path.name)
-        for path in sorted((_calibration(root) / "corpus").glob("shard-*.jsonl.zst"))
-    ]
-
-
 def _no_pool(key: str, files: list[PoolFile]) -> UserError:
     return UserError(
         expected="pool files that sizes are looked up in, or their sizes in the configuration",
@@ -191,7 +188,8 @@ def count_documents(files: list[PoolFile], there: list[PoolFile]) -> tuple[int, 
         raise _no_pool("documents", files)
     step = max(1, len(there) // FILES_READ)
     some = there[::step][:FILES_READ]
-    share = sum(size_of(f.path) for f in some) / sum(size_of(f.path) for f in there)
+    read, whole = (sum(size_of(f.path) for f in part) for part in (some, there))
+    share = max(1, read) / max(1, whole)  # files without a byte have no documents
     estimate = sum(map(lines_of, some)) / share * len(files) / len(there)
     return round(estimate), f"estimated from {len(some)} of {len(files):,} files"
 
@@ -268,10 +266,6 @@ def model_shape(config: Config) -> Shape:
             tokens = Tokenizer.from_file(str(given)).get_vocab_size()
         return Shape(made.hidden_size, made.layers, tokens)
     return _shape(config.base.checkpoint, config.plan.checkpoint, "checkpoint")
-
-
-def encoder_shape(config: Config) -> Shape:
-    return _shape(config.fit.encoder.name, config.plan.encoder, "encoder")
 
 
 def _shape(folder: str, planned: PlannedShape | None, key: str) -> Shape:

@@ -26,11 +26,11 @@ NO_RATE = (
 
 def text(plan: dict[str, Any]) -> str:
     """The plan for a terminal, with its last line ended."""
-    console = Console(file=StringIO(), width=WIDTH, highlight=False, markup=False, emoji=False)
+    written = StringIO()
+    console = Console(file=written, width=WIDTH, highlight=False, markup=False, emoji=False)
     for part in parts(plan):
         console.print(part, soft_wrap=isinstance(part, str))
-    written: str = console.file.getvalue()  # type: ignore[attr-defined]
-    return "\n".join(line.rstrip() for line in written.splitlines()) + "\n"
+    return "\n".join(line.rstrip() for line in written.getvalue().splitlines()) + "\n"
 
 
 def parts(plan: dict[str, Any]) -> Iterator[RenderableType]:

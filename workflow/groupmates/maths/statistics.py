@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from scipy.special import stdtrit
 
@@ -81,14 +83,17 @@ def reliability(document_RT: np.ndarray, standard_RT: np.ndarray) -> tuple[float
 
 
 def rollout_bootstrap(
-    statistic: object, *arrays_RT: np.ndarray, seed: np.random.Generator, draws: int = 1000
+    statistic: Callable[..., float],
+    *arrays_RT: np.ndarray,
+    seed: np.random.Generator,
+    draws: int = 1000,
 ) -> tuple[float, float]:
     """Central 95 % interval of `statistic(*arrays)` when whole rollouts are drawn anew."""
     rollouts = len(arrays_RT[0])
     values = []
     for _ in range(draws):
         rows = seed.integers(0, rollouts, rollouts)
-        values.append(statistic(*(a[rows] for a in arrays_RT)))  # type: ignore[operator]
+        values.append(statistic(*(a[rows] for a in arrays_RT)))
     low, high = np.quantile(values, [0.025, 0.975])
     return float(low), float(high)
 

@@ -24,13 +24,11 @@ from transformers import (
 )
 
 from groupmates.errors import UserError
-from groupmates.maths.packing import length_batches, pad_right
+from groupmates.maths.packing import MICRO_TOKENS, length_batches, pad_right
 from groupmates.models.distributed import averaging, processes
 from groupmates.models.tokenizer import check_folder, loading
 from groupmates.settings.config import Architecture, Optimizer
 
-# A backward pass has at most as many: at a vocabulary of 50,000 their float32 logits take 3 GB.
-MICRO_TOKENS = 16_384
 # Tokens x layers x hidden size of one pass, about 34 bytes each are kept for its gradient: 14 GB. A
 # model of 2.8B parameters then needs about 70 GB with its AdamW state (workflow/docs/experiments.md).
 PASS_SIZE = MICRO_TOKENS * 24 * 1024

@@ -17,7 +17,6 @@ from torch import nn
 
 from groupmates.artefacts.store import (
     Provenance,
-    digests,
     read_artefact_json,
     rows_of,
     write_json,
@@ -40,22 +39,17 @@ LOSSES = "losses.json"
 GRID = 2.0**-16
 
 
-def prepare(
-    settings: Color.Prepare, *, base: Path, reference: Path, output: Path, threads: int = 1
-) -> None:
+def prepare(settings: Color.Prepare, *, base: Path, reference: Path, output: Path) -> None:
     """Train the probed model on the selection examples, and save it as a Hugging Face folder.
 
     A step is AdamW's on the reference loss: label tokens of all examples at once, no z-loss. Moments
     and settings are the checkpoint's, as in probing, but for the learning rate, which is constant.
     """
-    torch.set_num_threads(threads)
     model, optimizer, hyper = open_base(base)
     set_learning_rate(optimizer, settings.color.learning_rate)
     examples, _ = reference_part(reference, "selection", settings.selection_examples)
     lm.check_fits(model, 0, examples.longest, "the reference set")
-    provenance = Provenance(
-        "prepare", settings.model_dump(mode="json"), digests(base=base, reference=reference)
-    )
+    provenance = Provenance.of("prepare", settings, base=base, reference=reference)
     seed = hash64(settings.seed, "color", "steps")  # of dropout, where the checkpoint has it
     with Training(output, "prepared", provenance, model, optimizer, seed) as training:
         losses = training.state.setdefault("losses", [examples.loss(model)])
@@ -98,24 +92,20 @@ def order(
     partition: int,
     partitions: int,
     output: Path,
-    threads: int = 1,
 ) -> None:
     """Order the documents of the `partition`-th score shard, whose files are `pool`.
 
     A document is read as in probing: at most sequence_length + 1 tokens, end-of-text included. One
     without a predicted token comes last. A killed job goes on after its last block of documents.
     """
-    torch.set_num_threads(threads)
     if torch.cuda.is_available():
         torch.set_float32_matmul_precision("high")
     read_artefact_json(prepared / LOSSES, "color")
     tokens = load_tokenizer(tokenizer)
     conditional, probed = (lm.load_lm(folder).eval() for folder in (prepared, base))
     lm.check_fits(probed, len(tokens), settings.sequence_length, str(base))
-    provenance = Provenance(
-        "select",
-        settings.model_dump(mode="json"),
-        digests(prepared=prepared, base=base, tokenizer=tokenizer, score=score),
+    provenance = Provenance.of(
+        "select", settings, prepared=prepared, base=base, tokenizer=tokenizer, score=score
     )
     ours = score[partition]
     with Kept(output, "order", provenance) as kept:

@@ -7,10 +7,9 @@ the picks so far, measured as in probing. The one of lowest reference loss is tr
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
-import torch
 
 from groupmates.artefacts import store
 from groupmates.artefacts.store import Provenance
@@ -19,16 +18,17 @@ from groupmates.errors import UserError
 from groupmates.maths.brute_force import drawn, evaluations, greedy, keys, most_picks
 from groupmates.maths.quota import documents_of_ratio
 from groupmates.maths.randomness import generator
-from groupmates.models.probing import Probing
-from groupmates.models.reference import Reference, reference_part
-from groupmates.models.tokenizer import document_tokens, load_tokenizer
-from groupmates.pool.chosen_rows import chosen_texts
+from groupmates.models.tokenizer import load_tokenizer
 from groupmates.pool.identity import identified
-from groupmates.pool.listing import PoolFile, located
+from groupmates.pool.listing import located
 from groupmates.progress import Progress, note
 from groupmates.selectors.order import preparing, without_groups
+from groupmates.selectors.texts import Texts
 from groupmates.settings.sections import Budget
 from groupmates.settings.selectors import OracleGreedy
+
+if TYPE_CHECKING:
+    from groupmates.models.probing import Probing
 
 ALLOWED = "brute_force.json"
 
@@ -46,7 +46,7 @@ def prepare(
     `score` is needed for a budget in tokens alone: the shortest documents are then assumed.
     """
     budget, candidates = settings.budget, settings.candidates
-    documents = sum(store.read_table(files, "files", ["documents"])["documents"].to_pylist())
+    documents = sum(store.read_column(files, "files", "documents").to_pylist())
     n_tokens_N = (
         store.concatenate(score, "score", ["n_tokens"])["n_tokens"].to_numpy() if score else None
     )
@@ -79,14 +79,16 @@ def order(
     pool: list[str],
     score: list[Path],
     output: Path,
-    threads: int = 1,
 ) -> None:
     """Pick until the budget is met; then the other documents, by the loss last measured.
 
     Texts are read from the files of the `pool`. Memory: the windows of all documents, and
     the probed model three times. A killed job trains on its picks again, and measures none twice.
     """
-    torch.set_num_threads(threads)
+    # Here, so that `prepare`, whose work takes no second, need not wait for torch.
+    from groupmates.models.probing import Probing
+    from groupmates.models.reference import reference_part
+
     table = store.concatenate(score, "score", ["doc_id", "source_file", "source_row", "n_tokens"])
     documents, n_tokens_N = len(table), table["n_tokens"].to_numpy()
     budget, candidates = settings.budget, settings.candidates
@@ -100,31 +102,20 @@ def order(
             return bool(n_tokens_N[picks].sum() >= budget.tokens)
         return len(picks) >= int(allowed["picks"])
 
-    files = identified(located(pool), store.pool_of(score, "score"))
+    def draw(pick: int, left: np.ndarray) -> np.ndarray:
+        return drawn(left, candidates, generator(settings.seed, "oracle candidates", pick))
+
+    label = f"order {output.parent.name}"
     with Kept(output, "order", provenance) as kept:
-        probed = Probed(
-            base,
-            reference_part(reference, "selection", settings.selection_examples)[0],
-            windows(settings, table, files, tokenizer),
-            table["doc_id"].to_pylist(),
-        )
-        known, losses = kept.values, list[float]()
-        label = f"order {output.parent.name}"
+        known = kept.values
         progress = Progress(label, allowed["evaluations"], "evaluations", len(known))
-
-        def measure(pick: int, document: int) -> float:
-            if len(losses) < len(known):
-                losses.append(known[len(losses)])
-                return losses[-1]
-            losses.append(probed.loss(pick, document))
-            progress.advance()
-            kept.measured(losses)
-            return losses[-1]
-
-        def draw(pick: int, left: np.ndarray) -> np.ndarray:
-            return drawn(left, candidates, generator(settings.seed, "oracle candidates", pick))
-
-        picks, last_N = greedy(documents, enough, draw, measure, probed.choose)
+        examples = reference_part(reference, "selection", settings.selection_examples)[0]
+        column, limit = settings.text_columns.text, settings.sequence_length + 1
+        files = identified(located(pool), store.pool_of(score, "score"))
+        texts = Texts(table, files, column, load_tokenizer(tokenizer), limit)
+        windows, doc_ids = texts.sequences(np.arange(documents)), table["doc_id"].to_pylist()
+        probed = Probed(Probing(base, examples), windows, doc_ids, known, progress, kept)
+        picks, last_N = greedy(documents, enough, draw, probed.loss, probed.choose)
         progress.total = progress.done  # of a budget in tokens it was the most that there could be
         progress.finish()
         note(
@@ -149,33 +140,34 @@ def picks_at_most(budget: Budget, documents: int, n_tokens_N: np.ndarray | None)
     return documents_of_ratio(budget.ratio, documents)
 
 
-def windows(
-    settings: OracleGreedy.Order, table: pa.Table, files: list[PoolFile], tokenizer: Path
-) -> list[np.ndarray]:
-    """What is trained on of every document of the scores, in their order, as of the probe pool."""
-    tokens = load_tokenizer(tokenizer)
-    file_N, row_N = table["source_file"].to_numpy(), table["source_row"].to_numpy()
-    found: list[np.ndarray] = []
-    for file in files:
-        texts = chosen_texts(file, row_N[file_N == file.name], settings.text_columns.text)
-        found += document_tokens(tokens, list(texts), settings.sequence_length + 1)
-    assert len(found) == len(table), "pool files and score files do not belong together"
-    return found
-
-
 class Probed:
-    """The probed model, trained on the picks so far, and what one more step would do."""
+    """The probed model, trained on the picks so far, and what one more step would do.
+
+    `known`: losses that an earlier attempt has measured, in the order in which they are asked for.
+    """
 
     def __init__(
-        self, base: Path, reference: Reference, windows: list[np.ndarray], doc_ids: list[str]
+        self,
+        probing: Probing,
+        windows: list[np.ndarray],
+        doc_ids: list[str],
+        known: list[float],
+        progress: Progress,
+        kept: Kept,
     ) -> None:
-        self._probing, self._windows, self._doc_ids = Probing(base, reference), windows, doc_ids
-        self._picked, self.start_loss = self._probing.snapshot(), self._probing.start_loss
+        self._probing, self._windows, self._doc_ids = probing, windows, doc_ids
+        self._known, self._asked, self._progress, self._kept = known, 0, progress, kept
+        self._picked, self.start_loss = probing.snapshot(), probing.start_loss
 
     def loss(self, pick: int, document: int) -> float:
         """Reference loss after one more step."""
-        self._step(pick, document)
-        return self._probing.loss(self._doc_ids[document], f"pick {pick + 1}")
+        if self._asked == len(self._known):
+            self._step(pick, document)
+            self._known.append(self._probing.loss(self._doc_ids[document], f"pick {pick + 1}"))
+            self._progress.advance()
+            self._kept.measured(self._known)
+        self._asked += 1
+        return self._known[self._asked - 1]
 
     def choose(self, pick: int, document: int) -> None:
         self._step(pick, document)

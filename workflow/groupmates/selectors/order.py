@@ -57,7 +57,7 @@ def documents_of_shard(
     score: Path, pool: list[str], columns: PoolColumns, bad_records: BadRecords
 ) -> Iterator[list[Document]]:
     """The documents of a scoring shard, whose files are `pool`, in blocks; those that were scored."""
-    ids = store.read_table(score, "score", ["doc_id"])["doc_id"].to_pylist()
+    ids = store.read_column(score, "score", "doc_id").to_pylist()
     done = 0
     for file in identified(located(pool), store.pool_of([score], "score")):
         documents = read_documents(file, columns, rejects_of(bad_records))
@@ -136,9 +136,7 @@ def read_members(
 def check_same_documents(score: list[Path], others: list[Path]) -> None:
     """That the files of another model are of the same documents, row by row."""
     for one, other in zip(score, others, strict=True):
-        ids, found = (
-            store.read_table(p, store.embedded_as(p), ["doc_id"])["doc_id"] for p in (one, other)
-        )
+        ids, found = (store.read_column(p, store.embedded_as(p), "doc_id") for p in (one, other))
         if not ids.equals(found):
             raise store.other_rows(other, len(found), one, len(ids))
 
@@ -147,7 +145,7 @@ def _read_influences(score: list[Path], rows: list[np.ndarray]) -> tuple[np.ndar
     """Influences of these rows in pool order, float32 [N]; the pool's maximum."""
     found, maximum = [], -np.inf
     for path, wanted in zip(score, rows, strict=True):
-        influence = store.read_table(path, "score", ["individual_influence"])[0].to_numpy()
+        influence = store.read_column(path, "score", "individual_influence").to_numpy()
         wrong = np.flatnonzero(~np.isfinite(influence))
         if len(wrong):
             raise store.damaged(

@@ -1,37 +1,26 @@
 """Quad (arXiv 2409.16986): clusters are the arms of a bandit, probed by influence functions.
 
-The influence of a document is what a step along its gradient does to the reference loss, to first
-order: -(gradient of its loss) . (H + damping)^-1 (gradient of the reference loss) on the attention
-layers, nats per unit of the step; lower is better. (The paper has the other sign.)
+quad_influences.py says what an influence is; lower is better.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import torch
 
 from groupmates.artefacts import store
 from groupmates.artefacts.store import Provenance
 from groupmates.artefacts.unfinished import Kept
-from groupmates.errors import UserError
 from groupmates.maths.bandit import Bandit, drawn_order, most_probed
-from groupmates.maths.conjugate_gradient import conjugate_gradient
-from groupmates.maths.packing import length_batches
 from groupmates.maths.randomness import priorities
-from groupmates.models.checkpoint import broken_base, open_model
-from groupmates.models.gradients import AttentionGradients
-from groupmates.models.language_model import check_fits, pass_tokens
-from groupmates.models.reference import Reference, reference_part
-from groupmates.models.tokenizer import document_tokens, load_tokenizer
-from groupmates.pool.chosen_rows import chosen_texts
+from groupmates.models.tokenizer import load_tokenizer
 from groupmates.pool.identity import identified
-from groupmates.pool.listing import PoolFile, located
+from groupmates.pool.listing import located
 from groupmates.progress import Progress, note
-from groupmates.selectors.order import preparing
+from groupmates.selectors.order import preparing, without_groups
+from groupmates.selectors.texts import Texts
 from groupmates.settings.selectors import Quad
 
 PROBED, CLUSTERS = "probed.parquet", "clusters.parquet"
@@ -48,14 +37,16 @@ def prepare(
     cluster: list[Path],
     centroids: Path,
     output: Path,
-    threads: int = 1,
 ) -> None:
     """Visit clusters, and write what was measured and what is known of every cluster in the end.
 
     An iteration reads its texts from the files of the `pool`. Memory: ids and places of
     all documents, and the probed model. A killed job measures no batch of documents twice.
     """
-    torch.set_num_threads(threads)
+    # Here, so that `order` need not wait for torch.
+    from groupmates.models.reference import reference_part
+    from groupmates.selectors.quad_influences import Influences
+
     centre_KD, quad = store.read_centroids(centroids), settings.quad
     cluster_N = np.concatenate(
         [store.read_clusters(s, c) for s, c in zip(score, cluster, strict=True)]
@@ -84,24 +75,16 @@ def prepare(
         )
         progress = Progress(f"probe {output.name}", most, "documents", len(known))
         examples = reference_part(reference, "selection", settings.selection_examples)[0]
+        column, limit = settings.text_columns.text, settings.sequence_length + 1
+        tokens = load_tokenizer(tokenizer)
         files = identified(located(pool), store.pool_of(score, "score"))
-        texts = Texts(settings, documents, files, tokenizer)
-        influences = Influences(base, examples, quad, texts, known, progress, kept)
-        found: list[dict[str, np.ndarray]] = []
-        for iteration, (arms, drawn) in enumerate(draws(quad, bandit, order_N, starts), 1):
-            chosen = np.concatenate(drawn)
-            influence_n = influences.of(chosen)
-            bounds = np.cumsum([len(d) for d in drawn])[:-1]
-            for arm, measured in zip(arms, np.split(influence_n, bounds), strict=True):
-                bandit.visit(int(arm), measured)
-            found.append(
-                {
-                    "iteration": np.full(len(chosen), iteration),
-                    "cluster": cluster_N[chosen],
-                    "doc_id": documents["doc_id"].take(chosen),
-                    "influence": influence_n,
-                }
-            )
+        texts = Texts(documents, files, column, tokens, limit)
+        influences = Influences(base, examples, quad, len(tokens), known, progress, kept)
+
+        def measure(chosen_n: np.ndarray) -> np.ndarray:
+            return influences.of(texts.sequences(chosen_n))
+
+        found = list(visits(quad, bandit, order_N, starts, measure))
         progress.total = progress.done  # a cluster may have had fewer documents left
         progress.finish()
         visited, better = bandit.probed_K > 0, bandit.reward_K > 0
@@ -113,22 +96,39 @@ def prepare(
         with preparing(output, provenance) as folder:
             store.write_table(folder / CLUSTERS, "quad_clusters", provenance, columns_of(bandit))
             with store.table_writer(folder / PROBED, "quad", provenance) as writer:
-                for part in found:
-                    writer.write(part)
+                for iteration, (chosen_n, influence_n) in enumerate(found, 1):
+                    writer.write(
+                        {
+                            "iteration": np.full(len(chosen_n), iteration),
+                            "cluster": cluster_N[chosen_n],
+                            "doc_id": documents["doc_id"].take(chosen_n),
+                            "influence": influence_n,
+                        }
+                    )
         kept.clear()
 
 
-def draws(
-    quad: Quad, bandit: Bandit, order_N: np.ndarray, starts: np.ndarray
-) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
-    """The clusters of each iteration, and the documents of each that are probed next."""
+def visits(
+    quad: Quad,
+    bandit: Bandit,
+    order_N: np.ndarray,
+    starts: np.ndarray,
+    measure: Callable[[np.ndarray], np.ndarray],
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The documents of each iteration, and their influences, which the bandit is told."""
     for _ in range(quad.iterations):
         arms = bandit.arms(quad.arms_per_iteration)
         first = starts[arms] + bandit.probed_K[arms]
         last = np.minimum(first + quad.documents_per_arm, starts[arms + 1])
         if not len(arms):
             return
-        yield arms, [order_N[a:b] for a, b in zip(first, last, strict=True)]
+        drawn = [order_N[a:b] for a, b in zip(first, last, strict=True)]
+        chosen_n = np.concatenate(drawn)
+        influence_n = measure(chosen_n)
+        bounds = np.cumsum([len(d) for d in drawn])[:-1]
+        for arm, measured in zip(arms, np.split(influence_n, bounds), strict=True):
+            bandit.visit(int(arm), measured)
+        yield chosen_n, influence_n
 
 
 def columns_of(bandit: Bandit) -> dict[str, np.ndarray]:
@@ -144,12 +144,7 @@ def columns_of(bandit: Bandit) -> dict[str, np.ndarray]:
 
 
 def order(
-    settings: Quad.Order,
-    *,
-    prepared: Path,
-    score: list[Path],
-    cluster: list[Path],
-    output: Path,
+    settings: Quad.Order, *, prepared: Path, score: list[Path], cluster: list[Path], output: Path
 ) -> None:
     """Order by the mean reward of a document's cluster, best first; within it as they are drawn.
 
@@ -172,15 +167,8 @@ def order(
     with store.table_writer(output, "order", provenance) as writer:
         for shard, cluster_n in enumerate(parts):
             here = slice(first, first + len(cluster_n))
-            writer.write(
-                {
-                    "shard": np.full(len(cluster_n), shard),
-                    "row": np.arange(len(cluster_n)),
-                    "rank": rank_N[here],
-                    "key": -reward_K[cluster_n],
-                    "group_influence": np.full(len(cluster_n), np.nan),
-                }
-            )
+            columns = without_groups(shard, -reward_K[cluster_n])
+            writer.write(columns | {"rank": rank_N[here]})
             first = here.stop
             progress.advance(len(cluster_n))
     progress.finish()
@@ -188,115 +176,5 @@ def order(
 
 def _priorities(seed: int, score: list[Path]) -> np.ndarray:
     """The order in which a cluster's documents are drawn, by a hash of their ids; uint64 [N]."""
-    ids = (store.read_table(path, "score", ["doc_id"])["doc_id"].to_pylist() for path in score)
+    ids = (store.read_column(path, "score", "doc_id").to_pylist() for path in score)
     return np.concatenate([priorities(seed, "quad", shard) for shard in ids])
-
-
-class Texts:
-    """The pool's documents as token sequences, read where they lie."""
-
-    def __init__(
-        self, settings: Quad.Prepare, documents: pa.Table, pool: list[PoolFile], folder: Path
-    ) -> None:
-        self._tokenizer = load_tokenizer(folder)
-        self._column, self._limit = settings.text_columns.text, settings.sequence_length + 1
-        files = documents["source_file"].combine_chunks()
-        self._names, self._file_N = files.dictionary.to_pylist(), files.indices.to_numpy()
-        self._row_N = documents["source_row"].to_numpy()
-        self._files = {file.name: file for file in pool}
-
-    @property
-    def vocabulary(self) -> int:
-        return len(self._tokenizer)
-
-    def sequences(self, places_n: np.ndarray) -> list[np.ndarray]:
-        """The first tokens of these documents, as of the probe pool."""
-        texts = [""] * len(places_n)
-        for number in np.unique(self._file_N[places_n]):
-            name = self._names[number]
-            if name not in self._files:
-                raise UserError(
-                    expected=f"the pool file {name}, whose documents were scored",
-                    found=f"none of that name among {len(self._files):,} pool files",
-                    where="pool.paths",
-                    todo="name it again, or delete the run's scores and run snakemake again",
-                )
-            here = np.flatnonzero(self._file_N[places_n] == number)
-            here = here[np.argsort(self._row_N[places_n[here]])]
-            rows = self._row_N[places_n[here]]
-            for i, text in zip(
-                here, chosen_texts(self._files[name], rows, self._column), strict=True
-            ):
-                texts[i] = text
-        return document_tokens(self._tokenizer, texts, self._limit)
-
-
-class Influences:
-    """Influences of documents, one batch after the other; those known from before come first."""
-
-    def __init__(
-        self,
-        base: Path,
-        reference: Reference,
-        settings: Quad,
-        texts: Texts,
-        known: list[float],
-        progress: Progress,
-        kept: Kept,
-    ) -> None:
-        model, hyper = open_model(base)
-        check_fits(model, texts.vocabulary, reference.longest, "the reference set")
-        self._gradients = AttentionGradients(model, hyper.z_loss, str(base))
-        self._batch_tokens = pass_tokens(model)
-        self._base, self._texts, self._progress, self._kept = base, texts, progress, kept
-        self._known, self._done = known, 0  # of all documents so far, in the order of batches
-        self._direction_P = self._solve(reference, settings)
-
-    def _solve(self, reference: Reference, settings: Quad) -> torch.Tensor:
-        """(H + damping)^-1 g, g the gradient of the reference loss; g itself without a Hessian."""
-        gradient_P = self._gradients.of_reference(reference)
-        if not gradient_P.isfinite().all():
-            raise broken_base("a finite gradient of the reference loss", "nan or inf", self._base)
-        if settings.hessian == "none":
-            return gradient_P
-        products = Progress("curvature", settings.cg_iterations, "products")
-
-        def multiply(vector_P: torch.Tensor) -> torch.Tensor:
-            curved_P = self._gradients.gauss_newton(reference, vector_P)
-            products.advance()
-            return curved_P + settings.damping * vector_P
-
-        direction_P, residual = conjugate_gradient(
-            multiply, gradient_P, settings.cg_iterations, settings.cg_tolerance
-        )
-        products.total = products.done
-        products.finish()
-        note("curvature", f"relative residual {residual:.2g}")
-        return direction_P
-
-    def of(self, places_n: np.ndarray) -> np.ndarray:
-        """Influences of these documents, float64 [n]; lower is better."""
-        influence_n = np.empty(len(places_n))
-        sequences = self._texts.sequences(places_n)
-        for rows in self._batches(sequences):
-            if self._done + len(rows) > len(self._known):
-                self._measure([sequences[i] for i in rows])
-            influence_n[rows] = self._known[self._done : self._done + len(rows)]
-            self._done += len(rows)
-        return influence_n
-
-    def _batches(self, sequences: list[np.ndarray]) -> Iterator[np.ndarray]:
-        return length_batches(np.array([len(s) for s in sequences]), self._batch_tokens)
-
-    def _measure(self, sequences: list[np.ndarray]) -> None:
-        found_n = -self._gradients.dots(sequences, self._direction_P)
-        if not np.isfinite(found_n).all():
-            raise UserError(
-                expected="finite influences",
-                found="nan or inf",
-                where=str(self._base),
-                todo="look at the checkpoint's weights, and at select.quad.damping",
-            )
-        self._known += found_n.tolist()
-        self._progress.advance(len(found_n))
-        self._kept.measured(self._known)

@@ -44,7 +44,7 @@ def prepare(
     bad = [
         text
         for path, name in ((probe_pool, "probe_pool"), (training_pool, "training_pool"))
-        for text in store.read_table(path, name, ["text"])["text"].to_pylist()
+        for text in store.read_column(path, name, "text").to_pylist()
     ]
     for texts, source in ((good, where), (bad, f"{probe_pool}, {training_pool}")):
         if len(texts) < HELD_OUT:

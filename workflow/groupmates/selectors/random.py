@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from groupmates.artefacts.store import Provenance, read_table, rows_of, table_writer
+from groupmates.artefacts.store import Provenance, read_column, rows_of, table_writer
 from groupmates.maths.randomness import uniforms
 from groupmates.progress import Progress
 from groupmates.selectors.order import without_groups
@@ -17,7 +17,7 @@ def order(settings: Random.Order, *, score: list[Path], output: Path) -> None:
     progress = Progress("order random", sum(map(rows_of, score)), "documents")
     with table_writer(output, "order", provenance) as writer:
         for shard, path in enumerate(score):
-            ids = read_table(path, "score", ["doc_id"])["doc_id"].to_pylist()
+            ids = read_column(path, "score", "doc_id").to_pylist()
             key_N = uniforms(settings.seed, "select", ids)
             writer.write(without_groups(shard, key_N))
             progress.advance(len(ids))

@@ -54,10 +54,8 @@ def order(
     for shard, path in enumerate(score):
         mine = shard_N == shard
         if mine.any():
-            ids = (
-                store.read_table(path, "score", ["doc_id"])["doc_id"].take(row_N[mine]).to_pylist()
-            )
-            key_N[mine] = uniforms(settings.seed, "select", ids)
+            ids = store.read_column(path, "score", "doc_id").take(row_N[mine])
+            key_N[mine] = uniforms(settings.seed, "select", ids.to_pylist())
     provenance = Provenance.of(
         "select", settings, score=score, cluster=cluster, centroids=centroids, semantic=semantic
     ).also(partition=partition, partitions=partitions)

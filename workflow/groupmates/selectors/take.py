@@ -9,17 +9,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from groupmates.artefacts import store
 from groupmates.artefacts.catalogue import DOCUMENT
-from groupmates.artefacts.store import (
-    Provenance,
-    digests,
-    of_pool,
-    pool_of,
-    read_clusters,
-    read_table,
-    rows_of,
-    write_table,
-)
+from groupmates.artefacts.store import Provenance, read_column
 from groupmates.maths.quota import documents_of_ratio, take
 from groupmates.progress import Progress, note
 from groupmates.selectors.order import read_orders
@@ -39,9 +31,10 @@ def run(
 
     Removes what a selection from another pool left beside the tables.
     """
-    progress = Progress(f"take {method}", sum(map(rows_of, score)), "documents")
-    inputs = digests(orders=orders, score=score, cluster=cluster)
-    n_tokens = [read_table(path, "score", ["n_tokens"])["n_tokens"].to_numpy() for path in score]
+    progress = Progress(f"take {method}", sum(map(store.rows_of, score)), "documents")
+    provenance = Provenance.of("select", settings, orders=orders, score=score, cluster=cluster)
+    provenance = provenance.also(method=method)
+    n_tokens = [read_column(path, "score", "n_tokens").to_numpy() for path in score]
     offsets = np.cumsum([0, *map(len, n_tokens)])
     documents = int(offsets[-1])
     order = read_orders(orders, score, offsets)
@@ -51,25 +44,26 @@ def run(
     budget = settings.budget
     wanted = None if budget.ratio is None else documents_of_ratio(budget.ratio, documents)
     taken = take(order["key"], order["rank"], n_tokens_N, documents=wanted, tokens=budget.tokens)
-    clusters = [read_clusters(s, c) for s, c in zip(score, cluster, strict=True)]
+    clusters = [store.read_clusters(s, c) for s, c in zip(score, cluster, strict=True)]
     rank = np.empty(len(place_N), np.int32)
     rank[taken] = rank_within(np.concatenate(clusters)[place_N[taken]])
 
-    provenance = Provenance("select", settings.model_dump(mode="json") | {"method": method}, inputs)
     chosen = np.sort(taken)  # pool order
     ends = np.searchsorted(place_N[chosen], offsets)
     known = [*DOCUMENT, "n_tokens", "individual_influence"]
     for shard, path in enumerate(score):
         here = chosen[ends[shard] : ends[shard + 1]]
         row = place_N[here] - offsets[shard]
-        table = read_table(path, "score", known).take(pa.array(row))
+        table = store.read_table(path, "score", known).take(pa.array(row))
         columns: dict[str, Any] = {name: table[name] for name in known} | {
             "cluster": clusters[shard][row],
             "rank": rank[here],
             "group_influence": order["group_influence"][here],
         }
-        of_shard = replace(provenance, inputs=inputs | of_pool(pool_of([path], "score")))
-        write_table(output[shard], "select", of_shard, columns)
+        of_shard = replace(
+            provenance, inputs=inputs | store.of_pool(store.pool_of([path], "score"))
+        )
+        store.write_table(output[shard], "select", of_shard, columns)
         progress.advance(len(n_tokens[shard]))
     progress.finish()
     for path in set(output[0].parent.glob("shard-*.parquet")) - set(output):

@@ -8,6 +8,7 @@ every field below is required. The text under a class or field describes it to t
 from __future__ import annotations
 
 import difflib
+import math
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, ValidationError, create_model, model_validator
@@ -383,6 +384,13 @@ class Cluster(Section):
     """Documents per cluster that the centroids are fitted on. All documents are then assigned."""
 
     one_of_two = either("clusters", "target_size")
+
+    def clusters_of(self, documents: int) -> int:
+        """The number of clusters of so many documents."""
+        if self.clusters is not None:
+            return self.clusters
+        assert self.target_size is not None
+        return math.ceil(documents / self.target_size)
 
 
 class Methods(Section):

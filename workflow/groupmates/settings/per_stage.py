@@ -121,9 +121,7 @@ class CheckSettings(StageSettings):
     bad_records: OfBadRecords
 
 
-class CheckPoolSettings(StageSettings):
-    text_columns: TextColumns
-    bad_records: OfBadRecords
+class CheckPoolSettings(CheckSettings):
     max_bad_share: Annotated[float, From("pool.max_bad_share")]
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from groupmates.settings.selectors import STEPS
 
@@ -34,10 +36,10 @@ STAGES = {
     "base": Stage("stages.base", "run", "base", **TRAINING),
     "plan-random": Stage("stages.draw_rollouts", "run_random", "probe"),
     "plan-one-step": Stage("stages.draw_rollouts", "run_one_step", "probe"),
-    "plan-bootstrap": Stage("stages.draw_rollouts", "run_bootstrap", "probe", **TENSORS),
     "probe": Stage("stages.probe", "run", "probe", **TENSORS),
     "fit": Stage("stages.fit", "run", "fit", **TRAINING),
     "accept": Stage("stages.accept", "run", "fit"),
+    "plan-bootstrap": Stage("stages.draw_rollouts", "run_bootstrap", "probe", **TENSORS),
     "plan-groups": Stage("stages.probe_sets", "run_plan", "groups", **TENSORS),
     "probe-groups": Stage("stages.probe_sets", "run", "groups", **TENSORS),
     "groups": Stage("stages.set_agreement", "run", "groups"),
@@ -51,7 +53,7 @@ STAGES = {
             *step.function,
             "prepare" if step.__name__ == "Prepare" else "select",
             gpu=step.gpu,
-            torch=step.function[0] in {other.function[0] for other in STEPS.values() if other.gpu},
+            torch=step.gpu,
         )
         for name, step in STEPS.items()
     },
@@ -79,6 +81,17 @@ PARTS = {  # rows of the report's cost table, in the order of the data flow: wha
     "materialise": "writes the datasets",
     "evaluate": "trains on each selection",
 }
+
+
+def threads_of(rules: Iterable[Any]) -> dict[str, int]:
+    """Threads of each stage's jobs, by what snakemake's rules ask for so far."""
+    asked = {rule.name: rule.resources["_cores"] for rule in rules}
+    found = {name: cores.value for name, cores in asked.items() if not cores.is_evaluable()}
+    of_steps = {
+        stage: found.get(step.function[1] + "_gpu" * step.gpu, step.threads)
+        for stage, step in STEPS.items()
+    }
+    return {name.replace("_", "-"): threads for name, threads in found.items()} | of_steps
 
 
 def part_of(stage: str) -> str:

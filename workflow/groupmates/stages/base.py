@@ -27,11 +27,8 @@ from groupmates.settings.per_stage import BaseSettings
 STEPS_BETWEEN_CHECKS = 100  # of the weights
 
 
-def run(
-    settings: BaseSettings, *, tokenizer: Path, training_pool: Path, output: Path, threads: int = 1
-) -> None:
+def run(settings: BaseSettings, *, tokenizer: Path, training_pool: Path, output: Path) -> None:
     """Write `base/`: a Hugging Face folder with optimizer.safetensors and training.json."""
-    torch.set_num_threads(threads)
     base, tokens = settings.base, load_tokenizer(tokenizer)
     checkpoint = None if base.checkpoint is None else Path(base.checkpoint)
     if checkpoint is None:

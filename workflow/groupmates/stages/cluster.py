@@ -6,7 +6,6 @@ Neither the number of shards nor of row groups changes a centroid or a cluster.
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +26,7 @@ LONGEST = 1 + 1e-3  # embeddings are normalised in float32 or bfloat16
 def run_centroids(settings: CentroidSettings, *, score: list[Path], output: Path) -> None:
     """Fit the centroids on a sample of the pool; memory: its embeddings and one row group."""
     kind = store.embedded_as(score[0])
-    ids_of = {path: store.read_table(path, kind, ["doc_id"])["doc_id"] for path in score}
+    ids_of = {path: store.read_column(path, kind, "doc_id") for path in score}
     priority_of = {
         path: priorities(settings.seed, "cluster", ids.to_pylist()) for path, ids in ids_of.items()
     }
@@ -80,11 +79,7 @@ def read_sample(kind: str, keep_of: dict[Path, np.ndarray]) -> np.ndarray:
 
 def number_of_clusters(cluster: Cluster, documents: int) -> int:
     """As set, or as many as have `target_size` documents each; never more than documents."""
-    if cluster.clusters is not None:
-        clusters = cluster.clusters
-    else:
-        assert cluster.target_size is not None
-        clusters = math.ceil(documents / cluster.target_size)
+    clusters = cluster.clusters_of(documents)
     if documents < max(clusters, 1):
         raise UserError(
             expected=f"at least {max(clusters, 1):,} documents, one per cluster",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from groupmates.artefacts.store import Provenance, read_table, write_table
+from groupmates.artefacts.store import Provenance, read_column, read_table, write_table
 from groupmates.errors import UserError
 from groupmates.maths.randomness import generator
 from groupmates.maths.rollouts import beam_rollouts, random_rollouts
@@ -20,7 +20,7 @@ from groupmates.settings.per_stage import (
 
 def run_random(settings: RandomPlanSettings, *, probe_pool: Path, output: Path) -> None:
     """Rollouts of documents drawn at random."""
-    ids = read_table(probe_pool, "probe_pool", ["doc_id"])["doc_id"].to_numpy()
+    ids = read_column(probe_pool, "probe_pool", "doc_id").to_numpy()
     progress = Progress("plan random", settings.random.rollouts, "rollouts")
     rollouts, length = settings.random.rollouts, settings.rollout_length
     chosen = random_rollouts(len(ids), rollouts, length, settings.seed)
@@ -35,7 +35,7 @@ def run_one_step(settings: OneStepPlanSettings, *, probe_pool: Path, output: Pat
 
     As many steps as the rounds of the group take together, where the probe pool has the documents.
     """
-    ids = read_table(probe_pool, "probe_pool", ["doc_id"])["doc_id"].to_numpy()
+    ids = read_column(probe_pool, "probe_pool", "doc_id").to_numpy()
     order = generator(settings.seed, "one step").permutation(len(ids))
     provenance = Provenance.of("probe", settings, pool=probe_pool)
     _write(output, provenance, ids, order[: settings.steps, None])
@@ -47,17 +47,13 @@ def run_bootstrap(
     probe_pool: Path,
     model: Path,
     output: Path,
-    threads: int = 1,
 ) -> None:
     """Rollouts that the initial model predicts to be the most helpful and the most harmful."""
     # Here, so that the others, whose work takes no second, need not wait for torch.
-    import torch
-
     from groupmates.models.encoders import BATCH_TOKENS
     from groupmates.models.influence import InfluenceModel
     from groupmates.models.tokenizer import token_lists
 
-    torch.set_num_threads(threads)
     pool = read_table(probe_pool, "probe_pool", ["doc_id", "text", "input_ids"])
     influence = InfluenceModel.load(model)
     progress = Progress("plan bootstrap embeddings", len(pool), "documents")

@@ -40,7 +40,6 @@ def run(
     number: int,
     curve: Path,
     examples: Path,
-    threads: int = 1,
 ) -> None:
     """Continue the base model's training on one selection, with training seed `number`.
 
@@ -48,7 +47,6 @@ def run(
     does not matter. The seed draws them and their order; methods share it, so that their difference is
     paired.
     """
-    torch.set_num_threads(threads)
     training, method = settings.training, curve.parent.name
     model, optimizer, hyper = open_base(base)
     heldout, example_ids = reference_part(reference, "evaluation", settings.evaluation_examples)

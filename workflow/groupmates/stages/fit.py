@@ -50,13 +50,11 @@ def run(
     probes: list[Path],
     bootstrap: list[Path] | None = None,
     output: Path,
-    threads: int = 1,
 ) -> None:
     """Fit on rollouts drawn at random, of many steps or of one, and on bootstrapped ones.
 
     Reported figures come from held-out random rollouts. Neither training nor early stopping sees them.
     """
-    torch.set_num_threads(threads)
     fit = settings.fit
     pool = store.read_table(probe_pool, "probe_pool", ["doc_id", "text", "input_ids"])
     rounds = [read_rollouts("random", probes, pool["doc_id"].to_pylist())]

@@ -9,7 +9,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from groupmates.artefacts.store import Provenance, read_table, write_table
 from groupmates.artefacts.unfinished import Kept
@@ -29,10 +28,8 @@ def run(
     part: int,
     parts: int,
     output: Path,
-    threads: int = 1,
 ) -> None:
     """Probe the `part`-th of `parts` nearly equal ranges of rollouts; each stands on its own."""
-    torch.set_num_threads(threads)
     plan = part_of(read_table(rollouts, "rollouts"), "rollout", part, parts)
     doc_ids, number, step = (plan[n].to_pylist() for n in ("doc_id", "rollout", "step"))
     sequences = sequences_of(probe_pool)

@@ -10,9 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from groupmates.artefacts.store import Provenance, read_table, write_table
+from groupmates.artefacts.store import Provenance, read_column, read_table, write_table
 from groupmates.artefacts.unfinished import Kept
 from groupmates.maths.document_sets import near_sets, random_sets
 from groupmates.models.encoders import BATCH_TOKENS
@@ -32,13 +31,11 @@ def run_plan(
     bootstrap: list[Path] | None = None,
     model: Path,
     output: Path,
-    threads: int = 1,
 ) -> None:
     """Draw sets of documents that the final model was not fitted on, where there are enough of them.
 
     Enough: random sets could all be disjoint. `random` and `bootstrap` are the plans of the rounds.
     """
-    torch.set_num_threads(threads)
     sets, sizes = settings.groups.sets, np.array(settings.groups.sizes)
     length = int(sizes[-1])
     pool = read_table(probe_pool, "probe_pool", ["doc_id", "text", "input_ids"])
@@ -77,11 +74,11 @@ def run_plan(
 
 def fitted_on(random: Path, bootstrap: list[Path], model: Path) -> np.ndarray:
     """Ids of the documents in all rollouts but those that the model's figures are held out on."""
-    heldout = read_table(model / "heldout.parquet", "heldout", ["rollout"])["rollout"].to_numpy()
+    heldout = read_column(model / "heldout.parquet", "heldout", "rollout").to_numpy()
     plan = read_table(random, "rollouts")
     fitted = ~np.isin(plan["rollout"].to_numpy(), heldout)
     parts = [plan["doc_id"].to_numpy()[fitted]]
-    parts += [read_table(path, "rollouts")["doc_id"].to_numpy() for path in bootstrap]
+    parts += [read_column(path, "rollouts", "doc_id").to_numpy() for path in bootstrap]
     return np.unique(np.concatenate(parts))
 
 
@@ -95,10 +92,8 @@ def run(
     part: int,
     parts: int,
     output: Path,
-    threads: int = 1,
 ) -> None:
     """Train on the `part`-th of `parts` nearly equal ranges of sets; each stands on its own."""
-    torch.set_num_threads(threads)
     plan = read_table(sets, "group_sets", ["set", "kind", "size", "step", "doc_id"])
     plan = part_of(plan, "set", part, parts)
     doc_ids, number = plan["doc_id"].to_pylist(), plan["set"].to_pylist()

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from groupmates.artefacts.store import Provenance, digest
 from groupmates.errors import UserError
@@ -26,10 +25,8 @@ def run(
     check: Path,
     model: Path,
     output: Path,
-    threads: int = 1,
 ) -> None:
     """Score the documents of the files `pool`, which `check` lists, in pool order."""
-    torch.set_num_threads(threads)
     influence = InfluenceModel.load(model)
     tokenizer = load_tokenizer(model / "tokenizer")
 

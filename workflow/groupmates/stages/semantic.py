@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from groupmates.artefacts.store import Provenance, digests, read_table, replacing, write_json
 from groupmates.errors import UserError
@@ -26,10 +25,8 @@ def run_fit(
     base: Path,
     probe_pool: Path,
     output: Path,
-    threads: int = 1,
 ) -> None:
     """Whiten the hidden states of `base` on the probe pool, along its leading directions."""
-    torch.set_num_threads(threads)
     sequences = token_lists(read_table(probe_pool, "probe_pool", ["input_ids"]))
     progress = Progress("semantic fit", len(sequences), "documents")
     size = settings.semantic.embedding_size
@@ -53,10 +50,8 @@ def run_embed(
     tokenizer: Path,
     encoder: Path,
     output: Path,
-    threads: int = 1,
 ) -> None:
     """Embed the documents of the files `pool`, which `check` lists: rows as `score` has."""
-    torch.set_num_threads(threads)
     meaning, of_text = SemanticEncoder.load(base, encoder), load_tokenizer(tokenizer)
 
     def embedded(file: PoolFile, documents: list[Document]) -> dict[str, Any]:

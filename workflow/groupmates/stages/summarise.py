@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from groupmates.artefacts.found import Found
-from groupmates.artefacts.store import Provenance, concatenate, digests, read_table, write_json
+from groupmates.artefacts.store import Provenance, concatenate, read_table, write_json
 from groupmates.maths.randomness import generator
 from groupmates.maths.statistics import example_interval, paired_interval, tokens_to_reach
 from groupmates.progress import note
@@ -59,12 +59,13 @@ def run(settings: SummarySettings, *, inputs: list[Path], output: Path) -> None:
             f"{method} - {BASELINE}: {against['difference_nats']:+.4f} nats, by seed "
             f"{against['interval_by_seed_nats']}, by example {against['interval_by_example_nats']}",
         )
-    made_of = digests(
+    provenance = Provenance.of(
+        "summarise",
+        settings,
         curves=found.all("curve"),
         examples=found.all("example_losses"),
         select=found.all("select"),
     )
-    provenance = Provenance("summarise", settings.model_dump(mode="json"), made_of)
     write_json(output, "summary", provenance, body)
 
 
@@ -112,17 +113,14 @@ def row(trained: Trainings, n_tokens: np.ndarray, baseline: Trainings | None) ->
     }
 
 
+@dataclass(frozen=True)
 class Comparison:
     """Differences of two methods; `sums_E`: the loss of each held-out example, mean over seeds."""
 
-    def __init__(
-        self,
-        seed: int,
-        trained: dict[str, Trainings],
-        sums_E: dict[str, np.ndarray],
-        labels_E: np.ndarray,
-    ) -> None:
-        self.seed, self.trained, self.sums_E, self.labels_E = seed, trained, sums_E, labels_E
+    seed: int
+    trained: dict[str, Trainings]
+    sums_E: dict[str, np.ndarray]
+    labels_E: np.ndarray
 
     def minus(self, a: str, b: str) -> dict[str, Any]:
         """Method `a` minus method `b`; the trainings of one seed belong together."""

@@ -1,0 +1,58 @@
+"""Scored documents as token sequences, read where they lie in the pool."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from groupmates.errors import UserError
+from groupmates.models.tokenizer import document_tokens
+from groupmates.pool.chosen_rows import chosen_texts
+from groupmates.pool.listing import PoolFile
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class Texts:
+    """The documents of score files, by their places in the pool.
+
+    `documents` has their `source_file` and `source_row`, `files` are the pool's; a sequence is the first `limit` tokens of the
+    field `column`, as of the probe pool.
+    """
+
+    def __init__(
+        self,
+        documents: pa.Table,
+        files: list[PoolFile],
+        column: str,
+        tokenizer: PreTrainedTokenizerBase,
+        limit: int,
+    ) -> None:
+        names = documents["source_file"].combine_chunks()
+        self._names, self._file_N = names.dictionary.to_pylist(), names.indices.to_numpy()
+        self._row_N = documents["source_row"].to_numpy()
+        self._files = {file.name: file for file in files}
+        self._column, self._tokenizer, self._limit = column, tokenizer, limit
+
+    def sequences(self, places_n: np.ndarray) -> list[np.ndarray]:
+        """The first tokens of these documents, in this order."""
+        texts = [""] * len(places_n)
+        for number in np.unique(self._file_N[places_n]):
+            name = self._names[number]
+            if name not in self._files:
+                raise UserError(
+                    expected=f"the pool file {name}, whose documents were scored",
+                    found=f"none of that name among {len(self._files):,} pool files",
+                    where="pool.paths",
+                    todo="name it again, or delete the run's scores and run snakemake again",
+                )
+            here = np.flatnonzero(self._file_N[places_n] == number)
+            here = here[np.argsort(self._row_N[places_n[here]])]
+            rows = self._row_N[places_n[here]]
+            found = chosen_texts(self._files[name], rows, self._column)
+            for i, text in zip(here, found, strict=True):
+                texts[i] = text
+        return document_tokens(self._tokenizer, texts, self._limit)
