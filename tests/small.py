@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,7 +112,9 @@ def sample_settings(
 
 def reference_settings(**changed: object) -> per_stage.ReferenceSettings:
     fields = {"loss_on": "continuation", "evaluation_share": 0.5, "max_tokens": SEQUENCE} | changed
-    return per_stage.ReferenceSettings(seed=0, split=config.ReferenceSplit(**fields))
+    delimiter = fields.pop("delimiter", " ")
+    split = config.ReferenceSplit(**fields)
+    return per_stage.ReferenceSettings(seed=0, delimiter=delimiter, split=split)
 
 
 def base_settings(**changed: object) -> per_stage.BaseSettings:

@@ -258,7 +258,7 @@ def test_clusters_of_a_calibration_are_as_large_as_those_of_the_run(repository):
 
 def test_files_without_a_byte_have_no_documents(tmp_path):
     """The plan divided by the size of the files that it looks into."""
-    empty = [PoolFile(str(tmp_path / name), name) for name in ("a.jsonl", "b.jsonl.zst")]
+    empty = [PoolFile(str(tmp_path / name), name) for name in ("a.jsonl", "b.jsonl")]
     for file in empty:
         (tmp_path / file.name).touch()
     assert count_documents(empty, empty)[0] == 0

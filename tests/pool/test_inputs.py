@@ -175,10 +175,6 @@ def mixed(folder: Path) -> list[str]:
     ]
 
 
-def selection_of(folder: Path, chosen: list[tuple[str, int]]) -> Path:
-    return tables.selection(folder / "select.parquet", chosen)
-
-
 # Shards by size
 
 SIZES = st.lists(st.integers(0, 3_000_000), min_size=1, max_size=30)
@@ -251,9 +247,10 @@ def test_remote_files_are_checked_and_their_rows_copied_in_their_own_format(buck
     (shard,) = small.check_pool([[f.marked for f in files]], tmp_path)
     assert sum(read_table(shard, "check")["documents"].to_pylist()) == 50
     for file in files:
-        selection, copy = selection_of(tmp_path, [(file.name, 4)]), tmp_path / "out" / file.name
-        materialise.run(SAME, pool=file.path, root=root, selection=selection, output=copy)
-        (text,) = texts(named(copy, tmp_path / "out"), small.COLUMNS)
+        selected = tables.selection(tmp_path / "select.parquet", [(file.name, 4)], [file.marked])
+        output = tmp_path / "dataset.shards/00000.json"
+        materialise.run(SAME, pool=[file.marked], selection=selected, output=output)
+        (text,) = texts(PoolFile(str(tmp_path / "dataset" / file.name), file.name), small.COLUMNS)
         assert text == texts(file, small.COLUMNS)[4]
 
 

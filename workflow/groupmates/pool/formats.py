@@ -38,6 +38,8 @@ def format_of(path: str) -> Format:
     """The reader of a file: of a table by its name or first bytes, else of lines."""
     with reading(path), opened(path) as stream:
         start = stream.read(4)
+        if not start and path.endswith(tuple(COMPRESSED_NAMES)):
+            raise EOFError("no byte, not even of an empty archive")
     if path.endswith(".arrow"):
         return ArrowStream(path)
     if path.endswith(TABLES) or start == PARQUET:

@@ -60,10 +60,9 @@ def run(
             "rank": rank[here],
             "group_influence": order["group_influence"][here],
         }
-        of_shard = replace(
-            provenance, inputs=inputs | store.of_pool(store.pool_of([path], "score"))
-        )
-        store.write_table(output[shard], "select", of_shard, columns)
+        files = store.of_pool(store.pool_of([path], "score"))
+        made = replace(provenance, inputs=provenance.inputs | files)
+        store.write_table(output[shard], "select", made, columns)
         progress.advance(len(n_tokens[shard]))
     progress.finish()
     for path in set(output[0].parent.glob("shard-*.parquet")) - set(output):

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class Texts:
     """The documents of score files, by their places in the pool.
 
-    `documents` has their `source_file` and `source_row`, `files` are the pool's; a sequence is the first `limit` tokens of the
-    field `column`, as of the probe pool.
+    `documents` has their `source_file` and `source_row`, `files` are the pool's. A sequence is the
+    first `limit` tokens of the field `column`, as of the probe pool.
     """
 
     def __init__(

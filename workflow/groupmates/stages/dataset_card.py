@@ -59,7 +59,8 @@ def card(
     return (
         f"---\n{yaml.safe_dump(head, sort_keys=True, allow_unicode=True)}---\n\n"
         f"# {settings.run}, selected by {method}\n\n"
-        f"A part of a text pool for pretraining, selected by Group-MATES. {FORMATS[settings.format]}\n\n"
+        "A part of a text pool for pretraining, selected by Group-MATES. "
+        f"{FORMATS[settings.format]}\n\n"
         f"| | |\n|---|---|\n{table}\n"
     )
 
@@ -70,7 +71,7 @@ def size_category(documents: int) -> str:
 
 
 def loaded(names: list[str]) -> list[dict[str, str]]:
-    """Configurations for `datasets.load_dataset`, one for each kind of file; the frequent kind first."""
+    """Configurations for `datasets.load_dataset`: one a kind of file, the frequent kind first."""
     ends = Counter(end for name in names if (end := end_of(name)))
     kinds = [end for end, _ in ends.most_common()]
     return [
