@@ -7,7 +7,9 @@ Signs: influences are changes of reference loss in nats, **lower is better**.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -309,6 +311,16 @@ ARTEFACTS = {
     ),
     "plan": Artefact("plan.json", "what the run will cost; nothing depends on it"),
 }
+
+
+def target_of(path: Path) -> str:
+    """What snakemake makes `path` with: itself, or the artefact whose folder it lies in."""
+    made = (artefact.path for name, artefact in ARTEFACTS.items() if name != "dataset")
+    patterns = "|".join(re.sub(r"\\\{\w+\\\}", "[^/]+", re.escape(path)) for path in made)
+    whole = re.compile(rf"(.*/)?results/[^/]+/({patterns})")
+    place = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    found = (p for p in (place, *place.parents) if whole.fullmatch(p.absolute().as_posix()))
+    return str(next(found, place))
 
 
 def path(name: str) -> str:

@@ -26,7 +26,7 @@ from safetensors import SafetensorError
 
 from groupmates import __version__
 from groupmates.artefacts.atomic import replacing
-from groupmates.artefacts.catalogue import ARTEFACTS
+from groupmates.artefacts.catalogue import ARTEFACTS, target_of
 from groupmates.errors import UserError
 
 KEY = b"groupmates"
@@ -86,7 +86,7 @@ def digest(path: Path) -> str:
         ]
         return hashlib.sha256("\n".join(listing).encode()).hexdigest()
     if path.suffix == ".parquet":
-        with path.open("rb") as file:
+        with intact(path, "a whole Parquet file"), path.open("rb") as file:
             file.seek(-8, os.SEEK_END)
             length = int.from_bytes(file.read(4), "little")
             file.seek(-8 - length, os.SEEK_END)
@@ -175,9 +175,14 @@ def write_table(
 
 
 def damaged(path: Path, expected: str, found: str | Exception, hint: str = "") -> UserError:
-    """An artefact is missing or broken, or is not of the inputs beside it; snakemake remakes it."""
-    kind = "folder" if path.is_dir() else "file"
-    redo = f"delete the {kind} and run snakemake again: it remakes it and what follows from it"
+    """An artefact is missing or broken, or is not of the inputs beside it; snakemake remakes it.
+
+    To delete it would not do: what nothing unfinished asks for stays away.
+    """
+    redo = (
+        "make it anew: start snakemake as for the run, with this behind the command: --force "
+        f"{target_of(path)}\n          then start it as before, which makes what follows from it"
+    )
     if isinstance(found, Exception):
         if not path.exists():
             found, redo = "no file", "run snakemake, which makes it"

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 
 from groupmates.artefacts.catalogue import DOCUMENT, path
 from groupmates.artefacts.store import (
+    POOL,
     digests,
     embedded_as,
     embedding_size,
@@ -209,7 +210,9 @@ def check_unchanged(recorded: dict[str, str], files: dict[str, Any], made: Path)
     """That the inputs of the file `made` are still those that were recorded."""
     missing = [p for group in files.values() for p in np.atleast_1d(group) if not p.exists()]
     now = {} if missing else digests(**files)
-    changed = [str(missing[0])] if missing else [n for n in recorded if recorded[n] != now.get(n)]
+    # Not files of the pool: nothing is read of them.
+    ours = [name for name in recorded if not name.startswith(POOL)]
+    changed = [str(missing[0])] if missing else [n for n in ours if recorded[n] != now.get(n)]
     if changed:
         raise UserError(
             expected="a selection whose inputs are still those that it was made from",

@@ -47,7 +47,7 @@ class Texts:
                     expected=f"the pool file {name}, whose documents were scored",
                     found=f"none of that name among {len(self._files):,} pool files",
                     where="pool.paths",
-                    todo="name it again, or delete the run's scores and run snakemake again",
+                    todo="name it again in pool.paths",
                 )
             here = np.flatnonzero(self._file_N[places_n] == number)
             here = here[np.argsort(self._row_N[places_n[here]])]

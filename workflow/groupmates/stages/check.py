@@ -41,6 +41,8 @@ def run(settings: CheckSettings, *, pool: list[str], output: Path) -> None:
         listing["rejected"].append(len(rejects or []))
         listing["id_hashes"].append(hashes)
         listing["rejects"].append([asdict(reject) for reject in rejects or []])
+        if not len(hashes):
+            note("check", f"WARNING: {file.path} has no document")
         progress.advance(listing["bytes"][-1])
     progress.finish()
     inputs = dict(zip(listing["source_file"], listing["sha256"], strict=True))
@@ -60,6 +62,13 @@ def run_pool(
     by_name = {file.name: file for file in located(pool)}
     check_share(settings, files, by_name)
     hashes = np.concatenate([t["id_hashes"].combine_chunks().flatten().to_numpy() for t in tables])
+    if not len(hashes):
+        raise UserError(
+            expected="at least one document",
+            found=f"{len(files):,} files without any",
+            where="pool.paths",
+            todo="name files with documents",
+        )
     hashes.sort()
     twice = np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
     if len(twice):

@@ -149,17 +149,18 @@ def documents_at(
 ) -> Documents:
     """The documents at the given (shard, row), in that order; whether passed over is not known."""
     found = []
-    for shard in sorted({shard for shard, _ in places}):
+    for shard in sorted({shard for shard, _ in places}) or [0]:  # of none: an empty table
         scored = read_table(score[shard], "score", COLUMNS)
         cluster_N = read_clusters(score[shard], cluster[shard])
-        rows = np.array([row for of_shard, row in places if of_shard == shard])
+        rows = np.array([row for of_shard, row in places if of_shard == shard], np.int64)
         kept_N = np.unpackbits(kept_SN[shard], count=len(scored))[rows].astype(bool)
         of_document = {"row": rows, "cluster": cluster_N[rows], "kept": kept_N}
         of_document["passed_over"] = np.zeros(len(rows), bool)
         found.append(_documents(scored.take(rows), shard, **of_document))
     ordered = sorted(places, key=lambda place: place[0])  # stable: as they were found
     at = {place: i for i, place in enumerate(ordered)}
-    return pa.concat_tables(found).take([at[place] for place in places])
+    order = pa.array([at[place] for place in places], pa.int64())
+    return pa.concat_tables(found).take(order)
 
 
 def source_name(source: str) -> str:
@@ -214,5 +215,5 @@ def check_shards(score: list[Path], select: dict[str, dict[str, Path]]) -> None:
                 expected=f"{len(score)} selected shards, named as those of score/",
                 found=f"{len(files)} shards",
                 where=f"select/{method}/",
-                todo="delete that folder and run snakemake again",
+                todo="start snakemake as for the run, with this behind the command: --forcerun take",
             )
