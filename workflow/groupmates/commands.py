@@ -36,7 +36,8 @@ def status(
     show(run, seconds if watch else None)
 
 
-@app.command()
+# An id may begin with a dash.
+@app.command(context_settings={"ignore_unknown_options": True})
 def explain(
     run: Run,
     doc_id: Annotated[str, Argument(metavar="DOC_ID", help="Id of a document of the pool.")],
