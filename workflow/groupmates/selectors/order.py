@@ -57,10 +57,13 @@ def documents_of_shard(
     score: Path, pool: list[str], columns: PoolColumns, bad_records: BadRecords
 ) -> Iterator[list[Document]]:
     """The documents of a scoring shard, whose files are `pool`, in blocks; those that were scored."""
-    ids = store.read_table(score, "score", ["doc_id"])["doc_id"].to_pylist()
-    done = 0
+    table = store.read_table(score, "score", ["doc_id", "source_file", "source_row"])
+    ids, row_N = table["doc_id"].to_pylist(), table["source_row"].to_numpy()
+    file_N, done = table["source_file"].cast("string").to_numpy(), 0
     for file in identified(located(pool), store.pool_of([score], "score")):
-        documents = read_documents(file, columns, rejects_of(bad_records))
+        scored = set(row_N[file_N == file.name].tolist())
+        read = read_documents(file, columns, rejects_of(bad_records))
+        documents = (document for document in read if document.row in scored)
         while block := list(islice(documents, TOGETHER)):
             if [d.doc_id for d in block] != ids[done : done + len(block)]:
                 expected = f"the documents of {score}, in this order"
