@@ -355,18 +355,9 @@ def test_a_damaged_optimizer_file_is_refused(tmp_path):
 # Loading
 
 
-def test_an_embedding_too_small_for_the_tokenizer_is_refused():
-    model = small.tiny_lm(vocabulary=50)
-    lm.check_fits(model, 50, 64, "here")
-    with pytest.raises(UserError, match="at most 50 tokens") as caught:
-        lm.check_fits(model, 51, 64, "here")
-    assert "51 tokens" in caught.value.found
-    assert "sample.tokenizer" in caught.value.todo
-
-
 def test_a_sequence_longer_than_the_models_positions_is_refused():
     with pytest.raises(UserError, match="at most 64 tokens") as caught:
-        lm.check_fits(small.tiny_lm(), 50, 65, "here")
+        lm.check_fits(small.tiny_lm(), 65, "here")
     assert "sample.sequence_length" in caught.value.todo
 
 

@@ -28,7 +28,7 @@ from groupmates.errors import UserError
 from groupmates.maths.randomness import hash64
 from groupmates.models import language_model as lm
 from groupmates.models.checkpoint import open_base
-from groupmates.models.reference import reference_part
+from groupmates.models.reference import check_reference, reference_part
 from groupmates.models.resumable import Training, set_learning_rate
 from groupmates.models.tokenizer import document_tokens, load_tokenizer
 from groupmates.progress import Progress, note
@@ -52,7 +52,7 @@ def prepare(
     model, optimizer, hyper = open_base(base)
     set_learning_rate(optimizer, settings.color.learning_rate)
     examples, _ = reference_part(reference, "selection", settings.selection_examples)
-    lm.check_fits(model, 0, examples.longest, "the reference set")
+    check_reference(model, examples, base, "selection")
     provenance = Provenance(
         "prepare", settings.model_dump(mode="json"), digests(base=base, reference=reference)
     )
@@ -111,7 +111,7 @@ def order(
     read_artefact_json(prepared / LOSSES, "color")
     tokens = load_tokenizer(tokenizer)
     conditional, probed = (lm.load_lm(folder).eval() for folder in (prepared, base))
-    lm.check_fits(probed, len(tokens), settings.sequence_length, str(base))
+    lm.check_fits(probed, settings.sequence_length, str(base))
     provenance = Provenance(
         "select",
         settings.model_dump(mode="json"),
@@ -131,6 +131,8 @@ def order(
                 continue
             texts = [document.text for document in block]
             windows = document_tokens(tokens, texts, settings.sequence_length + 1)
+            names = [f"document {document.doc_id!r}" for document in block]
+            lm.check_ids(probed, windows, names.__getitem__, tokens)
             score_n = lm.mean_losses(conditional, windows) - lm.mean_losses(probed, windows)
             check_scores(score_n, windows, [d.doc_id for d in block], base)
             found.append(score_n)

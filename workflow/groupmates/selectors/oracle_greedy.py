@@ -170,6 +170,7 @@ class Probed:
         self, base: Path, reference: Reference, windows: list[np.ndarray], doc_ids: list[str]
     ) -> None:
         self._probing, self._windows, self._doc_ids = Probing(base, reference), windows, doc_ids
+        self._probing.check_ids(windows, doc_ids)
         self._picked, self.start_loss = self._probing.snapshot(), self._probing.start_loss
 
     def loss(self, pick: int, document: int) -> float:

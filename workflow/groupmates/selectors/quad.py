@@ -24,10 +24,11 @@ from groupmates.maths.packing import length_batches
 from groupmates.maths.randomness import priorities
 from groupmates.models.checkpoint import broken_base, open_model
 from groupmates.models.gradients import AttentionGradients
-from groupmates.models.language_model import check_fits, pass_tokens
-from groupmates.models.reference import Reference, reference_part
+from groupmates.models.language_model import check_ids, pass_tokens
+from groupmates.models.reference import Reference, check_reference, reference_part
 from groupmates.models.tokenizer import document_tokens, load_tokenizer
 from groupmates.pool.chosen_rows import chosen_texts
+from groupmates.pool.damage import place as pool_place
 from groupmates.pool.identity import identified
 from groupmates.pool.listing import PoolFile, located
 from groupmates.progress import Progress, note
@@ -198,16 +199,18 @@ class Texts:
     def __init__(
         self, settings: Quad.Prepare, documents: pa.Table, pool: list[PoolFile], folder: Path
     ) -> None:
-        self._tokenizer = load_tokenizer(folder)
+        self.tokenizer = load_tokenizer(folder)
         self._column, self._limit = settings.text_columns.text, settings.sequence_length + 1
         files = documents["source_file"].combine_chunks()
         self._names, self._file_N = files.dictionary.to_pylist(), files.indices.to_numpy()
-        self._row_N = documents["source_row"].to_numpy()
+        self._row_N, self._doc_ids = documents["source_row"].to_numpy(), documents["doc_id"]
         self._files = {file.name: file for file in pool}
 
-    @property
-    def vocabulary(self) -> int:
-        return len(self._tokenizer)
+    def named(self, place: int) -> str:
+        """A document for an error: its id and where it lies."""
+        path = self._files[self._names[self._file_N[place]]].path
+        where = pool_place(path, int(self._row_N[place]))
+        return f"document {self._doc_ids[place].as_py()!r}, {where}"
 
     def sequences(self, places_n: np.ndarray) -> list[np.ndarray]:
         """The first tokens of these documents, as of the probe pool."""
@@ -228,7 +231,7 @@ class Texts:
                 here, chosen_texts(self._files[name], rows, self._column), strict=True
             ):
                 texts[i] = text
-        return document_tokens(self._tokenizer, texts, self._limit)
+        return document_tokens(self.tokenizer, texts, self._limit)
 
 
 class Influences:
@@ -245,7 +248,8 @@ class Influences:
         kept: Kept,
     ) -> None:
         model, hyper = open_model(base)
-        check_fits(model, texts.vocabulary, reference.longest, "the reference set")
+        check_reference(model, reference, base, "selection")
+        self._model = model
         self._gradients = AttentionGradients(model, hyper.z_loss, str(base))
         self._batch_tokens = pass_tokens(model)
         self._base, self._texts, self._progress, self._kept = base, texts, progress, kept
@@ -278,6 +282,8 @@ class Influences:
         """Influences of these documents, float64 [n]; lower is better."""
         influence_n = np.empty(len(places_n))
         sequences = self._texts.sequences(places_n)
+        names = self._texts.named
+        check_ids(self._model, sequences, lambda i: names(places_n[i]), self._texts.tokenizer)
         for rows in self._batches(sequences):
             if self._done + len(rows) > len(self._known):
                 self._measure([sequences[i] for i in rows])
