@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, BertConfig, BertLMHeadModel
+from transformers import AutoModelForCausalLM, BertConfig, BertLMHeadModel, RecurrentGemmaConfig
 
 import brought
 import small
@@ -125,6 +125,14 @@ def test_what_is_tried_out_stays_as_it_is():
 @pytest.mark.parametrize("architecture", [small.LLAMA, small.NEOX])
 def test_models_that_are_made_here_can_do_all_of_it(architecture):
     try_out(small.tiny_lm(architecture), IDS, 1e-4, "here")
+
+
+def test_a_model_of_recurrent_layers_alone_can_do_all_of_it():
+    """It has no cache of attention, which its own forward pass asks for unless it is told."""
+    torch.manual_seed(0)
+    shape = {"vocab_size": 50, "hidden_size": 16, "intermediate_size": 32, "lru_width": 16}
+    config = RecurrentGemmaConfig(**shape, num_hidden_layers=2, num_attention_heads=2)
+    try_out(AutoModelForCausalLM.from_config(config), IDS, 1e-4, "here")
 
 
 def test_projected_embeddings_can_do_all_of_it(tmp_path):

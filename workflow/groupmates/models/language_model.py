@@ -194,7 +194,7 @@ def hidden_size(model: PreTrainedModel) -> int:
     """
     ids = torch.zeros(1, 1, dtype=torch.int64, device=device())
     with torch.no_grad():
-        return int(model.base_model(input_ids=ids).last_hidden_state.shape[-1])
+        return int(model.base_model(input_ids=ids, use_cache=False).last_hidden_state.shape[-1])
 
 
 def make_optimizer(model: nn.Module, settings: Optimizer) -> torch.optim.AdamW:
