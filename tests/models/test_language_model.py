@@ -323,6 +323,12 @@ def test_a_damaged_optimizer_file_is_refused(tmp_path):
 # Loading
 
 
+def test_a_sequence_longer_than_the_models_positions_is_refused():
+    with pytest.raises(UserError, match="at most 64 tokens") as caught:
+        lm.check_fits(small.tiny_lm(), 65, "here")
+    assert "sample.sequence_length" in caught.value.todo
+
+
 def test_a_saved_model_comes_back_in_float32(tmp_path):
     model = small.tiny_lm()
     model.save_pretrained(tmp_path / "float")

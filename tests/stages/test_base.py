@@ -126,9 +126,8 @@ def test_damaged_training_settings_are_refused(small_run, tmp_path, checkpoint):
 
 def test_a_tokenizer_that_does_not_fit_the_checkpoint_is_refused(small_run, tmp_path):
     small.tiny_lm(vocabulary=50).save_pretrained(tmp_path / "checkpoint")
-    with pytest.raises(UserError, match="at most 50 tokens") as caught:
+    with pytest.raises(UserError, match="token ids below 50") as caught:
         made(small_run, tmp_path / "base", checkpoint=str(tmp_path / "checkpoint"))
-    assert f"{len(load_tokenizer(small_run.tokenizer))} tokens" in caught.value.found
     assert "sample.tokenizer" in caught.value.todo
 
 

@@ -1,6 +1,9 @@
 # Every document is read once, before all else that could run: a broken line, or an id that occurs
 # twice, shows at once. Nothing that is probed depends on it, so that a file that is added to the pool,
-# or mended, does not probe again. reads: pool. writes: check/.
+# or mended, does not probe again. reads: pool, tokenizer. writes: check/.
+
+# A given tokenizer may know no character of a document; one that is trained here knows all bytes.
+TOKENIZER = CONFIG.sample.tokenizer or CONFIG.base.checkpoint
 
 
 rule check:
@@ -17,9 +20,11 @@ rule check:
         settings=settings("CheckSettings", "check"),
         pool=pool_of_shard,
         seen=pool_seen,
+        tokenizer=given(["--tokenizer", TOKENIZER] if TOKENIZER else []),
+        tokenizer_seen=seen(tokenizer_files(TOKENIZER)),
     shell:
         "{RUN} check --log {log:q} --job {params.job:q} --settings {params.settings:q}"
-        " --pool {params.pool:q} --output {output:q}"
+        " --pool {params.pool:q} {params.tokenizer:q} --output {output:q}"
 
 
 rule check_pool:

@@ -226,6 +226,11 @@ def part_files(wildcards):
     return [file for shard in shards for file in SHARDS[shard]]
 
 
+def tokenizer_files(folder):
+    """Those of them that check reads: the weights beside a tokenizer are not its business."""
+    return [f for f in folder_files(folder) if Path(f).name.startswith("tokenizer")]
+
+
 def folder_files(folder):
     """The files of a checkpoint, tokenizer or encoder; a hub name has none here."""
     if folder is None or not os.path.isdir(folder):

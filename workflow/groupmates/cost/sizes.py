@@ -263,7 +263,7 @@ def model_shape(config: Config) -> Shape:
         made, tokens = config.base.architecture, config.sample.vocabulary_size
         given = Path(config.sample.tokenizer or "") / "tokenizer.json"
         if config.sample.tokenizer and given.exists():
-            tokens = Tokenizer.from_file(str(given)).get_vocab_size()
+            tokens = max(Tokenizer.from_file(str(given)).get_vocab().values()) + 1
         return Shape(made.hidden_size, made.layers, tokens)
     return _shape(config.base.checkpoint, config.plan.checkpoint, "checkpoint")
 

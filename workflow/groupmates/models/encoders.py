@@ -22,7 +22,14 @@ from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 from groupmates.errors import UserError
 from groupmates.maths.meaning import whitening
 from groupmates.maths.packing import length_batches, pad_right
-from groupmates.models.language_model import autocast, device, load_lm
+from groupmates.models.language_model import (
+    autocast,
+    check_ids,
+    device,
+    hidden_size,
+    load_lm,
+    positions_of,
+)
 from groupmates.models.tokenizer import load_tokenizer, loading, read_special_tokens, text_tokens
 
 BATCH_TOKENS = 8192  # of a forward pass over the probe pool; scoring has a setting of its own
@@ -42,10 +49,10 @@ def mean_hidden_states(
 ) -> torch.Tensor:
     """Last hidden states, averaged over tokens: float32 [N, F]; `advance` counts documents."""
     # A probed window is one token longer than what the model sees of it in training.
-    positions = getattr(lm.config, "max_position_embeddings", None)
+    positions = positions_of(lm)
     sequences = [sequence[:positions] for sequence in sequences]
     lengths = np.array([len(s) for s in sequences])
-    found = torch.empty(len(sequences), lm.config.hidden_size, device=device())
+    found = torch.empty(len(sequences), hidden_size(lm), device=device())
     for rows in length_batches(lengths, batch_tokens):
         ids = torch.from_numpy(pad_right([sequences[i] for i in rows], 0)).to(device())
         # Causal attention: what is right of a token cannot change it, so padding needs no mask.
@@ -73,11 +80,21 @@ class LmEncoder(nn.Module):
         super().__init__()
         lm = frozen_lm(folder)
         self._lm = [lm]  # in a list: it is neither trained nor part of the learned weights
-        self.size = min(size, lm.config.hidden_size)
-        self.register_buffer("mean", torch.zeros(lm.config.hidden_size))
-        self.register_buffer("scale", torch.ones(lm.config.hidden_size))
-        self.map = nn.Linear(lm.config.hidden_size, self.size, bias=False)
+        features = hidden_size(lm)
+        self.size = min(size, features)
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("scale", torch.ones(features))
+        self.map = nn.Linear(features, self.size, bias=False)
         self.to(device())
+
+    def check_ids(
+        self,
+        sequences: list[np.ndarray],
+        where: Callable[[int], str],
+        tokenizer: PreTrainedTokenizerBase | Path,
+    ) -> None:
+        """Refuse token sequences that `prepare` cannot embed; see `language_model.check_ids`."""
+        check_ids(self._lm[0], sequences, where, tokenizer)
 
     def prepare(
         self,
@@ -131,9 +148,17 @@ class ChunkEncoder(nn.Module):
                 todo='choose another encoder, or "lm"',
             )
         self.chunk_tokens, self.chunks = chunk_tokens, chunks
-        self.size = int(self.encoder.config.hidden_size)
         self.batch_tokens = BATCH_TOKENS
         self.to(device())
+        self.size = hidden_size(self.encoder)
+
+    def check_ids(
+        self,
+        sequences: list[np.ndarray],
+        where: Callable[[int], str],
+        tokenizer: PreTrainedTokenizerBase | Path,
+    ) -> None:
+        """Nothing: token sequences of the probed model are not read; `prepare` checks its own."""
 
     def prepare(
         self,
@@ -152,6 +177,8 @@ class ChunkEncoder(nn.Module):
             cut = [np.array([first, *tokens[s : s + room], last], np.int64) for s in starts]
             pieces.append(cut)
             advance(1)
+        whole = [np.concatenate(cut) for cut in pieces]
+        check_ids(self.encoder, whole, lambda i: f"the text {texts[i]:.80}", self.tokenizer)
         return pieces
 
     def calibrate(self, prepared: Any) -> None:

@@ -6,6 +6,7 @@ are always computed and summed in float32 or better.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -16,17 +17,19 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     GPTNeoXConfig,
     LlamaConfig,
     PreTrainedConfig,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
 )
 
 from groupmates.errors import UserError
 from groupmates.maths.packing import MICRO_TOKENS, length_batches, pad_right
 from groupmates.models.distributed import averaging, processes
-from groupmates.models.tokenizer import check_folder, loading
+from groupmates.models.tokenizer import check_folder, load_tokenizer, loading
 from groupmates.settings.config import Architecture, Optimizer
 
 # Tokens x layers x hidden size of one pass, about 34 bytes each are kept for its gradient: 14 GB. A
@@ -72,7 +75,10 @@ def _gated_size(hidden_size: int) -> int:
 
 
 def load_lm(folder: Path) -> PreTrainedModel:
-    """A Hugging Face causal LM in float32; safetensors only, no remote code."""
+    """A Hugging Face causal LM in float32; safetensors only, no remote code.
+
+    Quantised weights raise `UserError`: they cannot be trained.
+    """
     check_folder(folder)
     expected = "a Hugging Face causal language model with safetensors weights"
     todo = (
@@ -81,6 +87,9 @@ def load_lm(folder: Path) -> PreTrainedModel:
     )
     safely = {"trust_remote_code": False, "use_safetensors": True, "output_loading_info": True}
     with loading(folder, expected, todo):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        if getattr(config, "quantization_config", None):
+            raise quantised(config.quantization_config, folder)
         found: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **safely)
     model, loaded = found
     if absent := sorted(loaded["missing_keys"]):  # transformers draws them at random
@@ -91,6 +100,19 @@ def load_lm(folder: Path) -> PreTrainedModel:
             todo="copy the checkpoint again: a file of its weights may be missing, or save it anew",
         )
     return model.to(device())
+
+
+def quantised(how: Any, folder: Path) -> UserError:
+    """A checkpoint whose weights are stored in fewer bits; `how` is its quantization_config."""
+    told = how if isinstance(how, dict) else how.to_dict()
+    return UserError(
+        expected="weights in float32, bfloat16 or float16: probing trains them",
+        found=f"quantization_config with quant_method {str(told.get('quant_method'))!r}",
+        where=str(Path(folder) / "config.json"),
+        todo="give the checkpoint that was quantised; or dequantise this one once, where the package "
+        "of its method is installed: AutoModelForCausalLM.from_pretrained(FOLDER).dequantize()"
+        ".save_pretrained(NEW), and copy the tokenizer's files to NEW",
+    )
 
 
 def check_finite(model: nn.Module, when: str, where: str, todo: str) -> None:
@@ -105,17 +127,9 @@ def check_finite(model: nn.Module, when: str, where: str, todo: str) -> None:
             )
 
 
-def check_fits(model: PreTrainedModel, vocabulary: int, tokens: int, where: str) -> None:
-    """The tokenizer's ids must be rows of the embedding, and sequences within its positions."""
-    rows = int(model.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]
-    if vocabulary > rows:
-        raise UserError(
-            expected=f"a tokenizer of at most {rows:,} tokens, the model's embedding rows",
-            found=f"{vocabulary:,} tokens",
-            where=where,
-            todo="give the checkpoint's own tokenizer, or set sample.tokenizer to null",
-        )
-    positions = getattr(model.config, "max_position_embeddings", None)
+def check_fits(model: PreTrainedModel, tokens: int, where: str) -> None:
+    """Sequences of so many tokens must lie within the model's positions."""
+    positions = positions_of(model)
     if positions is not None and tokens > positions:
         raise UserError(
             expected=f"sequences of at most {positions:,} tokens, the model's positions",
@@ -123,6 +137,62 @@ def check_fits(model: PreTrainedModel, vocabulary: int, tokens: int, where: str)
             where=where,
             todo="lower sample.sequence_length or reference.split.max_tokens",
         )
+
+
+def positions_of(model: PreTrainedModel) -> int | None:
+    """Tokens of the longest sequence that the model reads, where it has such a limit."""
+    return getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+
+
+def embedding_rows(model: PreTrainedModel) -> int:
+    """Ids below this number can be read and predicted: rows of the smaller embedding."""
+    tables = (model.get_input_embeddings(), model.get_output_embeddings())
+    return min(int(table.weight.shape[0]) for table in tables if table is not None)  # type: ignore
+
+
+def check_ids(
+    model: PreTrainedModel,
+    sequences: Sequence[np.ndarray],
+    where: Callable[[int], str],
+    tokenizer: PreTrainedTokenizerBase | Path,
+) -> None:
+    """Every token id must be a row of the embedding, else `UserError` with token and document.
+
+    `where` names a sequence by its number. `tokenizer`, or its folder, names the token. On a GPU, an
+    id past the last row would end the process without a word about the document. Costs 2 us a
+    document of 500 tokens.
+    """
+    rows = embedding_rows(model)
+    for number, ids in enumerate(sequences):
+        if len(ids) and ids.max() >= rows:
+            first = int(ids[ids >= rows][0])
+            raise past_embedding(first, rows, where(number), tokenizer)
+
+
+def past_embedding(
+    token_id: int, rows: int, where: str, tokenizer: PreTrainedTokenizerBase | Path
+) -> UserError:
+    """A token that the model has no embedding of."""
+    if isinstance(tokenizer, Path):
+        tokenizer = load_tokenizer(tokenizer, needs_end=False)
+    token = tokenizer.convert_ids_to_tokens(token_id)
+    return UserError(
+        expected=f"token ids below {rows:,}, the rows of the model's embedding",
+        found=f"the token {token!r} with the id {token_id:,}",
+        where=where,
+        todo="give the checkpoint's own tokenizer (sample.tokenizer: null); or set "
+        "sample.special_tokens_in_text to false, or take the token out of the text",
+    )
+
+
+def hidden_size(model: PreTrainedModel) -> int:
+    """Size of the last hidden states, which config.hidden_size need not tell.
+
+    OPT-350M projects 1,024 to 512 in the end. Costs a forward pass over one token.
+    """
+    ids = torch.zeros(1, 1, dtype=torch.int64, device=device())
+    with torch.no_grad():
+        return int(model.base_model(input_ids=ids, use_cache=False).last_hidden_state.shape[-1])
 
 
 def make_optimizer(model: nn.Module, settings: Optimizer) -> torch.optim.AdamW:
@@ -227,22 +297,28 @@ def train_step(
     parts = own_ids.split(max(1, pass_tokens(model) // input_ids.shape[1]))
     for number, ids in enumerate(parts):
         with averaging(model, last=number == len(parts) - 1):
-            with autocast():
-                logits = model(input_ids=ids[:, :-1], use_cache=False).logits
-            # Cross-entropy and z-loss from one log-partition: logits are by far the largest tensor.
-            logits = logits.float()
-            log_partition = logits.logsumexp(-1)
-            target = logits.gather(-1, ids[:, 1:, None]).squeeze(-1)
-            loss = (log_partition - target).mean() + z_loss * log_partition.square().mean()
+            loss = next_token_loss(model, ids, z_loss)
             # The factor is exactly 1 for one part: its gradient is then not rounded again.
             (loss * (weight * len(ids) / len(own_ids))).backward()
     nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
     optimizer.step()
 
 
+def next_token_loss(model: nn.Module, ids: torch.Tensor, z_loss: float) -> torch.Tensor:
+    """Mean loss of ids int64 [B, L + 1], nats per token, plus z_loss x squared log-partition."""
+    with autocast():
+        logits = model(input_ids=ids[:, :-1], use_cache=False).logits
+    # Cross-entropy and z-loss from one log-partition: logits are by far the largest tensor.
+    logits = logits.float()
+    log_partition = logits.logsumexp(-1)
+    target = logits.gather(-1, ids[:, 1:, None]).squeeze(-1)
+    return (log_partition - target).mean() + z_loss * log_partition.square().mean()
+
+
 def pass_tokens(model: nn.Module) -> int:
     """Tokens of one backward pass that fit the memory, for a model as wide and deep as this."""
-    config = getattr(model, "module", model).config  # several processes share a wrapped model
+    whole: Any = getattr(model, "module", model)  # several processes share a wrapped model
+    config = whole.config.get_text_config(decoder=True)
     width = getattr(config, "num_hidden_layers", 1) * getattr(config, "hidden_size", 1)
     return min(MICRO_TOKENS, PASS_SIZE // width)
 

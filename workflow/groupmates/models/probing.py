@@ -15,7 +15,7 @@ from groupmates.errors import UserError
 from groupmates.maths.randomness import hash64
 from groupmates.models import language_model as lm
 from groupmates.models.checkpoint import broken_base, open_base
-from groupmates.models.reference import Reference
+from groupmates.models.reference import Reference, check_reference
 from groupmates.models.tokenizer import token_lists
 
 
@@ -40,12 +40,16 @@ class Probing:
 
     def __init__(self, base: Path, reference: Reference) -> None:
         self._model, self._optimizer, self._hyper = open_base(base)
-        lm.check_fits(self._model, 0, reference.longest, "the reference set")
-        self._reference = reference
+        check_reference(self._model, reference, base, "selection")
+        self._base, self._reference = base, reference
         self.start_loss = reference.loss(self._model)
         if not math.isfinite(self.start_loss):
             expected = "a finite reference loss of the checkpoint before any step"
             raise broken_base(expected, f"{self.start_loss}", base)
+
+    def check_ids(self, sequences: list[np.ndarray], doc_ids: list[str]) -> None:
+        """Every token of what will be trained on must have an embedding; else `UserError`."""
+        lm.check_ids(self._model, sequences, lambda i: f"document {doc_ids[i]!r}", self._base)
 
     def snapshot(self) -> lm.Snapshot:
         """Where training stands, to return to."""
@@ -74,6 +78,7 @@ class Probing:
         Step 1 begins anew at the checkpoint; the column `item` names what begins there. In the middle
         of one the steps before row `done` are trained once more, as no model is kept.
         """
+        self.check_ids(list(sequences.values()), list(sequences))
         step, items, doc_ids = (plan[name].to_pylist() for name in ("step", item, "doc_id"))
         start = self.snapshot()
         for row in range(done - (step[done] - 1) if done < len(step) else done, len(step)):

@@ -15,8 +15,8 @@ from transformers import PreTrainedModel
 
 from groupmates.artefacts.store import read_table
 from groupmates.maths.packing import length_batches, pad_right
-from groupmates.models.language_model import autocast, device
-from groupmates.models.tokenizer import token_lists
+from groupmates.models.language_model import autocast, check_fits, check_ids, device
+from groupmates.models.tokenizer import load_tokenizer, token_lists
 
 BATCH_TOKENS = 8192
 
@@ -26,8 +26,24 @@ def reference_part(path: Path, split: str, examples: int) -> tuple[Reference, li
     table = read_table(path, "reference")
     table = table.filter(pc.equal(table["split"], split)).slice(0, examples)
     table = table.take(pc.sort_indices(table["example_id"]))
-    starts = table["label_start"].to_numpy()
-    return Reference(token_lists(table), starts, BATCH_TOKENS), table["example_id"].to_pylist()
+    starts, ids = table["label_start"].to_numpy(), table["example_id"].to_pylist()
+    names = [f"example {i} of {path}" for i in ids]
+    return Reference(token_lists(table), starts, BATCH_TOKENS, names), ids
+
+
+def check_reference(model: PreTrainedModel, reference: Reference, base: Path, part: str) -> None:
+    """The examples of the `part` must lie within the model's positions and embedding.
+
+    `base`: the model's folder, whose tokenizer names a token.
+    """
+    name = f"the {part} part of the reference set"
+    check_fits(model, reference.longest, name)
+
+    def where(number: int) -> str:
+        text = load_tokenizer(base, needs_end=False).decode(reference.sequences[number])
+        return f"{name}, {reference.names[number]}: {text!r:.80}"
+
+    check_ids(model, reference.sequences, where, base)
 
 
 class Reference:
@@ -35,14 +51,20 @@ class Reference:
 
     Examples of nearly equal length share a batch, padded on the right: no token can look at what
     comes after it, so padding needs no mask and changes no loss. Logits are made at label positions
-    only. `batches`: ids [B, L], row and position that predict each label, the labels, their examples.
+    only. `batches`: ids [B, L], row and position that predict each label, the labels, their
+    examples. `names`: of the examples, for errors.
     """
 
     def __init__(
-        self, sequences: list[np.ndarray], label_starts: np.ndarray, batch_tokens: int
+        self,
+        sequences: list[np.ndarray],
+        label_starts: np.ndarray,
+        batch_tokens: int,
+        names: list[str] | None = None,
     ) -> None:
         lengths = np.array([len(s) for s in sequences])
-        self.longest = int(lengths.max())
+        self.names = names or [f"example {i}" for i in range(len(sequences))]
+        self.sequences, self.longest = sequences, int(lengths.max())
         self.labels_N = lengths - label_starts
         self.batches: list[tuple[torch.Tensor, ...]] = []
         for rows in length_batches(lengths, batch_tokens):
@@ -109,7 +131,8 @@ def head_is_linear(model: PreTrainedModel) -> bool:
         with torch.autocast(device().type, enabled=False):
             full = model(input_ids=ids, use_cache=False).logits
             hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-            plain = model.get_output_embeddings()(hidden)
-        known = torch.allclose(full, plain, atol=1e-6, rtol=1e-5)
+            head = model.get_output_embeddings()
+            fits = head is not None and head.weight.shape[-1] == hidden.shape[-1]
+            known = fits and torch.allclose(full, head(hidden), atol=1e-6, rtol=1e-5)
         model._groupmates_head_is_linear = known  # type: ignore[assignment]
     return bool(known)

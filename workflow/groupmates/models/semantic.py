@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from groupmates.artefacts.store import damaged, intact
 from groupmates.maths.meaning import embedded, whitening
 from groupmates.models.encoders import BATCH_TOKENS, frozen_lm, mean_hidden_states
+from groupmates.models.language_model import check_ids, hidden_size
 
 
 class SemanticEncoder:
@@ -26,15 +27,26 @@ class SemanticEncoder:
         cls,
         base: Path,
         sequences: list[np.ndarray],
+        doc_ids: list[str],
         size: int,
         advance: Callable[[int], object] = lambda n: None,
     ) -> tuple[SemanticEncoder, float]:
         """Whitened on these documents along their `size` leading directions, whose share of the
         variance is the second value."""
         lm = frozen_lm(base)
+        check_ids(lm, sequences, lambda i: f"document {doc_ids[i]!r}", base)
         hidden_NF = mean_hidden_states(lm, sequences, BATCH_TOKENS, advance).cpu().numpy()
         mean_F, axes_FD, share = whitening(hidden_NF, size)
         return cls(lm, mean_F, axes_FD), share
+
+    def check_ids(
+        self,
+        sequences: list[np.ndarray],
+        where: Callable[[int], str],
+        tokenizer: PreTrainedTokenizerBase | Path,
+    ) -> None:
+        """Refuse token sequences that cannot be embedded; see `language_model.check_ids`."""
+        check_ids(self._lm, sequences, where, tokenizer)
 
     def __call__(self, sequences: list[np.ndarray], batch_tokens: int) -> np.ndarray:
         """Embeddings float32 [N, D] of token sequences."""
@@ -51,7 +63,7 @@ class SemanticEncoder:
             found = load_file(path)
             mean_F, axes_FD = found["mean"], found["axes"]
         lm = frozen_lm(base)
-        if lm.config.hidden_size != len(mean_F):
-            expected = f"those of a model with hidden size {lm.config.hidden_size}"
+        if (size := hidden_size(lm)) != len(mean_F):
+            expected = f"those of a model with hidden size {size}"
             raise damaged(path, expected, f"hidden size {len(mean_F)}")
         return cls(lm, mean_F, axes_FD)

@@ -7,7 +7,7 @@ import them when they make a tokenizer.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 END_OF_TEXT = "<|endoftext|>"
 PLAIN = ("TokenizersBackend", "PreTrainedTokenizerFast")  # classes that read tokenizer.json alone
+BEGINNING = 16  # characters, which tell of nearly every text that it has a token
 TOKENISED_TOGETHER = 1000  # texts; more at once only make more Python lists at once
 
 
@@ -44,7 +45,7 @@ def loading(folder: str | Path, expected: str, todo: str) -> Iterator[None]:
     """What fails inside is a folder that transformers cannot load."""
     try:
         yield
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         found = " ".join(str(error).split())[:400]
         raise UserError(expected=expected, found=found, where=str(folder), todo=todo) from error
 
@@ -110,6 +111,55 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> PreTrainedTok
     )
     tokenizer.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END_OF_TEXT)
+
+
+def largest_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Ids may have gaps: their number, len(tokenizer), says nothing about the largest."""
+    return max(tokenizer.get_vocab().values())
+
+
+def tokenless(folder: Path) -> Callable[[list[str]], list[bool]]:
+    """What says of texts whether they have no token, by the tokenizer in a folder.
+
+    Only one without a fallback to bytes has such texts. Special tokens that are spelt in a text do
+    not count, as by default. Whole texts are tokenised only where their beginning has no token.
+    tokenizer.json is read without transformers. Measured with Pythia's tokenizer on one core: 24 us a
+    text, whatever its length. To read and hash a document of 2,300 characters takes 7 us.
+    """
+    count = _counts(folder)
+
+    def test(texts: list[str]) -> list[bool]:
+        found = [n == 0 for n in count([text[:BEGINNING] for text in texts])]
+        again = [i for i, empty in enumerate(found) if empty and len(texts[i]) > BEGINNING]
+        for i, n in zip(again, count([texts[i] for i in again]), strict=True):
+            found[i] = n == 0
+        return found
+
+    return test
+
+
+def _counts(folder: Path) -> Callable[[list[str]], list[int]]:
+    """What counts the tokens of texts."""
+    check_folder(folder)
+    file = Path(folder) / "tokenizer.json"
+    if not file.exists():
+        tokenizer = load_tokenizer(folder)
+        read_special_tokens(tokenizer, in_text=False)
+        return lambda texts: [len(ids) for ids in text_tokens(tokenizer, texts)]
+    try:
+        backend = Tokenizer.from_file(str(file))
+    except Exception as error:  # tokenizers has no type of its own
+        raise UserError(
+            expected="the tokenizer.json of a Hugging Face tokenizer",
+            found=f"a file that cannot be read ({error})"[:400],
+            where=str(file),
+            todo="copy the tokenizer's files again",
+        ) from error
+    backend.no_truncation()
+    backend.no_padding()
+    backend.encode_special_tokens = True
+    encode = backend.encode_batch_fast
+    return lambda texts: [len(e.ids) for e in encode(texts, add_special_tokens=False)]
 
 
 def text_tokens(

@@ -7,8 +7,9 @@ wrong in a whole file raises `BadRecord`, or is left out and listed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import orjson
@@ -24,6 +25,8 @@ from groupmates.settings.config import BadRecords, PoolColumns
 # Fields of a reference example: what is given, and what should be predicted after it.
 PAIRS = (("context", "continuation"), ("prompt", "response"))
 SHOWN = 200  # characters of what was found
+TESTED_TOGETHER = 1000  # texts that are looked at for tokens at once
+NO_TOKEN = "no token"  # the reason of a reject that only a tokenizer can find
 MOST_REJECTS = 1_000_000  # that are listed in memory
 ABSENT = object()
 
@@ -36,6 +39,11 @@ class Document:
     doc_id: str
     text: str
     source: str
+
+
+def named(file: PoolFile, document: Document) -> str:
+    """A document for an error: its id and where it lies."""
+    return f"document {document.doc_id!r}, {place(file.path, document.row)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,46 +69,93 @@ def rejects_of(bad_records: BadRecords) -> list[Reject] | None:
 
 
 def read_documents(
-    file: PoolFile, columns: PoolColumns, rejects: list[Reject] | None = None
+    file: PoolFile,
+    columns: PoolColumns,
+    rejects: list[Reject] | None = None,
+    left_out: Collection[int] = (),
 ) -> Iterator[Document]:
     """The documents of a pool file in its order, none of an empty one.
 
     Bad records raise `BadRecord`, or are appended to `rejects`, where it is given. Where all are bad,
     or the file is not the one that `file.identity` tells, `UserError` is raised. Without columns.id,
     ids are `{file.name}#{row}`. A document whose source field is absent or null has the source ''.
+    `left_out`: rows that are passed over, as an earlier reader has found no token in them.
     """
     verify(file)
     source = format_of(file.path)
     row, good, first = -1, 0, None
     for row, record in enumerate(source.records(columns)):
+        if row in left_out:
+            continue
         try:
             document = _document(file, columns, row, record)
         except BadRecord as error:
-            error.where = place(file.path, row)
             if rejects is None:
                 for _ in source.records(columns):  # a file damaged further on has no lines to mend
                     pass
-                error.todo += "; or set pool.bad_records: skip, which lists such rows"
-                raise
+            reject(error, file, row, rejects)
             first = first or error
-            rejects.append(Reject(row, error.reason, error.found[:SHOWN]))
-            if len(rejects) > MOST_REJECTS:
-                raise UserError(
-                    expected=f"at most {MOST_REJECTS:,} bad records in one job",
-                    found=f"more, the last: {error.found}",
-                    where=error.where,
-                    todo=f"{error.todo}; or remove {file.path} from pool.paths",
-                ) from None
             continue
         good += 1
         yield document
     if first is not None and not good:
+        raise _none_good(first, row + 1)
+
+
+def with_tokens(
+    documents: Iterable[Document],
+    file: PoolFile,
+    tokenless: Callable[[list[str]], list[bool]],
+    rejects: list[Reject] | None,
+) -> Iterator[Document]:
+    """The documents of a file that have a token; others are bad records, as of `read_documents`.
+
+    `tokenless` says of each text whether it has none. `rejects` are then in the order of the rows no
+    more.
+    """
+    first, good, remaining = None, 0, iter(documents)
+    while block := list(islice(remaining, TESTED_TOGETHER)):
+        for document, bad in zip(block, tokenless([d.text for d in block]), strict=True):
+            if bad:
+                error = no_token(document)
+                reject(error, file, document.row, rejects)
+                first = first or error
+                continue
+            good += 1
+            yield document
+    if first is not None and not good:
+        raise _none_good(first, len(rejects or []))
+
+
+def tokenless_rows(rejects: Iterable[Mapping[str, Any]]) -> frozenset[int]:
+    """The rows of a file in which `with_tokens` found no token, from the check's list of rejects."""
+    return frozenset(reject["row"] for reject in rejects if reject["reason"] == NO_TOKEN)
+
+
+def reject(error: BadRecord, file: PoolFile, row: int, rejects: list[Reject] | None) -> None:
+    """List a bad record among the `rejects`, or raise it where there is no such list."""
+    error.where = place(file.path, row)
+    if rejects is None:
+        error.todo += "; or set pool.bad_records: skip, which lists such rows"
+        raise error
+    rejects.append(Reject(row, error.reason, error.found[:SHOWN]))
+    if len(rejects) > MOST_REJECTS:
         raise UserError(
-            expected=f"a good record; {first.expected}",
-            found=f"{row + 1:,} bad ones, the first: {first.found}",
-            where=first.where,
-            todo=f"{first.todo}; or remove the file from pool.paths",
-        )
+            expected=f"at most {MOST_REJECTS:,} bad records in one job",
+            found=f"more, the last: {error.found}",
+            where=error.where,
+            todo=f"{error.todo}; or remove {file.path} from pool.paths",
+        ) from None
+
+
+def _none_good(first: BadRecord, bad: int) -> UserError:
+    """Every record of a file is bad: more likely the wrong file or column than so many bad rows."""
+    return UserError(
+        expected=f"a good record; {first.expected}",
+        found=f"{bad:,} bad ones, the first: {first.found}",
+        where=first.where,
+        todo=f"{first.todo}; or remove the file from pool.paths",
+    )
 
 
 def _document(
@@ -202,6 +257,15 @@ def no_text(values: dict[str, Any], field: str, setting: str) -> BadRecord:
         f"a string in the field {field!r}{fields}",
         f"the fields {list(values)}"[:1000] if value is ABSENT else f"{kind} in {field!r}",
         f"correct {setting}, or the row",
+    )
+
+
+def no_token(document: Document) -> BadRecord:
+    return BadRecord(
+        NO_TOKEN,
+        "a text that has tokens",
+        f"{document.text[:80]!r}, of which the tokenizer knows no character",
+        "remove the row, or set sample.tokenizer to a tokenizer that falls back to bytes",
     )
 
 

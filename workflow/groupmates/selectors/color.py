@@ -27,7 +27,7 @@ from groupmates.errors import UserError
 from groupmates.maths.randomness import hash64
 from groupmates.models import language_model as lm
 from groupmates.models.checkpoint import open_base
-from groupmates.models.reference import reference_part
+from groupmates.models.reference import check_reference, reference_part
 from groupmates.models.resumable import Training, set_learning_rate
 from groupmates.models.tokenizer import document_tokens, load_tokenizer
 from groupmates.progress import Progress, note
@@ -48,7 +48,7 @@ def prepare(settings: Color.Prepare, *, base: Path, reference: Path, output: Pat
     model, optimizer, hyper = open_base(base)
     set_learning_rate(optimizer, settings.color.learning_rate)
     examples, _ = reference_part(reference, "selection", settings.selection_examples)
-    lm.check_fits(model, 0, examples.longest, "the reference set")
+    check_reference(model, examples, base, "selection")
     provenance = Provenance.of("prepare", settings, base=base, reference=reference)
     seed = hash64(settings.seed, "color", "steps")  # of dropout, where the checkpoint has it
     with Training(output, "prepared", provenance, model, optimizer, seed) as training:
@@ -103,7 +103,7 @@ def order(
     read_artefact_json(prepared / LOSSES, "color")
     tokens = load_tokenizer(tokenizer)
     conditional, probed = (lm.load_lm(folder).eval() for folder in (prepared, base))
-    lm.check_fits(probed, len(tokens), settings.sequence_length, str(base))
+    lm.check_fits(probed, settings.sequence_length, str(base))
     provenance = Provenance.of(
         "select", settings, prepared=prepared, base=base, tokenizer=tokenizer, score=score
     )
@@ -121,6 +121,8 @@ def order(
                 continue
             texts = [document.text for document in block]
             windows = document_tokens(tokens, texts, settings.sequence_length + 1)
+            names = [f"document {document.doc_id!r}" for document in block]
+            lm.check_ids(probed, windows, names.__getitem__, tokens)
             score_n = lm.mean_losses(conditional, windows) - lm.mean_losses(probed, windows)
             check_scores(score_n, windows, [d.doc_id for d in block], base)
             found.append(score_n)

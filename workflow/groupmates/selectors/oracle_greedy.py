@@ -155,6 +155,7 @@ class Probed:
         progress: Progress,
         kept: Kept,
     ) -> None:
+        probing.check_ids(windows, doc_ids)
         self._probing, self._windows, self._doc_ids = probing, windows, doc_ids
         self._known, self._asked, self._progress, self._kept = known, 0, progress, kept
         self._picked, self.start_loss = probing.snapshot(), probing.start_loss

@@ -57,10 +57,16 @@ def documents_of_shard(
     score: Path, pool: list[str], columns: PoolColumns, bad_records: BadRecords
 ) -> Iterator[list[Document]]:
     """The documents of a scoring shard, whose files are `pool`, in blocks; those that were scored."""
-    ids = store.read_column(score, "score", "doc_id").to_pylist()
-    done = 0
+    table = store.read_table(score, "score", ["doc_id", "source_file", "source_row"])
+    rows_of = {
+        name: set(part["source_row"].to_pylist())
+        for name, part in store.by_pool_file(table).items()
+    }
+    ids, done = table["doc_id"].to_pylist(), 0
     for file in identified(located(pool), store.pool_of([score], "score")):
-        documents = read_documents(file, columns, rejects_of(bad_records))
+        scored = rows_of.get(file.name, set())
+        read = read_documents(file, columns, rejects_of(bad_records))
+        documents = (document for document in read if document.row in scored)
         while block := list(islice(documents, TOGETHER)):
             if [d.doc_id for d in block] != ids[done : done + len(block)]:
                 expected = f"the documents of {score}, in this order"

@@ -76,13 +76,14 @@ def prepare(
         progress = Progress(f"probe {output.name}", most, "documents", len(known))
         examples = reference_part(reference, "selection", settings.selection_examples)[0]
         column, limit = settings.text_columns.text, settings.sequence_length + 1
-        tokens = load_tokenizer(tokenizer)
         files = identified(located(pool), store.pool_of(score, "score"))
-        texts = Texts(documents, files, column, tokens, limit)
-        influences = Influences(base, examples, quad, len(tokens), known, progress, kept)
+        texts = Texts(documents, files, column, load_tokenizer(tokenizer), limit)
+        influences = Influences(base, examples, quad, known, progress, kept)
 
         def measure(chosen_n: np.ndarray) -> np.ndarray:
-            return influences.of(texts.sequences(chosen_n))
+            sequences = texts.sequences(chosen_n)
+            influences.check_ids(sequences, lambda i: texts.named(chosen_n[i]))
+            return influences.of(sequences)
 
         found = list(visits(quad, bandit, order_N, starts, measure))
         progress.total = progress.done  # a cluster may have had fewer documents left

@@ -7,6 +7,7 @@ layers, nats per unit of the step; lower is better. (The paper has the other sig
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,8 @@ from groupmates.maths.conjugate_gradient import conjugate_gradient
 from groupmates.maths.packing import length_batches
 from groupmates.models.checkpoint import broken_base, open_model
 from groupmates.models.gradients import AttentionGradients
-from groupmates.models.language_model import check_fits, pass_tokens
-from groupmates.models.reference import Reference
+from groupmates.models.language_model import check_ids, pass_tokens
+from groupmates.models.reference import Reference, check_reference
 from groupmates.progress import Progress, note
 from groupmates.settings.selectors import Quad
 
@@ -32,13 +33,13 @@ class Influences:
         base: Path,
         reference: Reference,
         settings: Quad,
-        vocabulary: int,
         known: list[float],
         progress: Progress,
         kept: Kept,
     ) -> None:
         model, hyper = open_model(base)
-        check_fits(model, vocabulary, reference.longest, "the reference set")
+        check_reference(model, reference, base, "selection")
+        self._model = model
         self._gradients = AttentionGradients(model, hyper.z_loss, str(base))
         self._batch_tokens = pass_tokens(model)
         self._base, self._progress, self._kept = base, progress, kept
@@ -66,6 +67,10 @@ class Influences:
         products.finish()
         note("curvature", f"relative residual {residual:.2g}")
         return direction_P
+
+    def check_ids(self, sequences: list[np.ndarray], where: Callable[[int], str]) -> None:
+        """Every token must have an embedding; `where` names a document by its number."""
+        check_ids(self._model, sequences, where, self._base)
 
     def of(self, sequences: list[np.ndarray]) -> np.ndarray:
         """Influences of these documents, float64 [n]; lower is better."""

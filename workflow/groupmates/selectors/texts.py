@@ -10,6 +10,7 @@ import pyarrow as pa
 from groupmates.errors import UserError
 from groupmates.models.tokenizer import document_tokens
 from groupmates.pool.chosen_rows import chosen_texts
+from groupmates.pool.damage import place
 from groupmates.pool.listing import PoolFile
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 class Texts:
     """The documents of score files, by their places in the pool.
 
-    `documents` has their `source_file` and `source_row`, `files` are the pool's. A sequence is the
+    `documents` has their id, `source_file` and `source_row`, `files` are the pool's. A sequence is the
     first `limit` tokens of the field `column`, as of the probe pool.
     """
 
@@ -33,9 +34,15 @@ class Texts:
     ) -> None:
         names = documents["source_file"].combine_chunks()
         self._names, self._file_N = names.dictionary.to_pylist(), names.indices.to_numpy()
-        self._row_N = documents["source_row"].to_numpy()
+        self._row_N, self._doc_ids = documents["source_row"].to_numpy(), documents["doc_id"]
         self._files = {file.name: file for file in files}
         self._column, self._tokenizer, self._limit = column, tokenizer, limit
+
+    def named(self, number: int) -> str:
+        """A document for an error: its id and where it lies."""
+        path = self._files[self._names[self._file_N[number]]].path
+        where = place(path, int(self._row_N[number]))
+        return f"document {self._doc_ids[number].as_py()!r}, {where}"
 
     def sequences(self, places_n: np.ndarray) -> list[np.ndarray]:
         """The first tokens of these documents, in this order."""

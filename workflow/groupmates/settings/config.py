@@ -58,9 +58,9 @@ class Pool(Section):
     later.
     """
     bad_records: BadRecords
-    """What happens to a record that cannot be used: no JSON, no UTF-8, no text, an empty text, or
-    more than 64 MB. `stop`: the first bad record stops the run. `skip`: all stages leave bad
-    records out.
+    """What happens to a record that cannot be used: no JSON, no UTF-8, no text, an empty text,
+    more than 64 MB, or no token by a given tokenizer. `stop`: the first bad record stops the run.
+    `skip`: all stages leave bad records out.
 
     `check/rejects.parquet` lists the records that were left out. Damaged files, files of bad
     records alone, and ids that occur twice always stop the run. Choose before probing: a change of

@@ -19,7 +19,9 @@ from groupmates.maths.packing import windows
 from groupmates.maths.randomness import generator, hash64
 from groupmates.models import language_model as lm
 from groupmates.models.resumable import Training, set_learning_rate
-from groupmates.models.tokenizer import load_tokenizer, token_lists
+from groupmates.models.tokenizer import largest_id, load_tokenizer, token_lists
+from groupmates.models.try_out import alike, logits_of, try_out, unusable
+from groupmates.pool.damage import place
 from groupmates.progress import note
 from groupmates.settings.config import Optimizer
 from groupmates.settings.per_stage import BaseSettings
@@ -38,6 +40,8 @@ def run(settings: BaseSettings, *, tokenizer: Path, training_pool: Path, output:
         model, hyper = given_model(checkpoint, settings, tokens, tokenizer)
         optimizer = lm.make_optimizer(model, hyper)
         steps = 0 if load_state(checkpoint, model, optimizer) else base.optimizer_warmup_steps
+    few_tokens = readable_tokens(model, training_pool, tokens, settings.sequence_length)
+    try_out(model, few_tokens, hyper.z_loss, str(checkpoint or "base.architecture"))
     provenance = Provenance.of(
         "base", settings, tokenizer=tokenizer, training_pool=training_pool, checkpoint=checkpoint
     )
@@ -50,6 +54,8 @@ def run(settings: BaseSettings, *, tokenizer: Path, training_pool: Path, output:
             model.save_pretrained(folder)
             tokens.save_pretrained(folder)
             lm.save_optimizer(optimizer, model, folder / ADAMW_STATE)
+            optimizer.state.clear()  # makes room for the model once more
+            check_saved(model, folder, few_tokens, str(output))
             body = json.dumps({"optimizer": hyper.model_dump()}, indent=2, sort_keys=True)
             (folder / "training.json").write_text(body + "\n")
             store.write_folder_provenance(folder, "base", provenance)
@@ -59,7 +65,7 @@ def run(settings: BaseSettings, *, tokenizer: Path, training_pool: Path, output:
 def new_model(settings: BaseSettings, tokens: PreTrainedTokenizerBase) -> PreTrainedModel:
     return lm.make_lm(
         settings.base.architecture,
-        vocabulary_size=-(-len(tokens) // 64) * 64,
+        vocabulary_size=-(-(largest_id(tokens) + 1) // 64) * 64,
         positions=settings.sequence_length + 1,
         end_of_text=tokens.eos_token_id,
         seed=hash64(settings.seed, "base", "weights") % 2**63,
@@ -71,11 +77,54 @@ def given_model(
 ) -> tuple[PreTrainedModel, Optimizer]:
     """The user's checkpoint, which must fit the tokenizer, and the settings of its AdamW."""
     model, hyper = lm.load_lm(folder), checkpoint_optimizer(folder, settings.base.optimizer)
-    lm.check_fits(model, len(tokens), settings.sequence_length, str(folder))
+    lm.check_fits(model, settings.sequence_length, str(folder))
+    check_vocabulary(model, tokens, folder)
     todo = "copy it again, or take another step's"
     lm.check_finite(model, "of the checkpoint", str(folder), todo)
     check_tokenizer(folder, tokens, tokenizer)
     return model, hyper
+
+
+def check_vocabulary(model: PreTrainedModel, tokens: PreTrainedTokenizerBase, folder: Path) -> None:
+    """The model must have an embedding of end-of-text; of other tokens only where a text has them."""
+    rows, end = lm.embedding_rows(model), tokens.eos_token_id
+    if end >= rows:
+        raise lm.past_embedding(end, rows, f"{folder}, of end-of-text", tokens)
+    past = sorted((i, token) for token, i in tokens.get_vocab().items() if i >= rows)
+    if past:
+        told = (
+            f"{len(past):,} tokens, such as {past[0][1]!r}, lie past the model's last embedding row"
+        )
+        note("base", f"{told} ({rows:,} rows): no text may have them")
+
+
+def readable_tokens(
+    model: PreTrainedModel, training_pool: Path, tokens: PreTrainedTokenizerBase, length: int
+) -> np.ndarray:
+    """Two sequences int32 [2, at most 9] of the training pool, whose ids all have an embedding."""
+    names = ["doc_id", "source_file", "source_row", "input_ids"]
+    table = store.read_table(training_pool, "training_pool", names)
+    documents = token_lists(table)
+
+    def where(number: int) -> str:
+        row = table.slice(number, 1).to_pylist()[0]
+        return f"document {row['doc_id']!r}, {place(row['source_file'], row['source_row'])}"
+
+    lm.check_ids(model, documents, where, tokens)
+    # Repeated where the first documents are shorter.
+    return np.resize(np.concatenate(documents[:100]), (2, min(length, 8) + 1))
+
+
+def check_saved(model: PreTrainedModel, folder: Path, ids_BM: np.ndarray, where: str) -> None:
+    """What was written must open as the model that was trained."""
+    ids = torch.from_numpy(ids_BM[:, :-1].astype(np.int64)).to(lm.device())
+    model.eval()
+    written = lm.load_lm(folder).eval()
+    if not alike(logits_of(written, ids), logits_of(model, ids)):
+        expected = "the model that was trained, when its files are loaded again"
+        raise unusable(
+            expected, "other logits: a weight was not saved, or is read otherwise", where
+        )
 
 
 def load_state(folder: Path, model: PreTrainedModel, optimizer: torch.optim.AdamW) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,9 @@ import pyarrow.compute as pc
 from groupmates.artefacts.store import Provenance, read_table, write_table
 from groupmates.errors import UserError
 from groupmates.maths.randomness import hash64
+from groupmates.models.tokenizer import tokenless
 from groupmates.pool.damage import bytes_of, place, repeated
-from groupmates.pool.documents import read_documents, rejects_of
+from groupmates.pool.documents import read_documents, rejects_of, tokenless_rows, with_tokens
 from groupmates.pool.identity import sha256_of
 from groupmates.pool.listing import PoolFile, located
 from groupmates.progress import Progress, note
@@ -25,14 +27,22 @@ from groupmates.settings.per_stage import CheckPoolSettings, CheckSettings
 LISTED = ["source_file", "bytes", "sha256", "documents", "rejected"]
 
 
-def run(settings: CheckSettings, *, pool: list[str], output: Path) -> None:
-    """Check every document of the files `pool`; their sizes, digests and id hashes."""
+def run(
+    settings: CheckSettings, *, pool: list[str], tokenizer: Path | None = None, output: Path
+) -> None:
+    """Check every document of the files `pool`; their sizes, digests and id hashes.
+
+    With `tokenizer`, the folder of a given one, a document without a token is a bad record too.
+    """
+    test = None if tokenizer is None else tokenless(tokenizer)
     listing: dict[str, list] = {name: [] for name in (*LISTED, "id_hashes", "rejects")}
     files = located(pool)
     progress = Progress(f"check {output.stem}", sum(bytes_of(f.path) for f in files), "bytes")
     for file in files:
         rejects = rejects_of(settings.bad_records)
         documents = read_documents(file, settings.text_columns, rejects)
+        if test is not None:
+            documents = with_tokens(documents, file, test, rejects)
         hashes = np.fromiter((hash64(0, "id", d.doc_id) for d in documents), np.uint64)
         listing["source_file"].append(file.name)
         listing["bytes"].append(bytes_of(file.path))
@@ -40,12 +50,15 @@ def run(settings: CheckSettings, *, pool: list[str], output: Path) -> None:
         listing["documents"].append(len(hashes))
         listing["rejected"].append(len(rejects or []))
         listing["id_hashes"].append(hashes)
-        listing["rejects"].append([asdict(reject) for reject in rejects or []])
+        in_order = sorted(rejects or [], key=attrgetter("row"))
+        listing["rejects"].append([asdict(reject) for reject in in_order])
         if not len(hashes):
             note("check", f"WARNING: {file.path} has no document")
         progress.advance(listing["bytes"][-1])
     progress.finish()
     inputs = dict(zip(listing["source_file"], listing["sha256"], strict=True))
+    if tokenizer is not None:
+        inputs |= {p.name: sha256_of(p) for p in sorted(tokenizer.glob("tokenizer*"))}
     provenance = Provenance("check", settings.model_dump(mode="json"), inputs)
     write_table(output, "check", provenance, listing)
 
@@ -119,13 +132,19 @@ def places(
     """The first three places of the document id with this hash."""
     found: list[str] = []
     for table in tables:
-        for name, hashes in zip(table["source_file"].to_pylist(), table["id_hashes"], strict=True):
+        listed = (
+            table["source_file"].to_pylist(),
+            table["id_hashes"],
+            table["rejects"].to_pylist(),
+        )
+        for name, hashes, left_out in zip(*listed, strict=True):
             wanted = pc.equal(hashes.values, np.uint64(twice)).to_numpy(zero_copy_only=False)
             numbers = set(np.flatnonzero(wanted).tolist())
             if numbers and len(found) < 3:
                 file = by_name[name]
                 rejects = rejects_of(settings.bad_records)
-                documents = read_documents(file, settings.text_columns, rejects)
+                without = tokenless_rows(left_out)
+                documents = read_documents(file, settings.text_columns, rejects, without)
                 found += [
                     f"{place(file.path, d.row)} (id {d.doc_id!r})"
                     for number, d in enumerate(documents)

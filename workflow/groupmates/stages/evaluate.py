@@ -19,11 +19,12 @@ from groupmates.maths.randomness import generator, hash64
 from groupmates.models import language_model as lm
 from groupmates.models.checkpoint import open_base
 from groupmates.models.distributed import Processes, processes
-from groupmates.models.reference import Reference, reference_part
+from groupmates.models.reference import Reference, check_reference, reference_part
 from groupmates.models.resumable import Training, set_learning_rate, warm_up_then_decay
 from groupmates.models.tokenizer import load_tokenizer
+from groupmates.pool.damage import place
 from groupmates.pool.identity import identified
-from groupmates.pool.listing import located
+from groupmates.pool.listing import PoolFile, located
 from groupmates.settings.config import Optimizer
 from groupmates.settings.per_stage import EvaluateSettings
 from groupmates.stages.selected_tokens import kept_of, read_selected
@@ -50,7 +51,7 @@ def run(
     training, method = settings.training, curve.parent.name
     model, optimizer, hyper = open_base(base)
     heldout, example_ids = reference_part(reference, "evaluation", settings.evaluation_examples)
-    lm.check_fits(model, 0, heldout.longest, "the held-out reference set")
+    check_reference(model, heldout, base, "evaluation")
     tokens = load_tokenizer(tokenizer)
     random = generator(settings.seed, "evaluate", number)
     selected = concatenate(select, "select", ["source_file", "source_row", "n_tokens"])
@@ -65,6 +66,7 @@ def run(
             column, kind = settings.text_columns.text, np.dtype(np.int32)
             read_selected(reading, files, chosen, column, tokens, kind, f"{label} tokens")
     documents = shared_documents(reading, ours)
+    lm.check_ids(model, documents, lambda i: place_of(i, chosen, located(pool)), tokens)
     seed = hash64(settings.seed, "evaluate", f"steps of {number}")
     with Training(curve, "curve", provenance, model, optimizer, seed) as under_way:
         batches = training_batches(documents, settings, random)
@@ -87,6 +89,13 @@ def run(
         write_table(examples, "example_losses", provenance, columns)
         under_way.clear()
         reading.clear()
+
+
+def place_of(number: int, chosen: pa.Table, files: list[PoolFile]) -> str:
+    """Where document `number` of those that were read lies: file after file, rows as `chosen`."""
+    file_N, row_N = chosen["source_file"].cast("string").to_numpy(), chosen["source_row"].to_numpy()
+    rows = [(file.path, int(row)) for file in files for row in row_N[file_N == file.name]]
+    return place(*rows[number])
 
 
 def shared_documents(kept: Kept | None, ours: Processes) -> list[np.ndarray]:

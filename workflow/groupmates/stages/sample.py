@@ -15,10 +15,11 @@ from groupmates.models.tokenizer import (
     document_tokens,
     load_tokenizer,
     read_special_tokens,
+    tokenless,
     train_tokenizer,
 )
 from groupmates.pool.damage import bytes_of, place, repeated
-from groupmates.pool.documents import Document, read_documents, rejects_of
+from groupmates.pool.documents import Document, no_token, read_documents, reject, rejects_of
 from groupmates.pool.identity import sha256_of
 from groupmates.pool.listing import PoolFile, located
 from groupmates.progress import Progress, note
@@ -80,22 +81,28 @@ def draw(settings: SampleSettings, files: list[PoolFile]) -> tuple[list[Drawn], 
     """The documents of lowest priority, lowest first, and the number of all.
 
     A document's priority is a hash of its id: the sample depends on the documents alone, not on how
-    they lie in files.
+    they lie in files. One that would be drawn and has no token is a bad record.
     """
     wanted = settings.sample.probe_documents + settings.sample.training_documents
-    heap: list[Drawn] = []
+    folder, heap = given_tokenizer(settings), list[Drawn]()
+    without_token = None if folder is None else tokenless(folder)
     documents = rejected = 0
     sizes = [bytes_of(file.path) for file in files]
     progress = Progress("sample", sum(sizes), "bytes")
     for number, file in enumerate(files):
         rejects = rejects_of(settings.bad_records)
         for document in read_documents(file, settings.text_columns, rejects):
-            documents += 1
             priority = hash64(settings.seed, "sample", document.doc_id)
-            if len(heap) < wanted:
-                heapq.heappush(heap, Drawn(-priority, (number, document.row), file, document))
-            elif -priority > heap[0].minus_priority:
-                heapq.heapreplace(heap, Drawn(-priority, (number, document.row), file, document))
+            full = len(heap) == wanted
+            if full and -priority <= heap[0].minus_priority:
+                documents += 1
+                continue
+            if without_token is not None and without_token([document.text])[0]:
+                reject(no_token(document), file, document.row, rejects)
+                continue
+            documents += 1
+            push = heapq.heapreplace if full else heapq.heappush
+            push(heap, Drawn(-priority, (number, document.row), file, document))
         rejected += len(rejects or [])
         progress.advance(sizes[number])
     progress.finish()
@@ -112,11 +119,17 @@ def check_unique(drawn: list[Drawn]) -> None:
             raise repeated(f"the id {one.document.doc_id!r} twice", places)
 
 
+def given_tokenizer(settings: SampleSettings) -> Path | None:
+    """The folder of a tokenizer that is not trained here."""
+    folder = settings.sample.tokenizer or settings.checkpoint
+    return None if folder is None else Path(folder)
+
+
 def make_tokenizer(settings: SampleSettings, drawn: list[Drawn]) -> PreTrainedTokenizerBase:
     """The tokenizer given by sample.tokenizer, else the checkpoint's, else one trained here."""
-    folder = settings.sample.tokenizer or settings.checkpoint
+    folder = given_tokenizer(settings)
     if folder is not None:
-        return load_tokenizer(Path(folder))
+        return load_tokenizer(folder)
     note("sample", f"training a tokenizer of {settings.sample.vocabulary_size:,} tokens")
     texts = (d.document.text for d in drawn[:TOKENIZER_TEXTS])
     return train_tokenizer(texts, settings.sample.vocabulary_size)

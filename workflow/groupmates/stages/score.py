@@ -12,7 +12,7 @@ from groupmates.errors import UserError
 from groupmates.models.influence import InfluenceModel
 from groupmates.models.tokenizer import document_tokens, load_tokenizer
 from groupmates.pool.damage import place
-from groupmates.pool.documents import Document
+from groupmates.pool.documents import Document, named
 from groupmates.pool.listing import PoolFile
 from groupmates.settings.per_stage import ScoreSettings
 from groupmates.stages.shard_rows import Shard, write_rows
@@ -34,6 +34,7 @@ def run(
         texts = [d.text for d in documents]
         tokens = document_tokens(tokenizer, texts)
         windows = [t[: settings.sequence_length + 1] for t in tokens]
+        influence.encoder.check_ids(windows, lambda i: named(file, documents[i]), tokenizer)
         individual, embeddings = influence.score(texts, windows, settings.score.batch_tokens)
         check_finite(file, documents, individual, embeddings)
         return {

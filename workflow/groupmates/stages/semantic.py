@@ -12,7 +12,7 @@ from groupmates.errors import UserError
 from groupmates.models.semantic import SemanticEncoder
 from groupmates.models.tokenizer import document_tokens, load_tokenizer, token_lists
 from groupmates.pool.damage import place
-from groupmates.pool.documents import Document
+from groupmates.pool.documents import Document, named
 from groupmates.pool.listing import PoolFile
 from groupmates.progress import Progress, note
 from groupmates.settings.per_stage import EmbedSettings, SemanticFitSettings
@@ -27,10 +27,11 @@ def run_fit(
     output: Path,
 ) -> None:
     """Whiten the hidden states of `base` on the probe pool, along its leading directions."""
-    sequences = token_lists(read_table(probe_pool, "probe_pool", ["input_ids"]))
+    pool = read_table(probe_pool, "probe_pool", ["doc_id", "input_ids"])
+    sequences, doc_ids = token_lists(pool), pool["doc_id"].to_pylist()
     progress = Progress("semantic fit", len(sequences), "documents")
     size = settings.semantic.embedding_size
-    encoder, share = SemanticEncoder.fit(base, sequences, size, progress.advance)
+    encoder, share = SemanticEncoder.fit(base, sequences, doc_ids, size, progress.advance)
     progress.finish()
     directions = f"{encoder.size} of {len(encoder.mean_F)} directions"
     note("semantic", f"{directions}, {share:.2%} of the variance")
@@ -57,6 +58,7 @@ def run_embed(
     def embedded(file: PoolFile, documents: list[Document]) -> dict[str, Any]:
         texts = [d.text for d in documents]
         windows = [t[: settings.sequence_length + 1] for t in document_tokens(of_text, texts)]
+        meaning.check_ids(windows, lambda i: named(file, documents[i]), of_text)
         emb_ND = meaning(windows, settings.score.batch_tokens)
         check_lengths(file, documents, emb_ND)
         return {"doc_id": [d.doc_id for d in documents], "embedding": emb_ND}

@@ -14,7 +14,7 @@ import pyarrow as pa
 from groupmates.artefacts.catalogue import ARTEFACTS
 from groupmates.artefacts.store import Provenance, of_pool, read_table, row_groups, table_writer
 from groupmates.artefacts.unfinished import Kept
-from groupmates.pool.documents import Document, read_documents, rejects_of
+from groupmates.pool.documents import Document, read_documents, rejects_of, tokenless_rows
 from groupmates.pool.identity import identified, identity
 from groupmates.pool.listing import PoolFile, located
 from groupmates.progress import Progress
@@ -25,19 +25,26 @@ ROW_GROUP = 4096  # documents that are tokenised, sorted by length and encoded t
 
 @dataclass(frozen=True)
 class Shard:
-    """The pool files of a shard, as they were checked, and how many documents they have."""
+    """The pool files of a shard, as they were checked, and how many documents they have.
+
+    `without_token`: rows that the check left out because of the tokenizer, by the file's name.
+    """
 
     files: list[PoolFile]
     documents: int
+    without_token: dict[str, frozenset[int]]
 
     @classmethod
     def of(cls, pool: list[str], check: Path) -> Shard:
         """The shard of the files `pool`, which are listed in `check`."""
-        listing = read_table(check, "check", ["source_file", "bytes", "sha256", "documents"])
+        names = ["source_file", "bytes", "sha256", "documents", "rejects"]
+        listing = read_table(check, "check", names)
         checked = {row["source_file"]: row for row in listing.to_pylist()}
         identities = {n: identity(row["bytes"], row["sha256"]) for n, row in checked.items()}
         files = identified(located(pool), identities)
-        return cls(files, sum(checked[file.name]["documents"] for file in files))
+        documents = sum(checked[file.name]["documents"] for file in files)
+        rows = {file.name: tokenless_rows(checked[file.name]["rejects"]) for file in files}
+        return cls(files, documents, rows)
 
     @property
     def inputs(self) -> dict[str, str]:
@@ -69,7 +76,7 @@ def write_rows(
                 for group in groups:
                     writer.write(group)
 
-        for file, documents in _blocks(done, shard.files, columns, bad_records):
+        for file, documents in _blocks(done, shard, columns, bad_records):
             unsaved.append(rows_of(file, documents))
             progress.advance(len(documents))
             if kept.due():
@@ -88,11 +95,12 @@ def _saved_groups(kept: Kept, artefact: str) -> Iterator[pa.Table]:
 
 
 def _blocks(
-    done: int, files: list[PoolFile], columns: PoolColumns, bad_records: BadRecords
+    done: int, shard: Shard, columns: PoolColumns, bad_records: BadRecords
 ) -> Iterator[tuple[PoolFile, list[Document]]]:
     """The documents of row group after row group, past the first `done`: whole groups."""
-    for file in files:
-        documents = read_documents(file, columns, rejects_of(bad_records))
+    for file in shard.files:
+        rejects, left_out = rejects_of(bad_records), shard.without_token[file.name]
+        documents = read_documents(file, columns, rejects, left_out)
         while block := list(islice(documents, ROW_GROUP)):
             if done:
                 done -= len(block)

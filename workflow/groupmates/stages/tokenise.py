@@ -15,7 +15,7 @@ from groupmates.artefacts.catalogue import DOCUMENT
 from groupmates.artefacts.unfinished import Kept
 from groupmates.maths.packing import window_pieces
 from groupmates.maths.randomness import generator
-from groupmates.models.tokenizer import load_tokenizer, read_special_tokens
+from groupmates.models.tokenizer import largest_id, load_tokenizer, read_special_tokens
 from groupmates.pool.identity import identified
 from groupmates.pool.listing import located
 from groupmates.pool.token_files import Stream, token_type, write_shard
@@ -43,7 +43,7 @@ def run(
     table = store.concatenate(selection, "select", list(DOCUMENT))
     language = load_tokenizer(tokenizer)
     read_special_tokens(language, settings.special_tokens_in_text)
-    kind = token_type(max(language.get_vocab().values()) + 1)
+    kind = token_type(largest_id(language) + 1)
     made = store.Provenance.of("tokenise", settings, select=selection, tokenizer=tokenizer)
     provenance = made.also(part=part)
     label = f"tokenise {output.parent.name} {part}"
