@@ -16,15 +16,15 @@ if FORMAT in ("same", "parquet"):
         log:
             logged("materialise_{method}_{shard}"),
         resources:
-            mem_mb=memory(4000),
-            runtime=minutes(120),
+            **asks(mem_mb=4000, runtime=120),
         params:
-            settings=settings("MaterialiseSettings", "dataset"),
+            settings=settings("MaterialiseSettings", "dataset_shard"),
             pool=pool_of_shard,
+            below=given(listing.shared_folder(POOL)),
         shell:
             "{RUN} materialise --log {log:q} --job {params.job:q}"
             " --settings {params.settings:q} --pool {params.pool:q}"
-            " --selection {input.selection:q} --output {output:q}"
+            " --selection {input.selection:q} --below {params.below:q} --output {output:q}"
 
 else:
     # Parts of a Megatron dataset are joined; those of open_lm are the dataset.
@@ -46,8 +46,7 @@ else:
         log:
             logged("tokenise_{method}_{part}"),
         resources:
-            mem_mb=memory(8000),
-            runtime=minutes(240),
+            **asks(mem_mb=8000, runtime=240),
         params:
             settings=settings("TokeniseSettings", "dataset_part"),
             pool=lambda wildcards, resources: pool_argument(part_files(wildcards)),
@@ -82,8 +81,7 @@ rule assemble:
     log:
         logged("assemble_{method}"),
     resources:
-        mem_mb=memory(4000),
-        runtime=minutes(120),
+        **asks(mem_mb=4000, runtime=120),
     params:
         settings=settings("AssembleSettings", "dataset_card"),
         written=listed("written"),

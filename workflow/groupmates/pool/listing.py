@@ -28,10 +28,10 @@ class PoolFile:
     """One file of the pool.
 
     `path` may be a URL. `name` is the `source_file` of every artefact, and part of generated document
-    ids. The file's selected rows lie under it in `dataset/{method}/`. It begins with the first folder
-    that stands for several in the file's entry of pool.paths, or with the file's folder. So it depends
-    neither on other entries nor on where the pool lies. `identity`, where it is known, is what the
-    file's bytes must be.
+    ids. It begins with the first folder that stands for several in the file's entry of pool.paths, or
+    with the file's folder. So it depends neither on other entries nor on where the pool lies. The
+    file's selected rows lie under it in `dataset/{method}/`, less the folder that all names share.
+    `identity`, where it is known, is what the file's bytes must be.
     """
 
     path: str
@@ -284,6 +284,11 @@ def _stands_for_several(part: str) -> bool:
 def _named(path: str, root: str) -> PoolFile:
     name = _absolute(path).removeprefix(root).lstrip("/")
     return PoolFile(path if path.endswith(name) else _absolute(path), name)
+
+
+def shared_folder(files: list[PoolFile]) -> str:
+    """The folder that all names begin with; '' where they share none."""
+    return os.path.commonpath([os.path.dirname(file.name) for file in files])
 
 
 def chosen(files: list[PoolFile], patterns: list[str] | None) -> list[PoolFile]:

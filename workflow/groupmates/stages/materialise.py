@@ -24,11 +24,19 @@ from groupmates.settings.per_stage import AssembleSettings, MaterialiseSettings
 from groupmates.stages.dataset_card import card
 
 
-def run(settings: MaterialiseSettings, *, pool: list[str], selection: Path, output: Path) -> None:
+def run(
+    settings: MaterialiseSettings,
+    *,
+    pool: list[str],
+    selection: Path,
+    below: str = "",
+    output: Path,
+) -> None:
     """Write what `selection` names of the files of a scoring shard, and in `output` what was written.
 
-    The files lie in the dataset's folder, which is beside that of `output`. A file of which nothing was
-    selected becomes an empty file of its format. A killed job goes on after its last file.
+    The files lie in the dataset's folder, which is beside that of `output`, under their names below the
+    folder `below`, which all names of the pool share. A file of which nothing was selected becomes an
+    empty file of its format. A killed job goes on after its last file.
     """
     files = identified(located(pool), store.pool_of([selection], "select"))
     table = store.read_table(selection, "select", columns=["doc_id", "source_file", "source_row"])
@@ -41,7 +49,7 @@ def run(settings: MaterialiseSettings, *, pool: list[str], selection: Path, outp
         done, label = len(rows_of), f"materialise {folder.name} {output.stem}"
         progress = Progress(label, sum(sizes), "bytes", sum(sizes[:done]))
         for file, size in zip(files[done:], sizes[done:], strict=True):
-            name = f"{file.name}{end}"
+            name = f"{file.name.removeprefix(below).lstrip('/')}{end}"
             rows_of[name] = write(settings, file, chosen.get(file.name, nothing), folder / name)
             progress.advance(size)
             if kept.due():
