@@ -25,8 +25,7 @@ def sampled(folder: Path, files: list[list[dict]], settings=None) -> Path:
     ]
     sample.run(
         settings or small.sample_settings(),
-        pool=pool,
-        root=folder / "pool",
+        pool=small.marked(folder / "pool", pool),
         tokenizer=folder / "tokenizer",
         probe_pool=folder / "probe_pool.parquet",
         training_pool=folder / "training_pool.parquet",
@@ -134,9 +133,9 @@ def test_a_given_tokenizer_is_taken_instead_of_a_trained_one(small_run, tmp_path
 
 def referenced(run, folder, rows=None, evaluation=None, **changed) -> pa.Table:
     rows = small.reference_examples() if rows is None else rows
-    paths = [small.write_lines(folder / "reference.jsonl", rows)]
+    paths = [str(small.write_lines(folder / "reference.jsonl", rows))]
     if evaluation is not None:
-        evaluation = [small.write_lines(folder / "evaluation.jsonl", evaluation)]
+        evaluation = [str(small.write_lines(folder / "evaluation.jsonl", evaluation))]
     reference.run(
         small.reference_settings(**changed),
         reference=paths,
@@ -257,7 +256,7 @@ def test_a_missing_reference_file_is_named_before_it_is_digested(small_run, tmp_
     with pytest.raises(UserError) as caught:
         reference.run(
             small.reference_settings(),
-            reference=[tmp_path / "none.jsonl"],
+            reference=[str(tmp_path / "none.jsonl")],
             tokenizer=small_run.tokenizer,
             output=tmp_path / "out.parquet",
         )

@@ -28,7 +28,8 @@ def scored(folder: Path, model: Path, pieces: int, batch_tokens: int = 100):
         small.write_lines(folder / f"{i}.jsonl", rows[bounds[i] : bounds[i + 1]])
         for i in range(pieces)
     ]
-    (check,) = small.check_pool([paths], folder, folder / "check")
+    pool = small.marked(folder, paths)
+    (check,) = small.check_pool([pool], folder / "check")
     settings = per_stage.ScoreSettings(
         columns=config.PoolColumns(text="text", id="id", source=None),
         bad_records="stop",
@@ -36,8 +37,7 @@ def scored(folder: Path, model: Path, pieces: int, batch_tokens: int = 100):
         score=config.Score(batch_tokens=batch_tokens),
     )
     output = folder / "score.parquet"
-    arguments = {"root": folder, "check": check, "model": model}
-    score.run(settings, pool=paths, **arguments, output=output)
+    score.run(settings, pool=pool, check=check, model=model, output=output)
     return read_table(output, "score")
 
 
