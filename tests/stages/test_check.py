@@ -44,3 +44,10 @@ def test_ids_that_occur_twice_are_refused_with_both_places(tmp_path):
     assert f"{pool[0]}, line 20" in caught.value.where
     assert f"{pool[1]}, line 1" in caught.value.where
     assert not (tmp_path / "files.parquet").exists()
+
+
+def test_a_file_without_documents_is_listed_with_none(tmp_path):
+    pool = dealt(tmp_path, [(0, 20), (20, 20), (20, 40)])
+    small.check_pool([small.marked(tmp_path / "pool", pool)], tmp_path)
+    files = read_table(tmp_path / "files.parquet", "files", ["documents"])
+    assert files["documents"].to_pylist() == [20, 0, 20]
