@@ -39,9 +39,14 @@ def make_inputs(run: small.Run, folder: Path) -> Inputs:
     tables.selection(
         folder / "select.parquet",
         [("a.jsonl", i) for i in range(12)] + [("b.jsonl", i) for i in range(DOCUMENTS - 12)],
+        pool_of(folder),
         n_tokens=[len(t) for t in document_tokens(tokenizer, [d["text"] for d in documents])],
     )
     return Inputs(run, folder)
+
+
+def pool_of(folder: Path) -> list[str]:
+    return small.marked(folder / "pool", sorted((folder / "pool").iterdir()))
 
 
 def evaluate_settings(**changed: object) -> per_stage.EvaluateSettings:
@@ -82,8 +87,8 @@ def command(name: str, inputs: Inputs, results: Path, **changed: object) -> list
     else:
         settings = evaluate_settings(**changed)
         rest = ["--base", run.base, "--tokenizer", run.tokenizer, "--reference", run.reference]
-        rest += ["--select", folder / "select.parquet", "--root", folder / "pool"]
-        rest += ["--pool", *sorted((folder / "pool").iterdir()), "--number", 0]
+        rest += ["--select", folder / "select.parquet"]
+        rest += ["--pool", *pool_of(folder), "--number", 0]
         rest += ["--curve", results / "curve.parquet", "--examples", results / "examples.parquet"]
     stage = "base" if name == "moments" else name
     return [stage, "--settings", settings.model_dump_json(), *map(str, rest)]

@@ -1,11 +1,13 @@
 """Windows without padding, batches with little."""
 
+from itertools import groupby
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groupmates.maths.packing import length_batches, pad_right, windows
+from groupmates.maths.packing import length_batches, pad_right, window_pieces, windows
 
 
 def test_windows_share_one_token_so_that_each_is_predicted_once():
@@ -60,3 +62,29 @@ def test_padding_stands_behind_the_tokens():
     found = pad_right([np.array([7]), np.array([1, 2, 3], np.int32)], 9)
     assert found.tolist() == [[7, 9, 9], [1, 2, 3]]
     assert found.dtype == np.int64
+
+
+def test_pieces_of_windows_worked_by_hand():
+    # Documents aaa bb ccc in windows of 4: [aaab] [bccc]; the second is written first.
+    found = window_pieces(np.array([3, 2, 3]), np.array([1, 0]), 4)
+    place, first, tokens, document = (values.tolist() for values in found)
+    assert place == [0, 0, 1, 1]
+    assert document == [1, 2, 0, 1]
+    assert first == [0, 1, 0, 3]
+    assert tokens == [1, 3, 3, 1]
+
+
+@given(st.lists(st.integers(0, 12), max_size=20), st.integers(1, 9), st.randoms())
+def test_pieces_are_those_of_a_stream_whose_tokens_are_counted_one_by_one(lengths, window, chance):
+    stream = [document for document, length in enumerate(lengths) for _ in range(length)]
+    order = list(range(len(stream) // window))
+    chance.shuffle(order)
+    expected = []
+    for place, number in enumerate(order):
+        at = 0
+        for document, tokens in groupby(stream[number * window : (number + 1) * window]):
+            count = len(list(tokens))
+            expected.append((place, at, count, document))
+            at += count
+    found = window_pieces(np.array(lengths, np.int64), np.array(order, np.int64), window)
+    assert list(zip(*(values.tolist() for values in found), strict=True)) == expected

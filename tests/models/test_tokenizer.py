@@ -14,6 +14,7 @@ from groupmates.models import tokenizer as text
 from groupmates.models.tokenizer import (
     document_tokens,
     load_tokenizer,
+    read_special_tokens,
     reference_tokens,
     token_lists,
     train_tokenizer,
@@ -70,6 +71,19 @@ def test_tokens_are_those_of_the_tokenizer_s_own_call_whatever_was_asked_of_it_b
     tokenizer.backend_tokenizer.enable_padding(length=9)
     assert [ids.tolist() for ids in document_tokens(tokenizer, texts)] == ours
     assert ours[1].count(tokenizer.eos_token_id) == 2
+
+
+@pytest.mark.parametrize("limit", [None, 100])
+def test_a_spelt_end_of_text_ends_no_document_unless_it_is_asked_for(tokenizer, limit, tmp_path):
+    """A page about tokenizers had a false document boundary wherever it spelt the token."""
+    tokenizer.save_pretrained(tmp_path)
+    own, end = load_tokenizer(tmp_path), tokenizer.eos_token_id
+    for in_text in (False, True, False):
+        read_special_tokens(own, in_text)
+        (ids,) = document_tokens(own, ["QRS<|endoftext|>TUV"], limit)
+        assert own.decode(ids) == "QRS<|endoftext|>TUV<|endoftext|>"
+        found = [place for place, token in enumerate(ids) if token == end]
+        assert found == ([3, len(ids) - 1] if in_text else [len(ids) - 1])
 
 
 def test_no_more_is_tokenised_together_than_a_block(tokenizer):

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from test_readers import PLAIN, refusal
 
@@ -19,7 +20,7 @@ READERS = {
     "documents": lambda file, to: list(read_documents(file, PLAIN)),
     "texts": lambda file, to: list(chosen_texts(file, ROWS, "text")),
     "copy": lambda file, to: copy_rows(file, ROWS, to),
-    "conversion": lambda file, to: convert_rows(file, ROWS, np.array(["a"]), "text", to),
+    "conversion": lambda file, to: convert_rows(file, ROWS, pa.array(["a"]), "text", to),
 }
 
 

@@ -102,7 +102,7 @@ def saved(folder: Path, rows: int = 10) -> datasets.Dataset:
 def test_a_saved_dataset_is_its_arrow_files_in_order(tmp_path):
     dataset = saved(tmp_path / "saved")
     files = list_files([str(tmp_path / "saved")])
-    assert [f.name for f in files] == [f"data-0000{i}-of-00003.arrow" for i in range(3)]
+    assert [f.name for f in files] == [f"saved/data-0000{i}-of-00003.arrow" for i in range(3)]
     assert [text for f in files for text in texts(f)] == dataset["text"][:]
 
 
@@ -256,7 +256,7 @@ def test_remote_files_are_checked_and_their_rows_copied_in_their_own_format(buck
 
 def test_chosen_rows_of_all_kinds_are_those_that_were_read_whole(bucket, tmp_path):
     rows = np.array([0, 4, 9])
-    for file in list_files([*bucket, *mixed(tmp_path / "local")]):
+    for file in [*list_files(bucket), *list_files(mixed(tmp_path / "local"))]:
         whole = texts(file, small.COLUMNS)
         assert list(chosen_texts(file, rows, small.COLUMNS.text)) == [whole[row] for row in rows]
         for values, row in zip(chosen_rows(file, rows), rows, strict=True):
@@ -341,4 +341,4 @@ def test_a_hub_that_is_out_of_reach_says_how_to_bring_the_dataset(monkeypatch):
 
 def test_a_path_of_more_parts_is_not_looked_for_on_the_hub(monkeypatch):
     monkeypatch.setattr(pool_module, "hub_files", lambda *_: pytest.fail("looked up"))
-    assert "'part'" in refusal(lambda: list_files(["a/b/part"])).found
+    assert [file.name for file in list_files(["a/b/part"])] == ["b/part"]

@@ -160,10 +160,10 @@ def test_a_file_of_one_long_line_is_cut_while_it_streams(tmp_path, monkeypatch):
     monkeypatch.setattr("groupmates.pool.text_lines.CHUNK_BYTES", 100)
     monkeypatch.setattr(text_lines, "LONGEST_RECORD_BYTES", 1000)
     longest = []
-    true_object = documents._object
+    true_object = documents.object_of
     monkeypatch.setattr(
         documents,
-        "_object",
+        "object_of",
         lambda line: longest.append(len(line)) or true_object(line),
     )
     rows, rejects = read(lines_file(tmp_path, [b"[" * 50_000, GOOD]))
@@ -205,7 +205,8 @@ def pool(tmp_path) -> list[Path]:
 
 
 def checked(pool: list[Path], folder: Path, max_bad_share: float) -> tuple[Path, Path, Path]:
-    (shard,) = small.check_pool([pool], folder / "pool", folder, "skip", max_bad_share)
+    files = small.marked(folder / "pool", pool)
+    (shard,) = small.check_pool([files], folder, "skip", max_bad_share)
     return shard, folder / "files.parquet", folder / "rejects.parquet"
 
 
@@ -236,11 +237,10 @@ def test_more_bad_records_than_the_ceiling_stop_with_the_file_that_has_most(pool
 
 def test_check_sample_and_score_leave_out_the_same_records(pool, tmp_path, small_run, capsys):
     shard, _, rejects = checked(pool, tmp_path, 0.2)
-    root = str(tmp_path / "pool")
+    files = small.marked(tmp_path / "pool", pool)
     sample.run(
         small.sample_settings(20, 20, "skip"),
-        pool=pool,
-        root=root,
+        pool=files,
         tokenizer=tmp_path / "tokenizer",
         probe_pool=tmp_path / "probe_pool.parquet",
         training_pool=tmp_path / "training_pool.parquet",
@@ -253,8 +253,7 @@ def test_check_sample_and_score_leave_out_the_same_records(pool, tmp_path, small
             sequence_length=12,
             score=config.Score(batch_tokens=1000),
         ),
-        pool=pool,
-        root=root,
+        pool=files,
         check=shard,
         model=small.influence_model(small_run, tmp_path / "model"),
         output=tmp_path / "score.parquet",

@@ -20,7 +20,7 @@ from groupmates.maths.packing import windows
 from groupmates.models.checkpoint import open_base
 from groupmates.models.reference import reference_part
 from groupmates.models.tokenizer import document_tokens, load_tokenizer
-from groupmates.pool.listing import named
+from groupmates.pool.listing import located
 from groupmates.settings import per_stage
 from groupmates.stages import evaluate, reference
 from groupmates.stages.selected_tokens import kept_of, read_selected
@@ -43,7 +43,7 @@ def selection(counts: dict[str, int]) -> pa.Table:
 
 
 @pytest.fixture
-def pool(tmp_path, small_run) -> tuple[list[Path], list[Path], Path]:
+def pool(tmp_path, small_run) -> tuple[list[Path], list[str]]:
     """Two selection shards of every third line of the pool's three files, none of the second."""
     root = tmp_path / "pool"
     rows, tokenizer = small.documents(30), load_tokenizer(small_run.tokenizer)
@@ -51,23 +51,24 @@ def pool(tmp_path, small_run) -> tuple[list[Path], list[Path], Path]:
     for name, part in parts.items():
         other = {"id": "x", "text": "not selected"}
         small.write_lines(root / name, [r for row in part for r in (row, other, other)] or [other])
-    shards = []
+    files, shards = small.marked(root, FILES), []
     for number, names in enumerate((FILES[:2], FILES[2:])):
         found = [(name, 3 * i, row) for name in names for i, row in enumerate(parts[name])]
         shards.append(
             tables.selection(
                 tmp_path / f"select/random/shard-{number}.parquet",
                 [(name, place) for name, place, _ in found],
+                small.marked(root, names),
                 n_tokens=[
                     len(t) for t in document_tokens(tokenizer, [r["text"] for *_, r in found])
                 ],
             )
         )
-    return shards, [root / name for name in FILES], root
+    return shards, files
 
 
 def evaluated(run, pool, folder: Path, method: str = "random", number: int = 0, **changed):
-    select, files, root = pool
+    select, files = pool
     curve = folder / f"evaluate/{method}/seed-{number}.parquet"
     examples = folder / f"evaluate/{method}/seed-{number}.examples.parquet"
     evaluate.run(
@@ -77,7 +78,6 @@ def evaluated(run, pool, folder: Path, method: str = "random", number: int = 0, 
         reference=run.reference,
         select=select,
         pool=files,
-        root=root,
         number=number,
         curve=curve,
         examples=examples,
@@ -118,13 +118,12 @@ def test_every_document_is_drawn_about_equally_often():
 
 
 def test_the_drawn_rows_are_read_as_the_documents_of_the_selection(small_run, pool, tmp_path):
-    _, files, root = pool
+    _, files = pool
     tokenizer = load_tokenizer(small_run.tokenizer)
     names = pa.array([FILES[0], FILES[0], FILES[2]]).dictionary_encode()
     drawn = pa.table({"source_file": names, "source_row": [0, 33, 9]})
     kept = Kept(tmp_path / "examples", "example_losses", Provenance("evaluate", {}))
-    pool_files = [named(path, root) for path in files]
-    read_selected(kept, pool_files, drawn, "text", tokenizer, np.dtype(np.int32), "tokens")
+    read_selected(kept, located(files), drawn, "text", tokenizer, np.dtype(np.int32), "tokens")
     texts = [small.documents()[i]["text"] for i in (0, 11, 12 + 3)]
     expected = document_tokens(tokenizer, texts)
     (tokens,), (lengths,) = (map(np.load, kept_of(kept, name)) for name in ("tokens", "lengths"))
@@ -167,6 +166,15 @@ def test_a_selection_too_short_for_one_window_is_refused():
     stream = evaluate.training_batches([np.arange(5)], settings(), np.random.default_rng(0))
     with pytest.raises(UserError, match=r"select\.budget"):
         next(stream)
+
+
+def test_a_pool_file_that_was_replaced_since_it_was_scored_is_refused(small_run, pool, tmp_path):
+    file = tmp_path / "pool" / FILES[0]
+    size = file.stat().st_size
+    small.write_lines(file, small.documents(40))
+    with pytest.raises(UserError, match=f"{size:,} bytes, sha256") as caught:
+        evaluated(small_run, pool, tmp_path)
+    assert caught.value.where == str(file)
 
 
 # Curves
@@ -221,7 +229,7 @@ def test_a_held_out_example_longer_than_the_models_positions_is_refused(small_ru
     path = tmp_path / "long.parquet"
     reference.run(
         small.reference_settings(max_tokens=200),
-        reference=[small_run.folder / "reference.jsonl"],
+        reference=[str(small_run.folder / "reference.jsonl")],
         tokenizer=small_run.tokenizer,
         output=path,
     )

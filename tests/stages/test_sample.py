@@ -1,18 +1,16 @@
-"""The sample depends on the documents alone; the reference set has two parts without overlap."""
+"""The sample depends on the documents alone, and its tokenizer is that of all later stages."""
 
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pytest
 
 import small
 from groupmates.artefacts.store import read_table
 from groupmates.errors import UserError
-from groupmates.models.reference import reference_part
-from groupmates.models.tokenizer import load_tokenizer, token_lists
-from groupmates.stages import reference, sample
+from groupmates.models.tokenizer import document_tokens, load_tokenizer, token_lists
+from groupmates.stages import sample
 
 CONTENT = ("doc_id", "text", "input_ids")
 
@@ -25,8 +23,7 @@ def sampled(folder: Path, files: list[list[dict]], settings=None) -> Path:
     ]
     sample.run(
         settings or small.sample_settings(),
-        pool=pool,
-        root=folder / "pool",
+        pool=small.marked(folder / "pool", pool),
         tokenizer=folder / "tokenizer",
         probe_pool=folder / "probe_pool.parquet",
         training_pool=folder / "training_pool.parquet",
@@ -41,9 +38,6 @@ def content(folder: Path, name: str) -> pa.Table:
 def dealt(documents: list[dict], files: int, seed: int) -> list[list[dict]]:
     order = np.random.default_rng(seed).permutation(len(documents))
     return [[documents[i] for i in part] for part in np.array_split(order, files)]
-
-
-# Sampling
 
 
 @pytest.mark.parametrize("files", [1, 2, 7])
@@ -129,136 +123,29 @@ def test_a_given_tokenizer_is_taken_instead_of_a_trained_one(small_run, tmp_path
     assert given.get_vocab() == taken.get_vocab()
 
 
-# The reference set
+@pytest.mark.parametrize("in_text", [False, True])
+def test_the_tokenizer_keeps_whether_a_spelt_special_token_is_one(tmp_path, in_text):
+    """Saved, loaded, and saved once more, as with a model."""
+    rows = [d | {"text": f"{d['text']}<|endoftext|> more"} for d in small.documents()]
+    settings = small.sample_settings(special_tokens_in_text=in_text)
+    folder = sampled(tmp_path, [rows], settings)
+    load_tokenizer(folder / "tokenizer").save_pretrained(folder / "again")
+    for path in (folder / "tokenizer", folder / "again"):
+        tokenizer = load_tokenizer(path)
+        (ids,) = document_tokens(tokenizer, ["one<|endoftext|>two"])
+        assert ids.tolist().count(tokenizer.eos_token_id) == 1 + in_text
+    for name in ("probe_pool", "training_pool"):
+        table = read_table(folder / f"{name}.parquet", name)
+        ends = [ids.tolist().count(tokenizer.eos_token_id) for ids in token_lists(table)]
+        whole = [len(ids) < small.SEQUENCE + 1 for ids in token_lists(table)]
+        if name == "training_pool":
+            assert set(ends) == {1 + in_text}
+        elif not in_text:
+            assert all(n <= 1 and n >= w for n, w in zip(ends, whole, strict=True))
 
 
-def referenced(run, folder, rows=None, evaluation=None, **changed) -> pa.Table:
-    rows = small.reference_examples() if rows is None else rows
-    paths = [small.write_lines(folder / "reference.jsonl", rows)]
-    if evaluation is not None:
-        evaluation = [small.write_lines(folder / "evaluation.jsonl", evaluation)]
-    reference.run(
-        small.reference_settings(**changed),
-        reference=paths,
-        evaluation=evaluation,
-        tokenizer=run.tokenizer,
-        output=folder / "out.parquet",
-    )
-    return read_table(folder / "out.parquet", "reference")
-
-
-def texts(run, table: pa.Table) -> list[tuple[str, str]]:
-    """What stands before the labels, and the labels, decoded."""
-    tokenizer = load_tokenizer(run.tokenizer)
-    starts = table["label_start"].to_pylist()
-    return [
-        (tokenizer.decode(ids[:start]), tokenizer.decode(ids[start:]))
-        for ids, start in zip(token_lists(table), starts, strict=True)
-    ]
-
-
-def test_labels_are_the_continuation_and_nothing_else(small_run, tmp_path):
-    table = referenced(small_run, tmp_path, max_tokens=200)
-    written = {(r["context"], r["continuation"]) for r in small.reference_examples()}
-    assert set(texts(small_run, table)) <= written
-    assert len(table) > 6
-
-
-def test_loss_on_all_makes_the_context_a_label_too(small_run, tmp_path):
-    table = referenced(small_run, tmp_path, max_tokens=200, loss_on="all")
-    written = {
-        ("<|endoftext|>", r["context"] + r["continuation"]) for r in small.reference_examples()
-    }
-    assert set(texts(small_run, table)) <= written
-    assert set(table["label_start"].to_pylist()) == {1}
-
-
-def test_a_text_without_context_begins_with_the_end_of_text_token(small_run, tmp_path):
-    rows = [{"text": f"{w} and {i}"} for i, w in enumerate(small.WORDS)]
-    found = texts(small_run, referenced(small_run, tmp_path, rows))
-    assert {before for before, _ in found} == {"<|endoftext|>"}
-    assert {label for _, label in found} <= {r["text"] for r in rows}
-
-
-def test_long_examples_lose_the_start_of_the_context_first(small_run, tmp_path):
-    long = " ".join(small.WORDS * 3)
-    rows = [{"context": f"{i} {long}", "continuation": " the end"} for i in range(8)]
-    table = referenced(small_run, tmp_path, rows)
-    assert {len(ids) for ids in token_lists(table)} == {small.SEQUENCE}
-    for before, label in texts(small_run, table):
-        assert label == " the end"
-        assert long.endswith(before)
-
-
-def test_parts_are_split_by_the_example_and_not_by_its_place(small_run, tmp_path):
-    rows = small.reference_examples()
-    table = referenced(small_run, tmp_path / "a", rows)
-    again = referenced(small_run, tmp_path / "b", [*rows[::-1], rows[0]])
-    assert table.equals(again)
-    assert len(set(table["example_id"].to_pylist())) == len(table) == 16
-    assert set(table["split"].to_pylist()) == {"selection", "evaluation"}
-
-
-def test_each_part_gives_at_most_the_examples_that_are_wanted(small_run, tmp_path):
-    rows = [{"text": f"{i} {w}"} for i, w in enumerate(small.WORDS)]
-    referenced(small_run, tmp_path, rows)
-    path = next(tmp_path.rglob("*.parquet"))
-    every = reference_part(path, "selection", 10**6)[1]
-    few = reference_part(path, "selection", 2)[1]
-    assert len(few) == 2 < len(every)
-    assert set(few) < set(every)
-    assert len(reference_part(path, "evaluation", 3)[1]) == 3
-
-
-def test_files_for_evaluation_replace_the_split_by_hash(small_run, tmp_path):
-    rows = small.reference_examples()
-    table = referenced(small_run, tmp_path, rows[:10], rows[10:])
-    assert sorted(table["split"].to_pylist()) == ["evaluation"] * 6 + ["selection"] * 10
-    written = {(r["context"], r["continuation"]) for r in rows[10:]}
-    evaluation = table.filter(pc.equal(table["split"], "evaluation"))
-    for before, label in texts(small_run, evaluation):
-        assert any(context.endswith(before) and c == label for context, c in written)
-
-
-def test_an_example_on_both_sides_is_refused(small_run, tmp_path):
-    rows = small.reference_examples()
-    with pytest.raises(UserError, match="without common examples") as caught:
-        referenced(small_run, tmp_path, rows[:10], rows[9:])
-    assert caught.value.found.startswith("1 examples in both")
-    assert rows[9]["continuation"] in caught.value.found
-
-
-def test_a_text_that_is_parted_differently_is_the_same_text_in_both_halves(small_run, tmp_path):
-    rows = small.reference_examples()
-    whole = [{"text": r["context"] + r["continuation"]} for r in rows]
-    with pytest.raises(UserError, match="without common examples") as caught:
-        referenced(small_run, tmp_path / "files", rows[:10], whole[9:])
-    assert whole[9]["text"] in caught.value.found
-    table = referenced(small_run, tmp_path / "split", rows + whole, max_tokens=200, loss_on="all")
-    halves = {
-        name: {label for _, label in texts(small_run, table.filter(pc.equal(table["split"], name)))}
-        for name in ("selection", "evaluation")
-    }
-    assert halves["selection"]
-    assert halves["evaluation"]
-    assert not halves["selection"] & halves["evaluation"]
-
-
-@pytest.mark.parametrize("share", [1e-9, 1 - 1e-9])
-def test_a_part_without_examples_is_refused(small_run, tmp_path, share):
-    part = "evaluation" if share < 0.5 else "selection"
-    with pytest.raises(UserError, match=f"example in the {part} part") as caught:
-        referenced(small_run, tmp_path, evaluation_share=share)
-    assert "evaluation_share" in caught.value.todo
-
-
-def test_a_missing_reference_file_is_named_before_it_is_digested(small_run, tmp_path):
-    """It ended in a traceback."""
-    with pytest.raises(UserError) as caught:
-        reference.run(
-            small.reference_settings(),
-            reference=[tmp_path / "none.jsonl"],
-            tokenizer=small_run.tokenizer,
-            output=tmp_path / "out.parquet",
-        )
-    assert caught.value.where == str(tmp_path / "none.jsonl")
+def test_a_file_without_documents_is_sampled_from_as_any(tmp_path):
+    whole = sampled(tmp_path / "whole", [small.documents()])
+    holed = sampled(tmp_path / "holed", [[], small.documents(), []])
+    for name in ("probe_pool", "training_pool"):
+        assert content(holed, name).equals(content(whole, name))

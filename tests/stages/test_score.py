@@ -20,15 +20,18 @@ def model(small_run, tmp_path_factory) -> Path:
     return small.influence_model(small_run, tmp_path_factory.mktemp("fit") / "final")
 
 
-def scored(folder: Path, model: Path, pieces: int, batch_tokens: int = 100):
+def scored(
+    folder: Path, model: Path, pieces: int, batch_tokens: int = 100, rows: list[dict] | None = None
+):
     """The score table of the small documents dealt to `pieces` files of one shard."""
-    rows = small.documents(40)
+    rows = small.documents(40) if rows is None else rows
     bounds = np.linspace(0, len(rows), pieces + 1).astype(int)
     paths = [
         small.write_lines(folder / f"{i}.jsonl", rows[bounds[i] : bounds[i + 1]])
         for i in range(pieces)
     ]
-    (check,) = small.check_pool([paths], folder, folder / "check")
+    pool = small.marked(folder, paths)
+    (check,) = small.check_pool([pool], folder / "check")
     settings = per_stage.ScoreSettings(
         columns=config.PoolColumns(text="text", id="id", source=None),
         bad_records="stop",
@@ -36,8 +39,7 @@ def scored(folder: Path, model: Path, pieces: int, batch_tokens: int = 100):
         score=config.Score(batch_tokens=batch_tokens),
     )
     output = folder / "score.parquet"
-    arguments = {"root": folder, "check": check, "model": model}
-    score.run(settings, pool=paths, **arguments, output=output)
+    score.run(settings, pool=pool, check=check, model=model, output=output)
     return read_table(output, "score")
 
 
@@ -59,6 +61,25 @@ def test_tokens_count_the_whole_document_and_its_end(tmp_path, model, small_run)
     expected = [len(tokenizer(d["text"])["input_ids"]) + 1 for d in small.documents(40)]
     assert table["n_tokens"].to_pylist() == expected
     assert max(expected) > 13  # longer than what is encoded
+
+
+def test_files_without_documents_have_no_scores(tmp_path, model):
+    assert len(scored(tmp_path / "none", model, 2, rows=[])) == 0
+    holed = scored(tmp_path / "one", model, 2, rows=small.documents(1))
+    assert holed["doc_id"].to_pylist() == ["doc-000"]
+
+
+def test_a_file_that_was_replaced_since_its_check_is_refused(tmp_path, model, monkeypatch):
+    true = score.Shard.of
+
+    def replaced(pool, check):
+        small.write_lines(tmp_path / "0.jsonl", small.documents(41))
+        return true(pool, check)
+
+    monkeypatch.setattr(score.Shard, "of", replaced)
+    with pytest.raises(UserError, match="bytes, sha256") as caught:
+        scored(tmp_path, model, 1)
+    assert caught.value.where == str(tmp_path / "0.jsonl")
 
 
 def test_a_killed_job_goes_on_after_the_row_groups_it_had_saved(tmp_path, model, monkeypatch):

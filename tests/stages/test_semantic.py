@@ -49,6 +49,7 @@ def embedded(
     for i in range(shards):
         root = folder / f"pool-{i}"
         path = small.write_lines(root / f"{i}.jsonl", rows[bounds[i] : bounds[i + 1]])
+        pool = small.marked(root, [path])
         outputs.append(folder / f"shard-{i:05d}.parquet")
         semantic.run_embed(
             per_stage.EmbedSettings(
@@ -57,9 +58,8 @@ def embedded(
                 sequence_length=WINDOW,
                 score=config.Score(batch_tokens=batch_tokens),
             ),
-            pool=[path],
-            root=root,
-            check=small.check_pool([[path]], root, root / "check")[0],
+            pool=pool,
+            check=small.check_pool([pool], root / "check")[0],
             base=run.base,
             tokenizer=run.tokenizer,
             encoder=encoder,

@@ -1,9 +1,12 @@
 """Tokenised datasets, read back by the readers of those who train on them."""
 
+import gzip
 import json
+import struct
 import subprocess
 import tarfile
 import warnings
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +16,7 @@ import webdataset
 import small
 import tables
 from groupmates.artefacts import unfinished
-from groupmates.artefacts.store import read_artefact_json
+from groupmates.artefacts.store import read_artefact_json, read_table
 from groupmates.errors import UserError
 from groupmates.models.tokenizer import document_tokens, load_tokenizer, train_tokenizer
 from groupmates.pool.token_files import token_type
@@ -24,11 +27,12 @@ WINDOW, PER_SHARD = 20, 3
 OPEN_LM = config.OpenLm(window_tokens=WINDOW, windows_per_shard=PER_SHARD)
 
 
-def settings(format: str) -> per_stage.TokeniseSettings:
+def settings(format: str, in_text: bool = False) -> per_stage.TokeniseSettings:
     return per_stage.TokeniseSettings(
         seed=0,
         format=format,
         text_columns=small.COLUMNS,
+        special_tokens_in_text=in_text,
         open_lm=OPEN_LM if format == "open_lm" else None,
     )
 
@@ -51,8 +55,10 @@ def texts(names: str = "abc") -> list[str]:
     return [small.documents(40)[first[name] + row]["text"] for name in names for row in ROWS[name]]
 
 
-def selection_of(path: Path, names: str) -> Path:
-    return tables.selection(path, [(f"{name}.jsonl", row) for name in names for row in ROWS[name]])
+def selection_of(pool: Path, name: str) -> Path:
+    places = [(f"{name}.jsonl", row) for row in ROWS[name]]
+    files = small.marked(pool, [pool / f"{name}.jsonl"])
+    return tables.selection(pool.parent / f"select-{name}.parquet", places, files)
 
 
 def part_of(pool: Path, format: str, part: str, tokenizer: Path, names: str | None = None) -> Path:
@@ -60,9 +66,8 @@ def part_of(pool: Path, format: str, part: str, tokenizer: Path, names: str | No
     output = pool.parent / "dataset" / f"part-{part}"
     tokenise.run(
         settings(format),
-        pool=[pool / f"{name}.jsonl" for name in names],
-        root=pool,
-        selection=[selection_of(pool.parent / f"select-{name}.parquet", name) for name in names],
+        pool=small.marked(pool, [pool / f"{name}.jsonl" for name in names]),
+        selection=[selection_of(pool, name) for name in names],
         tokenizer=tokenizer,
         part=part,
         output=output,
@@ -74,7 +79,7 @@ def dataset_of(pool: Path, format: str, tokenizer: Path) -> Path:
     """The folder of a whole dataset."""
     written = [part_of(pool, format, part, tokenizer) for part in PARTS]
     materialise.run_assemble(
-        per_stage.AssembleSettings(format=format),
+        per_stage.AssembleSettings(run="tiny", format=format, license=None, pool=["*.jsonl"]),
         written=written,
         select=[pool.parent / f"select-{name}.parquet" for name in "abc"],
         output=pool.parent / "dataset.json",
@@ -146,6 +151,45 @@ def test_windows_are_shuffled_within_a_part_and_keys_are_unique(pool, small_run)
     assert len(set(keys)) == len(keys) == len(found)
 
 
+def test_the_table_beside_the_shards_names_the_documents_of_every_window(pool, small_run):
+    folder = dataset_of(pool, "open_lm", small_run.tokenizer)
+    tokenizer = load_tokenizer(small_run.tokenizer)
+    for part, names in PARTS.items():
+        documents = document_tokens(tokenizer, texts(names))
+        stream = [
+            (name, token)
+            for name, tokens in zip(ids(names), documents, strict=True)
+            for token in tokens.tolist()
+        ]
+        expected = [stream[i : i + WINDOW] for i in range(0, len(stream) - WINDOW + 1, WINDOW)]
+        table = read_table(folder / f"part-{part}/windows.parquet", "windows").to_pylist()
+        found = []
+        for path in sorted((folder / f"part-{part}").glob("*.tar")):
+            for key, window in members(path):
+                pieces = [piece for piece in table if piece["key"] == key]
+                owners = [piece["doc_id"] for piece in pieces for _ in range(piece["tokens"])]
+                found.append(list(zip(owners, window, strict=True)))
+                lengths = np.array([piece["tokens"] for piece in pieces])
+                assert [piece["first"] for piece in pieces] == [0, *np.cumsum(lengths)[:-1]]
+        assert sorted(found) == sorted(expected)
+        assert {f"{row['source_file']}#{row['source_row']}" for row in table} <= set(ids(names))
+        assert len({row["key"] for row in table}) == len(found) > PER_SHARD
+
+
+def members(shard: Path) -> list[tuple[str, list[int]]]:
+    """Key and tokens of each window of a .tar."""
+    with tarfile.open(shard) as archive:
+        return [
+            (member.name.removesuffix(".json.gz"), json.loads(gzip.decompress(content)))
+            for member in archive
+            for content in [archive.extractfile(member).read()]
+        ]
+
+
+def ids(names: str) -> list[str]:
+    return [f"{name}.jsonl#{row}" for name in names for row in ROWS[name]]
+
+
 def test_a_selection_that_fills_no_window_is_told(pool, small_run, monkeypatch):
     monkeypatch.setattr(__name__ + ".OPEN_LM", OPEN_LM.model_copy(update={"window_tokens": 10**6}))
     with pytest.raises(UserError, match=r"fills a window(.|\n)*materialise.shards_per_job"):
@@ -179,7 +223,21 @@ def test_megatron_core_reads_every_document_with_its_end(pool, small_run):
     folder = dataset_of(pool, "megatron", small_run.tokenizer)
     assert read_whole(folder, small_run.tokenizer) is np.uint16
     names = sorted(path.name for path in folder.iterdir())
-    assert names == ["part-00000", "part-00001", "tokens.bin", "tokens.idx"]
+    parts = ["part-00000", "part-00001"]
+    assert names == ["README.md", "documents.parquet", *parts, "tokens.bin", "tokens.idx"]
+
+
+def test_the_table_beside_the_index_names_its_documents_in_their_order(pool, small_run):
+    folder = dataset_of(pool, "megatron", small_run.tokenizer)
+    table = read_table(folder / "documents.parquet", "documents")
+    assert table["doc_id"].to_pylist() == ids("abc")
+    assert table["source_file"].to_pylist() == [i.partition("#")[0] for i in ids("abc")]
+    assert table["source_row"].to_pylist() == [int(i.partition("#")[2]) for i in ids("abc")]
+    index = (folder / "tokens.idx").read_bytes()
+    (documents,) = struct.unpack_from("<Q", index, 18)
+    lengths = np.frombuffer(index, "<i4", documents, 34)
+    assert table["tokens"].to_pylist() == lengths.tolist()
+    assert (folder / "tokens.bin").stat().st_size == 2 * lengths.sum()
 
 
 def test_how_many_shards_a_job_takes_changes_no_byte_of_a_megatron_dataset(
@@ -203,6 +261,29 @@ def test_a_large_vocabulary_is_read_back_by_megatron_core(pool, small_run, monke
     monkeypatch.setattr(tokenise, "token_type", lambda vocabulary: np.dtype("<i4"))
     folder = dataset_of(pool, "megatron", small_run.tokenizer)
     assert read_whole(folder, small_run.tokenizer) is np.int32
+
+
+# Special tokens that are spelt in a text
+
+
+@pytest.mark.parametrize("in_text", [False, True])
+@pytest.mark.parametrize("format", ["open_lm", "megatron"])
+def test_a_spelt_end_of_text_is_text_unless_the_settings_say_otherwise(
+    format, in_text, pool, small_run, monkeypatch
+):
+    spelt = [d | {"text": f"{d['text']}<|endoftext|> more"} for d in small.documents(11)]
+    small.write_lines(pool / "a.jsonl", spelt)
+    monkeypatch.setattr(__name__ + ".settings", partial(settings, in_text=in_text))
+    # Nothing is dropped.
+    one = OPEN_LM.model_copy(update={"window_tokens": 1, "windows_per_shard": 10_000})
+    monkeypatch.setattr(__name__ + ".OPEN_LM", one)
+    folder = part_of(pool, format, "00000", small_run.tokenizer, "a")
+    if format == "megatron":
+        found = np.fromfile(folder / "tokens.bin", np.uint16).tolist()
+    else:
+        found = [token for _, window in members(folder / "00000000.tar") for token in window]
+    end = load_tokenizer(small_run.tokenizer).eos_token_id
+    assert found.count(end) == len(ROWS["a"]) * (1 + in_text)
 
 
 # Whatever happens on the way
@@ -278,7 +359,13 @@ def test_a_part_of_which_nothing_was_selected_is_empty(format, pool, small_run, 
         assert len(read_by_megatron(folder)) == 12
 
 
-def test_a_pool_file_that_has_shrunk_is_told(pool, small_run):
+def test_a_pool_file_that_was_replaced_since_it_was_scored_is_refused(pool, small_run, monkeypatch):
+    scored = selection_of(pool, "a")
+    monkeypatch.setattr(__name__ + ".selection_of", lambda pool, name: scored)
+    size = (pool / "a.jsonl").stat().st_size
     small.write_lines(pool / "a.jsonl", small.documents(5))
-    with pytest.raises(UserError, match=r"at least 11 documents(.|\n)*found: 5(.|\n)*a.jsonl"):
-        part_of(pool, "open_lm", "00000", small_run.tokenizer)
+    with pytest.raises(UserError, match=f"{size:,} bytes, sha256") as caught:
+        part_of(pool, "open_lm", "00000", small_run.tokenizer, "a")
+    assert caught.value.where == str(pool / "a.jsonl")
+    with pytest.raises(UserError, match="a file that was scored"):
+        part_of(pool, "open_lm", "00000", small_run.tokenizer, "ab")
