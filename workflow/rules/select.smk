@@ -80,6 +80,7 @@ rule take:
         cluster=lambda wildcards: (
             SEMANTIC_CLUSTERS if wildcards.method in SEMANTIC else CLUSTERS
         ),
+        rejects=artefact("rejects"),
     output:
         [artefact("select", shard=shard) for shard in SHARDS],
     log:
@@ -94,4 +95,4 @@ rule take:
     shell:
         "{RUN} take --log {log:q} --job {params.job:q} --settings {params.settings:q}"
         " --method {wildcards.method} --orders {input.orders:q} --score {params.score:q}"
-        " --cluster {params.cluster:q} --output {params.output:q}"
+        " --cluster {params.cluster:q} --rejects {input.rejects:q} --output {params.output:q}"

@@ -28,6 +28,7 @@ SHOWN = 200  # characters of what was found
 TESTED_TOGETHER = 1000  # texts that are looked at for tokens at once
 NO_TOKEN = "no token"  # the reason of a reject that only a tokenizer can find
 MOST_REJECTS = 1_000_000  # that are listed in memory
+REPEATED = "id of an earlier document"  # why a record is left out
 ABSENT = object()
 
 

@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from groupmates.artefacts import store
 from groupmates.artefacts.catalogue import DOCUMENT
 from groupmates.artefacts.store import Provenance, read_column
 from groupmates.maths.quota import documents_of_ratio, take
+from groupmates.pool.documents import REPEATED
 from groupmates.progress import Progress, note
 from groupmates.selectors.order import read_orders
 from groupmates.settings.per_stage import TakeSettings
@@ -25,19 +27,25 @@ def run(
     orders: list[Path],
     score: list[Path],
     cluster: list[Path],
+    rejects: Path,
     output: list[Path],
 ) -> None:
     """Take a method's documents until the budget is met; one table of them per score shard.
 
-    Removes what a selection from another pool left beside the tables.
+    Of documents of one id, which `rejects` lists, only the first can be taken. Whatever a selection
+    from another pool left beside the tables is removed.
     """
     progress = Progress(f"take {method}", sum(map(store.rows_of, score)), "documents")
     provenance = Provenance.of("select", settings, orders=orders, score=score, cluster=cluster)
     provenance = provenance.also(method=method)
     n_tokens = [read_column(path, "score", "n_tokens").to_numpy() for path in score]
     offsets = np.cumsum([0, *map(len, n_tokens)])
-    documents = int(offsets[-1])
     order = read_orders(orders, score, offsets)
+    left_out = repeated(rejects, score, offsets)
+    if len(left_out):
+        stay = ~np.isin(order["place"], left_out)
+        order = {name: values[stay] for name, values in order.items()}
+    documents = int(offsets[-1]) - len(left_out)
     place_N = order["place"]  # position in the pool
     n_tokens_N = np.concatenate(n_tokens)[place_N]
 
@@ -73,6 +81,27 @@ def run(
         f"{len(taken):,} of {documents:,} documents ({len(taken) / documents:.2%}), "
         f"{tokens:,} of {pool_tokens:,} tokens ({tokens / pool_tokens:.2%})",
     )
+
+
+def repeated(rejects: Path, score: list[Path], offsets: np.ndarray) -> np.ndarray:
+    """Positions in the pool of scored documents whose id an earlier document has, int64."""
+    listed = store.read_table(rejects, "rejects", ["source_file", "source_row", "reason"])
+    listed = listed.filter(pc.equal(listed["reason"], REPEATED))
+    if not len(listed):
+        return np.empty(0, np.int64)
+    places = set(
+        zip(listed["source_file"].to_pylist(), listed["source_row"].to_pylist(), strict=True)
+    )
+    found: list[int] = []
+    for path, first in zip(score, offsets, strict=False):
+        table = store.read_table(path, "score", ["source_file", "source_row"])
+        files, rows = (
+            table["source_file"].cast("string").to_pylist(),
+            table["source_row"].to_pylist(),
+        )
+        here = zip(files, rows, strict=True)
+        found += [int(first) + n for n, place in enumerate(here) if place in places]
+    return np.array(found, np.int64)
 
 
 def rank_within(cluster_N: np.ndarray) -> np.ndarray:

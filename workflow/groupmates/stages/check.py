@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,13 @@ from groupmates.errors import UserError
 from groupmates.maths.randomness import hash64
 from groupmates.models.tokenizer import tokenless
 from groupmates.pool.damage import bytes_of, place, repeated
-from groupmates.pool.documents import read_documents, rejects_of, tokenless_rows, with_tokens
+from groupmates.pool.documents import (
+    REPEATED,
+    read_documents,
+    rejects_of,
+    tokenless_rows,
+    with_tokens,
+)
 from groupmates.pool.identity import sha256_of
 from groupmates.pool.listing import PoolFile, located
 from groupmates.progress import Progress, note
@@ -73,7 +79,6 @@ def run_pool(
     tables = [read_table(path, "check") for path in check]
     files = [row for t in tables for row in t.drop_columns("id_hashes").to_pylist()]
     by_name = {file.name: file for file in located(pool)}
-    check_share(settings, files, by_name)
     hashes = np.concatenate([t["id_hashes"].combine_chunks().flatten().to_numpy() for t in tables])
     if not len(hashes):
         raise UserError(
@@ -82,12 +87,14 @@ def run_pool(
             where="pool.paths",
             todo="name files with documents",
         )
-    hashes.sort()
-    twice = np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
-    if len(twice):
+    later = later_ones(hashes)
+    if len(later) and settings.bad_records == "stop":
+        twice = np.unique(hashes[later])
         found = f"{len(twice):,} ids that occur more than once, the first:"
         raise repeated(found, places(settings, tables, int(twice[0]), by_name))
-    note("check", f"{len(hashes):,} documents, every id once")
+    leave_out(files, later)
+    check_share(settings, files, by_name)
+    note("check", f"{len(hashes) - len(later):,} documents, every id once")
     provenance = Provenance.of("check", settings, check=check)
     left_out = [(file["source_file"], reject) for file in files for reject in file["rejects"]]
     listing = {
@@ -99,6 +106,28 @@ def run_pool(
     write_table(rejects, "rejects", provenance, listing)
     columns = {name: [file[name] for file in files] for name in LISTED}
     write_table(output, "files", provenance, columns)
+
+
+def later_ones(hashes: np.ndarray) -> np.ndarray:
+    """Places of documents whose id an earlier document of the pool has; ascending, int64."""
+    order = np.argsort(hashes, kind="stable")  # of equal ids, the first in the pool comes first
+    ordered = hashes[order]
+    return np.sort(order[1:][ordered[1:] == ordered[:-1]])
+
+
+def leave_out(files: list[dict], later: np.ndarray) -> None:
+    """Add documents, by their places among all good ones, to the bad records of their files."""
+    ends = np.cumsum([file["documents"] for file in files])
+    for number in np.unique(np.searchsorted(ends, later, side="right")).tolist():
+        file = files[number]
+        first = int(ends[number]) - file["documents"]
+        ours = later[(later >= first) & (later < ends[number])] - first
+        bad = [reject["row"] for reject in file["rejects"]]
+        good = np.setdiff1d(np.arange(file["documents"] + len(bad)), bad)
+        again = [{"row": row, "reason": REPEATED, "found": ""} for row in good[ours].tolist()]
+        file["rejects"] = sorted([*file["rejects"], *again], key=itemgetter("row"))
+        file["documents"] -= len(again)
+        file["rejected"] += len(again)
 
 
 def check_share(

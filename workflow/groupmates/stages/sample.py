@@ -84,7 +84,7 @@ def draw(settings: SampleSettings, files: list[PoolFile]) -> tuple[list[Drawn], 
     they lie in files. One that would be drawn and has no token is a bad record.
     """
     wanted = settings.sample.probe_documents + settings.sample.training_documents
-    folder, heap = given_tokenizer(settings), list[Drawn]()
+    folder, heap, drawn = given_tokenizer(settings), list[Drawn](), set[str]()
     without_token = None if folder is None else tokenless(folder)
     documents = rejected = 0
     sizes = [bytes_of(file.path) for file in files]
@@ -97,12 +97,18 @@ def draw(settings: SampleSettings, files: list[PoolFile]) -> tuple[list[Drawn], 
             if full and -priority <= heap[0].minus_priority:
                 documents += 1
                 continue
+            if document.doc_id in drawn and settings.bad_records == "skip":
+                continue  # the check lists it, too
             if without_token is not None and without_token([document.text])[0]:
                 reject(no_token(document), file, document.row, rejects)
                 continue
             documents += 1
-            push = heapq.heapreplace if full else heapq.heappush
-            push(heap, Drawn(-priority, (number, document.row), file, document))
+            drawn.add(document.doc_id)
+            candidate = Drawn(-priority, (number, document.row), file, document)
+            if full:
+                drawn.discard(heapq.heapreplace(heap, candidate).document.doc_id)
+            else:
+                heapq.heappush(heap, candidate)
         rejected += len(rejects or [])
         progress.advance(sizes[number])
     progress.finish()
