@@ -90,10 +90,6 @@ def _open_lm(config: Config) -> OpenLm | None:
     return materialise.open_lm if materialise.format == "open_lm" else None
 
 
-def _listed(paths: str | list[str]) -> list[str]:
-    return [paths] if isinstance(paths, str) else list(paths)
-
-
 def steps_of(config: Config, method: str) -> dict[str, Step]:
     """The settings of a method's steps, by `prepare` and `order`, in which it takes them."""
     section = config.select.method(method)
@@ -250,7 +246,6 @@ class AssembleSettings(StageSettings):
     run: str
     format: Annotated[Format, From("materialise.format")]
     license: Annotated[str | None, From("materialise.license")]
-    pool: Annotated[list[str], From(lambda config: _listed(config.pool.paths))]
 
 
 class EvaluateSettings(StageSettings):

@@ -8,10 +8,12 @@ from typing import Any
 
 import yaml
 
+from groupmates.pool.listing import compact
 from groupmates.settings.per_stage import AssembleSettings
 
 SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"))
 LARGER = ((10**7, "1M<n<10M"), (10**8, "10M<n<100M"), (10**9, "100M<n<1B"))
+MOST_NAMED = 20
 LOADED = (".jsonl", ".json", ".ndjson", ".parquet", ".arrow")  # by datasets.load_dataset
 FORMATS = {
     "same": "The records are those of the pool, unchanged, in files of the same names.",
@@ -24,11 +26,16 @@ FORMATS = {
 
 
 def card(
-    settings: AssembleSettings, record: dict[str, Any], counts: dict[str, Any], names: list[str]
+    settings: AssembleSettings,
+    record: dict[str, Any],
+    counts: dict[str, Any],
+    names: list[str],
+    pool: list[str],
 ) -> str:
     """The text of README.md, with the YAML header of the hub.
 
-    `record` is the provenance of the selection, `names` are the dataset's files.
+    `record` is the provenance of the selection, `names` are the dataset's files, `pool` those it was
+    selected from.
     """
     chosen = record["settings"]
     method = chosen["method"]
@@ -43,13 +50,15 @@ def card(
         head["configs"] = configs
     else:
         head["viewer"] = False
+    pool = compact(pool)
+    more = [f"and {len(pool) - MOST_NAMED:,} more"] if len(pool) > MOST_NAMED else []
     budget = {key: value for key, value in chosen["budget"].items() if value is not None}
     rows = [
         ("documents", f"{counts['documents']:,}"),
         ("tokens", f"{counts['tokens']:,}"),
         ("bytes", f"{counts['bytes']:,}"),
         ("format", settings.format),
-        ("pool", ", ".join(f"`{path}`" for path in settings.pool)),
+        ("pool", ", ".join(f"`{name}`" for name in [*pool[:MOST_NAMED], *more])),
         ("method", f"`{method}`"),
         ("budget", ", ".join(f"{key} {value:,}" for key, value in budget.items())),
         ("made by", f"groupmates {record['code']}"),

@@ -110,7 +110,8 @@ def run_assemble(
     counts["bytes"] = sum(path.stat().st_size for path in files)
     names = [path.relative_to(folder).as_posix() for path in files]
     with replacing(folder / "README.md") as temporary:
-        temporary.write_text(card(settings, store.table_record(select[0], "select"), counts, names))
+        record, pool = store.table_record(select[0], "select"), store.pool_of(select, "select")
+        temporary.write_text(card(settings, record, counts, names, list(pool)))
     store.write_json(output, "dataset_card", provenance, counts | {"format": settings.format})
     note("assemble", f"{folder}: " + ", ".join(f"{n:,} {what}" for what, n in counts.items()))
 

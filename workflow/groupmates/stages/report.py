@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,15 @@ from groupmates import formatting
 from groupmates.artefacts import catalogue
 from groupmates.artefacts.catalogue import ARTEFACTS
 from groupmates.artefacts.found import Found
-from groupmates.artefacts.store import Provenance, digests, read_artefact_json, replacing
+from groupmates.artefacts.store import (
+    Provenance,
+    digests,
+    read_artefact_json,
+    replacing,
+)
+from groupmates.artefacts.store import (
+    pool_of as pool_of_tables,
+)
 from groupmates.pool.listing import PoolFile, located
 from groupmates.progress import note
 from groupmates.report import atlas, comparison, examples, kept, sections, words
@@ -38,12 +47,14 @@ def run(
 ) -> None:
     """Write the page and, beside it, its figures and the comparison as files of their own.
 
-    `inputs` are all that the page tells of, in the folder where it is written. Files of the `pool`,
-    are read for texts alone: some may be gone.
+    `inputs` are all that the page tells of, in the folder where it is written. Files of the `pool` are
+    read for texts alone: some may be gone, but none may be another one than was scored.
     """
     found = Found(output.parent, inputs)
     records = reading.records(found.run / "logs")
-    page, drawn, rows = content(settings, found, records, located(pool))
+    scored = pool_of_tables(found.all("score"), "score")
+    files = [replace(file, identity=scored.get(file.name)) for file in located(pool)]
+    page, drawn, rows = content(settings, found, records, files)
     provenance = Provenance("report", settings.model_dump(mode="json"), made_of(found, records))
     record = json.dumps(provenance.record("report"), sort_keys=True).replace("<", "\\u003c")
     page["provenance"] = Markup(record)
