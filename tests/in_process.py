@@ -26,6 +26,7 @@ from unittest import mock
 
 import checkout
 from groupmates import __version__, progress, run_stage
+from groupmates.pool import identity, opening
 from groupmates.settings.selectors import STEPS, Step
 from groupmates.slurm import preflight
 
@@ -41,6 +42,7 @@ def snakemake(
     # The other scheduler asks a solver in a process of its own.
     command = ["--scheduler", "greedy", *checkout.command(*arguments, profile=profile)[3:]]
     told = io.StringIO()
+    opening._stamp.cache_clear()
     with ExitStack() as entered:
         for context in (
             chdir(folder),
@@ -116,6 +118,7 @@ class Job:
         self.pid = os.getpid()
         with ONE_AT_A_TIME, threads(int(env["OMP_NUM_THREADS"])):
             del progress.STARTED[:]
+            identity._verify.cache_clear()
             try:
                 self._status = run_stage.main(stage)
             except SystemExit as end:

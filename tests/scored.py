@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+import tables
 from groupmates.artefacts.store import (
     Provenance,
     digest,
@@ -73,8 +75,12 @@ def shards_of(pool: Pool, shards: int) -> list[np.ndarray]:
     return [np.flatnonzero(number * shards // (number.max() + 1) == s) for s in range(shards)]
 
 
-def write_score(path: Path, pool: Pool, row_group: int = ROW_GROUP) -> Path:
-    with table_writer(path, "score", Provenance("score", {}), pool.emb.shape[1]) as writer:
+def write_score(
+    path: Path, pool: Pool, row_group: int = ROW_GROUP, files: Iterable[str] = ()
+) -> Path:
+    """The scores of a pool, made of these pool files of a command line."""
+    made = Provenance("score", {}, tables.of_files(files))
+    with table_writer(path, "score", made, pool.emb.shape[1]) as writer:
         for start in range(0, len(pool.doc_id), row_group):
             rows = pool.part(np.arange(start, min(start + row_group, len(pool.doc_id))))
             writer.write(

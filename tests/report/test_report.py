@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import attempts
+import small
 import tables
 from groupmates import formatting
 from groupmates.artefacts.catalogue import ARTEFACTS
@@ -335,7 +336,8 @@ def report(arguments: dict[str, Any]) -> Page:
     run(
         arguments.get("settings", settings()),
         inputs=[p for one in given for p in (one if isinstance(one, list) else [one])],
-        **{name: arguments[name] for name in ("pool", "root", "output", "figures")},
+        pool=small.marked(arguments["root"], arguments["pool"]),
+        **{name: arguments[name] for name in ("output", "figures")},
     )
     return Page(arguments["output"])
 

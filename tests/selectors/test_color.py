@@ -56,7 +56,6 @@ def keys(
             base=run.base,
             tokenizer=run.tokenizer,
             pool=[file],
-            root=str(folder / "pool"),
             score=score,
             partition=partition,
             partitions=shards,

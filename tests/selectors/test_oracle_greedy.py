@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -52,9 +53,11 @@ def ordered(
     shards: int = 2,
     seed: int = 0,
     base: Path | None = None,
+    meanwhile: Callable[[list[str]], object] = list,
 ) -> list[str]:
-    """All documents in the order that was written."""
+    """All documents in the order that was written; `meanwhile` comes between scores and order."""
     files, score = write_pool(run, folder, shards)
+    meanwhile(files)
     output = folder / "order/oracle_greedy/part-00000.parquet"
     oracle_greedy.order(
         OracleGreedy.Order(
@@ -70,7 +73,6 @@ def ordered(
         tokenizer=run.tokenizer,
         reference=run.reference,
         pool=files,
-        root=str(folder / "pool"),
         score=score,
         output=output,
     )
@@ -176,6 +178,17 @@ def test_a_loss_that_is_no_number_names_pick_and_document(small_run, tmp_path):
         ordered(small_run, tmp_path, picks(2), base=broken)
     assert caught.value.found.startswith("nan after training on document 'doc-00")
     assert caught.value.where in ("pick 1", "pick 2")
+
+
+def test_a_pool_file_that_was_replaced_since_it_was_scored_is_refused(small_run, tmp_path):
+    with pytest.raises(UserError, match="bytes, sha256") as caught:
+        ordered(
+            small_run,
+            tmp_path,
+            picks(2),
+            meanwhile=lambda files: small.write_lines(Path(files[0]), POOL),
+        )
+    assert caught.value.where == str(tmp_path / "pool/f0.jsonl")
 
 
 # What is too much

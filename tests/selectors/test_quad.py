@@ -74,7 +74,6 @@ class Files:
             tokenizer=run.tokenizer,
             reference=run.reference,
             pool=self.pool if pool is None else pool,
-            root=str(self.folder / "pool"),
             score=self.score,
             cluster=self.cluster,
             centroids=self.centroids,
@@ -257,9 +256,19 @@ def test_a_pool_file_that_is_gone_is_named(small_run, tmp_path):
     Path(files.pool[1]).unlink()
     with pytest.raises(UserError) as caught:
         files.probe(small_run, iterations=50)
-    assert caught.value.where == files.pool[1]
+    assert caught.value.where == str(Path(files.pool[1]))
     assert "restore it" in caught.value.todo
     assert not files.probed.exists()
+
+
+def test_a_pool_file_that_was_replaced_since_it_was_scored_is_refused(small_run, tmp_path):
+    files = Files(tmp_path)
+    path = Path(files.pool[1])
+    size = path.stat().st_size
+    small.write_lines(path, POOL)
+    with pytest.raises(UserError, match=f"{size:,} bytes, sha256") as caught:
+        files.probe(small_run, iterations=50)
+    assert caught.value.where == str(path)
 
 
 def test_a_pool_file_that_is_no_longer_part_of_the_pool_is_named(small_run, tmp_path):

@@ -15,7 +15,7 @@ from groupmates.settings import config, per_stage, reference
 from groupmates.settings.selectors import POOL, SELECTORS, STEPS, Step
 
 # What rules pass beside the inputs.
-PASSED = {"settings", "output", "root", "partition", "partitions"}
+PASSED = {"settings", "output", "partition", "partitions"}
 
 
 def steps_of(name: str, clusters: str) -> list[Step]:

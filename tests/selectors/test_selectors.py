@@ -17,6 +17,7 @@ from groupmates.maths.gumbel import gumbel_keys
 from groupmates.maths.randomness import priorities
 from groupmates.models.quality import QualityClassifier
 from groupmates.models.tokenizer import train_tokenizer
+from groupmates.pool import identity
 from groupmates.selectors import mates as order_mates
 from groupmates.selectors import quality
 from groupmates.selectors import semdedup as order_semdedup
@@ -35,7 +36,7 @@ from scored import (
     write_pool,
     write_score,
 )
-from small import write_lines
+from small import marked, write_lines
 
 MADE = Provenance("test", {})
 PLAIN = PoolColumns(text="text", id="id", source=None)
@@ -237,7 +238,7 @@ def fitted(folder: Path, good: list[str] = GOOD, positives="files") -> Path:
     output = folder / "prepare/words"
     chosen = QUALITY.model_copy(update={"positives": positives} if positives != "files" else {})
     quality.prepare(
-        Quality.Prepare(selection_examples=15, quality=chosen),
+        Quality.Prepare(selection_examples=15, delimiter=" ", quality=chosen),
         positives=files if positives == "files" else [],
         reference=reference,
         tokenizer=folder / "tokenizer",
@@ -307,17 +308,17 @@ def ordered(folder: Path, classifier: Path, files: list[list[str]]) -> list[Path
     score, orders, paths = [], [], []
     for i, texts in enumerate(files):
         rows = [{"id": f"{i}-{j}", "text": t} for j, t in enumerate(texts)]
-        paths.append(write_lines(folder / f"pool/f{i}.jsonl", rows))
+        paths += marked(folder / "pool", [write_lines(folder / f"pool/f{i}.jsonl", rows)])
         part = pool(len(texts)).part(np.arange(len(texts)))
         part.doc_id = np.array([row["id"] for row in rows])
         part.file = np.array([f"f{i}.jsonl"] * len(texts))
-        score.append(write_score(folder / f"score/shard-{i:05d}.parquet", part))
+        output = folder / f"score/shard-{i:05d}.parquet"
+        score.append(write_score(output, part, files=paths[-1:]))
     for i, path in enumerate(paths):
         orders.append(folder / f"order-{i}.parquet")
         quality.order(
             Quality.Order(columns=PLAIN, bad_records="stop", quality=QUALITY),
-            pool=[str(path)],
-            root=str(folder / "pool"),
+            pool=[path],
             score=score,
             prepared=classifier.parent,
             partition=i,
@@ -344,11 +345,11 @@ def test_a_pool_file_that_changed_since_it_was_scored_is_refused(tmp_path):
     two = [{"id": "0-1", "text": "x"}, {"id": "0-0", "text": "x"}]
     for rows in (two, two[1:]):
         write_lines(tmp_path / "pool/f0.jsonl", rows)
-        with pytest.raises(UserError, match="bring the old file back"):
+        identity._verify.cache_clear()  # another process
+        with pytest.raises(UserError, match=r"bytes, sha256(.|\n)*bring the old file back"):
             quality.order(
                 Quality.Order(columns=PLAIN, bad_records="stop", quality=QUALITY),
-                pool=[str(tmp_path / "pool/f0.jsonl")],
-                root=str(tmp_path / "pool"),
+                pool=marked(tmp_path / "pool", ["f0.jsonl"]),
                 score=[tmp_path / "score/shard-00000.parquet"],
                 prepared=classifier.parent,
                 partition=0,

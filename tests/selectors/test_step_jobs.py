@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -25,7 +27,7 @@ def artefact(name: str, **wildcards: object) -> str:
     return "/".join(["run", name, *given, *(["{shard}"] if name == "score" else [])])
 
 
-def jobs(step: str, positives: object = "reference", there: int = 3) -> StepJobs:
+def jobs(step: str, positives: object = "reference", made: int = 3) -> StepJobs:
     select = {
         "methods": METHODS,
         "partitions": 4,
@@ -33,7 +35,7 @@ def jobs(step: str, positives: object = "reference", there: int = 3) -> StepJobs
         "oracle_greedy": {"max_evaluations": 99},
     }
     config = load(configuration(select=select))
-    return StepJobs(step, config, SHARDS, "pool", artefact, lambda paths: paths[:there])
+    return StepJobs(step, config, SHARDS, artefact, lambda paths: paths[:made])
 
 
 def job(method: str, partition: str = "00000") -> SimpleNamespace:
@@ -55,27 +57,29 @@ def test_inputs_are_named_by_their_arguments_and_an_artefact_with_shards_is_all_
     }
 
 
-def test_of_the_pool_a_job_reads_its_shard_or_all_and_depends_on_what_is_there():
+def test_of_the_pool_a_job_reads_its_shard_or_all_and_waits_for_what_the_run_makes():
     of_shard = jobs("order").inputs(job("color", "00001"))["pool"]
     assert of_shard == ["pool/it's b.jsonl"]
     whole = [file.path for files in SHARDS.values() for file in files]
     assert jobs("order").inputs(job("oracle_greedy"))["pool"] == whole
-    assert jobs("order", there=1).inputs(job("oracle_greedy"))["pool"] == whole[:1]
+    assert jobs("order", made=0).inputs(job("oracle_greedy"))["pool"] == []
 
 
 def test_the_command_names_inputs_as_ranges_and_the_part_of_the_work():
-    words = jobs("order").arguments(job("color", "00001"), {"score": SHARDS, "pool": []})
+    words = jobs("order", made=0).arguments(job("color", "00001"), {"score": SHARDS, "pool": []})
     assert shlex.split(words) == [
-        *("--score", "{00000..00001}", "--pool", "pool/it's b.jsonl", "--root", "pool"),
+        *("--score", "{00000..00001}", "--pool", "pool/./it's b.jsonl"),
         *("--partition", "1", "--partitions", "2"),
     ]
+    words = jobs("order").arguments(job("oracle_greedy"), {})
+    assert shlex.split(words) == ["--pool", "pool/./a-{0..1}.jsonl", "pool/./it's b.jsonl"]
     words = jobs("order").arguments(job("group_mates", "00003"), {"model": "the model"})
     assert words == "--model 'the model' --partition 3 --partitions 4"
 
 
 def test_a_limit_is_passed_to_what_prepares_and_to_nothing_else():
     assert jobs("prepare").arguments(job("oracle_greedy"), {}) == "--max-evaluations 99"
-    assert jobs("order").arguments(job("oracle_greedy"), {}) == ""
+    assert "--max-evaluations" not in jobs("order").arguments(job("oracle_greedy"), {})
 
 
 def test_jobs_share_the_clusters_or_have_a_shard_each():
@@ -95,9 +99,18 @@ def test_what_a_step_asks_for_is_that_of_its_class_and_may_grow():
     assert grown["runtime"](job("group_mates"), 3) == 720
 
 
-def test_files_of_the_user_must_be_there(tmp_path):
+def test_files_of_the_user_must_be_there_and_are_known_by_size_and_time_not_by_their_path(tmp_path):
     good = tmp_path / "good.jsonl"
-    with pytest.raises(UserError, match=r"good\.jsonl"):
-        jobs("prepare", [str(good)]).inputs(job("quality"))
+    of_user = jobs("prepare", [str(good)])
+    for asked in (of_user.seen, lambda wildcards: of_user.arguments(wildcards, {})):
+        with pytest.raises(UserError, match=r"good\.jsonl"):
+            asked(job("quality"))
     good.touch()
-    assert jobs("prepare", [str(good)]).inputs(job("quality"))["positives"] == [str(good)]
+    assert "positives" not in of_user.inputs(job("quality"))
+    assert f"--positives {good}" in of_user.arguments(job("quality"), {})
+    moved = shutil.copy2(good, tmp_path / "moved.jsonl")
+    seen = of_user.seen(job("quality"))
+    assert jobs("prepare", [str(moved)]).seen(job("quality")) == seen
+    older = shutil.copy2(good, tmp_path / "older.jsonl")
+    os.utime(older, (0, 0))
+    assert jobs("prepare", [str(older)]).seen(job("quality")) != seen
