@@ -192,7 +192,7 @@ def test_a_mistake_of_the_user_is_told_without_a_traceback_and_ends_with_status_
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert "error in plan-random" in done.stderr
-    for line in ("expected:", "found:", f"where: {pool}", "to do: delete the file"):
+    for line in ("expected:", "found:", f"where: {pool}", "to do: make it anew"):
         assert line in done.stderr
     assert (tmp_path / "logs/plan.log").read_text().endswith(done.stderr)
     assert not (tmp_path / "plan.parquet").exists()
