@@ -161,7 +161,7 @@ def test_what_is_not_whole_or_not_ours_is_refused_with_its_path(tmp_path, damage
         path.write_bytes({"truncated": content[:-20], "empty": b"", "text": b"{}" * 50}[damage])
     error = refusal(store.read_table, path, "curve")
     assert error.where == str(path)
-    assert "delete the file and run snakemake again" in error.todo
+    assert f"--force {path}" in error.todo
     assert ("cannot be read" in error.found) == (damage != "foreign")
 
 
@@ -203,7 +203,7 @@ def test_what_another_version_of_the_code_wrote_is_refused_and_told_apart(tmp_pa
     assert f"'version': {ARTEFACTS['curve'].version + by}" in error.found
     assert "written by 9.9+abc" in error.found
     assert error.where == str(path)
-    assert "run snakemake again" in error.todo
+    assert "--force" in error.todo
     assert ("use the code that wrote it" in error.todo) == (by > 0)
 
 
