@@ -160,10 +160,10 @@ SEMANTIC_SCORES = [artefact("semantic", shard=shard) for shard in SHARDS]
 SEMANTIC_CLUSTERS = [artefact("semantic_cluster", shard=shard) for shard in SHARDS]
 
 
-# Files of the user are no inputs to snakemake. It would go by their path and by whether they are newer
-# than what was made of them: a pool that is moved would be scored anew, a file that is replaced by an
-# older one would not, and one from the future would undo the job. What a file looks like is a param
-# instead. So a plan can be made before the files have arrived, too.
+# Files of the user are no inputs to snakemake, which would go by their path and by whether they are
+# newer than what was made of them. A pool that is moved would be scored anew. A file that is replaced
+# by an older one would not, and one from the future would undo the job. What a file looks like is a
+# param instead. So a plan can be made before the files have arrived, too.
 
 
 def made_here(paths):
