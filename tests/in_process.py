@@ -114,7 +114,8 @@ class Job:
 
     def __init__(self, command: str, env: dict[str, str], **_: object) -> None:
         words = shlex.split(command)
-        stage = words[words.index("workflow/run") + 1 :]
+        run = next(i for i, word in enumerate(words) if word.endswith("workflow/run"))
+        stage = words[run + 1 :]
         self.pid = os.getpid()
         with ONE_AT_A_TIME, threads(int(env["OMP_NUM_THREADS"])):
             del progress.STARTED[:]

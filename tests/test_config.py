@@ -45,7 +45,6 @@ def printed(loaded: config.Config, name: str, method: str | None = None) -> str:
 # Keys that shape the graph: they name files, jobs and wildcards, which snakemake watches itself.
 GRAPH_ONLY = {
     "sample.paths",
-    "pool.paths",
     "pool.files_per_shard",
     "pool.shard_mb",
     "reference.paths",
@@ -290,6 +289,8 @@ def with_other_value(loaded: config.Config, key: str) -> config.Config:
             other = [987]
         elif get_origin(kind) is Literal:
             other = next(choice for choice in get_args(kind) if choice != value)
+        elif isinstance(value, bool):
+            other = not value
         else:
             other = "changed" if "str" in str(kind) else 987
         return section.model_copy(update={name: other})
@@ -326,6 +327,9 @@ def test_every_key_runs_a_stage_again_or_shapes_the_graph(key):
             "sample.sequence_length",
             {"Sample", "Base", "Score", "Embed", "Evaluate", "order-oracle-greedy", "prepare-quad"},
         ),
+        ("sample.special_tokens_in_text", {"Sample", "Tokenise"}),
+        ("pool.paths", {"Assemble"}),  # on the dataset's card
+        ("reference.delimiter", {"Reference", "prepare-quality"}),
         ("probe.rollout_length", {"RandomPlan", "BootstrapPlan", "OneStepFit"}),
         ("probe.random.rollouts", {"RandomPlan", "OneStepFit"}),
         ("fit.relation.sharpness", {"Fit", "OneStepFit"}),

@@ -89,8 +89,8 @@ def test_the_time_that_snakemake_takes_between_two_jobs_counts(estimate, tmp_pat
 
 def test_a_job_that_is_done_and_whose_record_has_no_end_tells_no_time(estimate, tmp_path):
     """Its last beat met a full disk, say, while its outputs were written."""
-    done = [Job("a_0", "done", [attempt(NOW - 99, None)])]
-    done.append(Job("a_1", "done", [attempt(NOW - 50, 10.0)]))
+    done = [Job("a_0", "done", [attempt("done", NOW - 99, ended=None)])]
+    done.append(Job("a_1", "done", [attempt("done", NOW - 50, 10.0)]))
     found = status(tmp_path, {"a": ([], [*done, Job("a_2", "waiting", [])])}, 1)
     assert estimate(found, {}).seconds == 10.0
 

@@ -156,6 +156,9 @@ NOT_RUN = {
     ".venv/bin/python tests/benchmarks/picture.py results/demo/report.html workflow/docs/report.png": (
         "needs a browser"
     ),
+    "hf upload owner/name results/mine/dataset/group_mates . --repo-type dataset": (
+        "needs a repository on the hub; tests/stages/test_materialise.py loads a dataset by its card"
+    ),
     f"{LOCAL}workflow/configs/compare.yaml --config seed=1 run=compare-1": "as with seed 0",
     "workflow/run compare results/compare results/compare-1 --output results/comparison": (
         "tests/report compare runs of several seeds"

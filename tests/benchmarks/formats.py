@@ -22,8 +22,10 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 import numpy as np
 import pyarrow as pa
 
-from groupmates.artefacts.store import Provenance, write_table
+from groupmates.artefacts.store import Provenance, of_pool, write_table
+from groupmates.pool.damage import bytes_of
 from groupmates.pool.documents import read_documents
+from groupmates.pool.identity import identity, sha256_of
 from groupmates.pool.listing import PoolFile
 from groupmates.settings import config, per_stage
 from groupmates.stages import materialise
@@ -43,18 +45,20 @@ def select_half(pool: Path, output: Path) -> float:
         **dict.fromkeys(("n_tokens", "cluster", "rank"), rows),
         **dict.fromkeys(("individual_influence", "group_influence"), rows.astype(float)),
     }
-    write_table(output, "select", Provenance("benchmark", {}), columns)
+    known = of_pool({pool.name: identity(bytes_of(str(pool)), sha256_of(pool))})
+    write_table(output, "select", Provenance("benchmark", {}, known), columns)
     return sum(sizes) / 1e6
 
 
 def write(format: str, pool: Path, tokenizer: Path, selection: Path) -> None:
     """Write one part of the dataset, and print seconds, gigabytes and tokens as JSON."""
     pa.set_cpu_count(1)
-    output, tokens = selection.parent / "dataset" / format, 0
+    files = [PoolFile(str(pool), pool.name).marked]
+    output, tokens = selection.parent / f"{format}.shards/00000.json", 0
     if format in ("same", "parquet"):
         plain = per_stage.MaterialiseSettings(format=format, text_columns=COLUMNS)
         start = time.process_time()
-        materialise.run(plain, pool=pool, root=pool.parent, selection=selection, output=output)
+        materialise.run(plain, pool=files, selection=selection, output=output)
     else:
         from groupmates.stages import tokenise  # with torch, which the others do without
 
@@ -63,13 +67,13 @@ def write(format: str, pool: Path, tokenizer: Path, selection: Path) -> None:
             seed=0,
             format=format,
             text_columns=COLUMNS,
+            special_tokens_in_text=False,
             open_lm=windows if format == "open_lm" else None,
         )
         start = time.process_time()
         tokenise.run(
             settings,
-            pool=[pool],
-            root=pool.parent,
+            pool=files,
             selection=[selection],
             tokenizer=tokenizer,
             part="00000",

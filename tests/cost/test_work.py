@@ -59,7 +59,7 @@ def test_every_stage_of_the_default_run_has_as_many_jobs_as_snakemake_plans():
         "score": 3,
         "cluster": 3,
         "take": 2,
-        "materialise": 14,
+        "materialise": 6,
         "assemble": 2,
         "evaluate": 4,
     }
@@ -68,7 +68,7 @@ def test_every_stage_of_the_default_run_has_as_many_jobs_as_snakemake_plans():
 @pytest.mark.parametrize(
     ("format", "jobs", "units"),
     [
-        ("parquet", {"materialise": 14, "assemble": 2}, set()),
+        ("parquet", {"materialise": 6, "assemble": 2}, set()),
         ("open_lm", {"tokenise": 4, "assemble": 2}, {"windows"}),
         ("megatron", {"tokenise": 4, "assemble": 2}, {"bytes"}),
     ],

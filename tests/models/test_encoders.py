@@ -138,6 +138,17 @@ def test_tokenising_in_blocks_changes_no_chunk(bert, monkeypatch):
         assert [p.tolist() for p in before] == [p.tolist() for p in after]
 
 
+def test_a_special_token_that_a_text_spells_is_no_such_token(tmp_path, bert):
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(bert)
+    assert CLS in tokenizer("w1 [CLS] w2", add_special_tokens=False)["input_ids"]
+    encoder = chunk_encoder(bert)
+    encoder.save(tmp_path)
+    for read in (encoder, chunk_encoder(tmp_path)):
+        ((piece,),) = read.prepare(["w1 [CLS] w2"], [], 64)
+        assert piece.tolist().count(CLS) == 1
+        assert (piece[1], piece[-2]) == (VOCABULARY["w1"], VOCABULARY["w2"])
+
+
 def test_a_text_of_one_chunk_is_encoded_as_the_encoder_alone_does(bert):
     encoder, text = chunk_encoder(bert), words(5)
     ids = torch.tensor([[CLS, *(VOCABULARY[w] for w in text.split()), SEP]])

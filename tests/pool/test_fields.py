@@ -50,3 +50,14 @@ def test_bytes_are_refused_with_what_keeps_them(tmp_path):
     assert error.found == "bytes in the field 'raw'"
     assert error.where == f"{tmp_path / 'a.parquet'}, row 1"
     assert "materialise.format to same" in error.todo
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [(b'{"texx": "one"}', "a string in the field 'text'"), (b'{"text', "a JSON object")],
+)
+def test_a_row_that_is_no_document_any_more_is_told_with_its_line(tmp_path, line, expected):
+    """Of a file whose bytes are not known, as of one that was never scored."""
+    error = refusal(lambda: converted(pool_file(tmp_path, line), tmp_path))
+    assert expected in error.expected
+    assert error.where == f"{tmp_path / 'part.jsonl'}, line 1"

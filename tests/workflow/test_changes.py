@@ -20,7 +20,7 @@ def test_another_format_of_the_dataset_is_written_and_nothing_else_done_again(
 ) -> None:
     changed = {"format": format, "shards_per_job": 2, "open_lm": {"window_tokens": 65}}
     folder = checkout.copy(finished, tmp_path, {"materialise": changed})
-    writing = {"materialise": 14} if format == "parquet" else {"tokenise": 4}
+    writing = {"materialise": 6} if format == "parquet" else {"tokenise": 4}
     assert planned(folder) == writing | {"assemble": 2}
     root = goes_on(folder)
     assert not planned(folder)
@@ -33,9 +33,10 @@ def test_another_format_of_the_dataset_is_written_and_nothing_else_done_again(
         names = sorted(str(path.relative_to(dataset)) for path in dataset.rglob("*.*"))
         assert not [name for name in names if name.endswith(".zst")]
         if format == "parquet":
-            assert names == [f"shard-{i:05d}.jsonl.zst.parquet" for i in range(7)]
+            shards = [f"corpus/shard-{i:05d}.jsonl.zst.parquet" for i in range(7)]
+            assert names == ["README.md", *shards]
         elif format == "megatron":
-            assert names == ["tokens.bin", "tokens.idx"]
+            assert names == ["README.md", "documents.parquet", "tokens.bin", "tokens.idx"]
         else:
             assert "manifest.jsonl" in names and "part-00001/00000000.tar" in names
 

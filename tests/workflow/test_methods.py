@@ -79,7 +79,9 @@ def test_every_selector_and_a_variant_of_each_run_side_by_side(
         counted[name] += counted.pop(f"{name}-semantic")
     assert counted_by_rule(root / "plan.json") == counted
     for method in change["methods"]:
-        status = cli.main(["explain", str(root), "shard-00000.jsonl.zst#0", "--method", method])
+        status = cli.main(
+            ["explain", str(root), "corpus/shard-00000.jsonl.zst#0", "--method", method]
+        )
         asked = capsys.readouterr()
         if method == "early":
             assert (status, "initial model" in asked.err) == (2, True)

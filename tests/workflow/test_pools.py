@@ -42,7 +42,7 @@ def test_a_mixed_pool_with_ids_and_two_reference_files_runs_to_its_report(tmp_pa
         for line in lines(f)
     }
     for method in ("group_mates", "random"):
-        dataset = [line for f in root.glob(f"dataset/{method}/*.zst") for line in lines(f)]
+        dataset = [line for f in root.glob(f"dataset/{method}/**/*.zst") for line in lines(f)]
         picked = [json.loads(line)["id"] for line in dataset]
         assert len(picked) == len(set(picked)) == round(len(pool) / 4)
         assert set(picked) <= pool
@@ -77,19 +77,19 @@ def test_a_pool_of_every_kind_without_its_bad_records_runs_to_its_datasets(tmp_p
     root = goes_on(folder, "--until", "assemble")
     rejects = pq.read_table(root / "check/rejects.parquet").to_pylist()
     assert [(r["source_file"], r["source_row"], r["reason"]) for r in rejects] == [
-        ("a.jsonl", 3, "not JSON"),
-        ("b.jsonl.gz", 5, "empty text"),
+        ("pool/a.jsonl", 3, "not JSON"),
+        ("pool/b.jsonl.gz", 5, "empty text"),
     ]
     shards = [pq.read_table(p) for p in sorted(root.glob("score/*.parquet"))]
     assert 1 < len(shards) < 6
     assert sum(map(len, shards)) == 198
-    dataset = root / "dataset/random"
+    dataset = root / "dataset/random/pool"
     kept = [json.loads(line) for line in (dataset / "a.jsonl").read_text().splitlines()]
     kept += map(json.loads, gzip.decompress((dataset / "b.jsonl.gz").read_bytes()).splitlines())
     kept += pq.read_table(dataset / "c.parquet").to_pylist()
     for file in sorted(dataset.glob("d/*.arrow")):
         kept += datasets.Dataset.from_file(str(file)).to_list()
-    (far,) = dataset.glob("file/**/far.jsonl.zst")
+    (far,) = dataset.parent.glob("*/far.jsonl.zst")
     kept += map(json.loads, lines(far))
     assert kept == [rows[row["n"]] for row in kept]
     assert len(kept) == round(198 / 4)

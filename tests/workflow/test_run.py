@@ -33,14 +33,18 @@ def test_a_run_in_processes_of_its_own_makes_the_same_bytes(finished: Path, tmp_
 
 def test_the_dataset_holds_selected_lines_unchanged_and_in_their_order(finished: Path) -> None:
     root = finished / "results/tiny"
+    datasets = root / "dataset"
     for method in ("group_mates", "random"):
         for file in range(7):
             name = f"shard-{file:05d}.jsonl.zst"
             selection = root / f"select/{method}/shard-{file // 3:05d}.parquet"
-            table = pq.read_table(selection, filters=[("source_file", "=", name)])
+            table = pq.read_table(selection, filters=[("source_file", "=", f"corpus/{name}")])
             rows = table["source_row"].to_pylist()
             assert rows == sorted(rows)
-            pool, written = lines(root / "corpus" / name), lines(root / "dataset" / method / name)
+            pool, written = (
+                lines(root / "corpus" / name),
+                lines(datasets / method / "corpus" / name),
+            )
             assert written == [pool[row] for row in rows]
             assert all(json.loads(line)["text"] for line in written)
 

@@ -45,6 +45,7 @@ AFFECTS: dict[str, tuple[object, set[str]]] = {
     "pool.columns.text": ("url", CHECK | SAMPLE),
     "pool.columns.id": ("url", CHECK | SAMPLE),
     "pool.columns.source": (None, SCORE),
+    "reference.delimiter": ("", REFERENCE),
     "reference.split.loss_on": ("all", REFERENCE),
     "reference.split.evaluation_share": (0.4, REFERENCE),
     "reference.selection_examples": (7, PROBE),
@@ -54,6 +55,7 @@ AFFECTS: dict[str, tuple[object, set[str]]] = {
     "sample.training_documents": (50, SAMPLE),
     "sample.sequence_length": (30, SAMPLE),
     "sample.tokenizer": ("some/folder", SAMPLE),
+    "sample.special_tokens_in_text": (True, SAMPLE),
     "sample.vocabulary_size": (420, SAMPLE),
     "base.checkpoint": ("some/folder", SAMPLE),
     "base.architecture.family": ("gpt_neox", BASE),
@@ -114,6 +116,7 @@ AFFECTS: dict[str, tuple[object, set[str]]] = {
     "select.group_mates.rounds": ("random", {"score_by", "order"} | TAKE),
     "select.variants": ({"best": {"method": "mates", "temperature": 0}}, set()),
     "materialise.format": ("parquet", DATASET),
+    "materialise.license": ("odc-by", {"assemble"}),
     # Of the tokenised formats alone.
     "materialise.tokenizer": ("some/folder", set()),
     "materialise.shards_per_job": (2, set()),

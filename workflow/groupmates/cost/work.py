@@ -217,9 +217,9 @@ class Work(Amounts):
         return Jobs(len(self.methods), phases, 180.0 * documents, 0, disk)
 
     def materialise(self) -> Jobs:
-        size = self.sizes.documents * self.sizes.file_bytes / self.sizes.files
+        size = self.sizes.documents * self.sizes.file_bytes / self.shards
         whole = self.config.materialise.format in ("same", "parquet")
-        jobs = len(self.methods) * self.sizes.files * whole
+        jobs = len(self.methods) * self.shards * whole
         return Jobs(jobs, [Phase("bytes", size, {"copy": size})], 5e7, 0, size * self.share)
 
     def tokenise(self) -> Jobs:
