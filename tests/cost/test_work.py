@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
@@ -196,6 +197,27 @@ def test_every_part_is_a_known_kernel():
 def test_the_size_of_a_phase_weighs_what_dominates_it():
     assert Phase("x", 1, {"read": 5.0, "forward": 7.0, "train": 11.0}).size == 18.0
     assert Phase("x", 1, {"read": 5.0, "rows": 7.0}).size == 5.0
+
+
+@pytest.mark.parametrize("encoder", ["lm", "some/encoder"])
+def test_targets_and_sampled_documents_are_embedded_once_and_the_pool_is_hashed(encoder):
+    shape = {"hidden_size": 16, "layers": 1, "vocabulary_size": 50}
+    select = {"methods": ["betr"], "betr": {"encoder": encoder, "max_tokens": 64}}
+    found = work(select=select, plan={"encoder": shape})
+    (prepare,), (order,) = found["prepare-betr"], found["order-betr"]
+    texts = prepare.phases[0].units
+    sample = load(configuration()).sample
+    assert texts == sample.probe_documents + sample.training_documents + 6
+    length = 100 * (1 - math.exp(-64 / 100))
+    forward = {
+        "lm": {"forward": forward_flops(LM, texts * 33, 16.5)},
+        "some/encoder": {"encoder_forward": forward_flops(ENCODER, texts * length, length)},
+    }
+    assert prepare.phases[0].parts == pytest.approx(
+        forward[encoder] | {"tokenise": texts * 400, "hash": texts * 400}
+    )
+    assert order.count == 3
+    assert order.phases[0].parts == pytest.approx(dict.fromkeys(("read", "hash"), 400 * 1000 / 3))
 
 
 @pytest.mark.parametrize(("candidates", "evaluations"), [(None, 10 * 1000 - 45), (30, 300)])

@@ -221,6 +221,11 @@ ARTEFACTS = {
         "a quality classifier: float32 weights of hashed n-grams; beside it a .json with the numbers "
         "of texts and the held-out area under the ROC curve",
     ),
+    "regression": Artefact(
+        "prepare/{method}/regression.safetensors",
+        "what a betr method takes for a document's score: float32 weights of hashed n-grams; beside it "
+        "a .json with the numbers of targets and documents and the held-out rank correlation",
+    ),
     "brute_force": Artefact(
         "prepare/{method}/brute_force.json",
         "that the brute force of an oracle_greedy method is allowed: documents, picks, evaluations",

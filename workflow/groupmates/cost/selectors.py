@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from groupmates.cost.flops import forward_flops
+from groupmates.cost.flops import clipped_mean, forward_flops
 from groupmates.cost.jobs import Amounts, Jobs, Phase
+from groupmates.cost.sizes import shape_of
 from groupmates.maths.bandit import most_probed
 from groupmates.maths.brute_force import evaluations
 from groupmates.maths.packing import MICRO_TOKENS
 from groupmates.maths.quota import documents_of_ratio
 from groupmates.settings.selectors import (
     STEPS,
+    Betr,
     Color,
     GroupMates,
     OracleGreedy,
@@ -104,9 +106,37 @@ def _(of: Amounts, method: Quality) -> Jobs:
 
 @counts(Quality.Order)
 def _(of: Amounts, method: Quality) -> Jobs:
+    return by_ngrams(of)
+
+
+def by_ngrams(of: Amounts) -> Jobs:
+    """A pass over the pool that hashes every text."""
     text = of.in_shard * of.sizes.text_bytes
     phases = [Phase("documents", of.in_shard, {"read": text, "hash": text})]
     return Jobs(of.shards, phases, 200.0 * of.in_shard, 0, of.in_shard * 20.0)
+
+
+@counts(Betr.Prepare)
+def _(of: Amounts, method: Betr) -> Jobs:
+    """Targets are as long as documents. A sentence encoder looks at a whole text from each token."""
+    sizes, sample = of.sizes, of.config.sample
+    texts = min(sizes.documents, sample.probe_documents + sample.training_documents)
+    texts += sizes.selection_examples
+    text = texts * sizes.text_bytes
+    if method.encoder == "lm":
+        shape, parts = sizes.lm, of.hidden_states(texts)
+    else:
+        shape = shape_of(method.encoder, of.config.plan.encoder, "encoder")
+        length = clipped_mean(sizes.tokens, method.max_tokens)
+        parts = {"encoder_forward": forward_flops(shape, texts * length, length)}
+    phases = [Phase("texts", texts, parts | {"tokenise": text, "hash": text})]
+    host = 6.0 * text + 8.0 * texts * shape.hidden
+    return Jobs(1, phases, host, of.forward_bytes(shape), 4.0 * 2**method.hash_bits)
+
+
+@counts(Betr.Order)
+def _(of: Amounts, method: Betr) -> Jobs:
+    return by_ngrams(of)
 
 
 @counts(OracleGreedy.Prepare)

@@ -90,7 +90,7 @@ def measure(config: Config, root: Path) -> Sizes:
         lm=model_shape(config),
         encoder=None
         if encoder.name == "lm"
-        else _shape(encoder.name, config.plan.encoder, "encoder"),
+        else shape_of(encoder.name, config.plan.encoder, "encoder"),
         basis=basis,
     )
 
@@ -265,10 +265,11 @@ def model_shape(config: Config) -> Shape:
         if config.sample.tokenizer and given.exists():
             tokens = max(Tokenizer.from_file(str(given)).get_vocab().values()) + 1
         return Shape(made.hidden_size, made.layers, tokens)
-    return _shape(config.base.checkpoint, config.plan.checkpoint, "checkpoint")
+    return shape_of(config.base.checkpoint, config.plan.checkpoint, "checkpoint")
 
 
-def _shape(folder: str, planned: PlannedShape | None, key: str) -> Shape:
+def shape_of(folder: str, planned: PlannedShape | None, key: str) -> Shape:
+    """Of the model in a folder: its config.json, or `planned`, which stands at plan.`key`."""
     path = Path(folder) / "config.json"
     if path.exists():
         body = json.loads(path.read_text())

@@ -31,6 +31,7 @@ from groupmates.models.language_model import (
     positions_of,
 )
 from groupmates.models.tokenizer import load_tokenizer, loading, read_special_tokens, text_tokens
+from groupmates.settings.sections import Pooling
 
 BATCH_TOKENS = 8192  # of a forward pass over the probe pool; scoring has a setting of its own
 
@@ -125,15 +126,23 @@ class LmEncoder(nn.Module):
 
 
 class ChunkEncoder(nn.Module):
-    """Position-0 vectors of a document's chunks, unit length, averaged over chunks that hold text.
+    """Vectors of a document's chunks, unit length, averaged over chunks that hold text.
 
-    Every chunk begins with the tokenizer's first token ([CLS]) and ends with its last; an empty
-    chunk does not exist, and padding inside a batch is masked.
+    A chunk's vector is that of its first token, or the mean over its tokens. Every chunk begins with
+    the tokenizer's first token ([CLS]) and ends with its last; an empty chunk does not exist, and
+    padding inside a batch is masked.
     """
 
-    def __init__(self, folder: str | Path, chunk_tokens: int, chunks: int) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        chunk_tokens: int,
+        chunks: int,
+        pooling: Pooling = "first",
+        key: str = "fit.encoder.name",
+    ) -> None:
         super().__init__()
-        expected = 'fit.encoder.name to be "lm" or a Hugging Face encoder with safetensors'
+        expected = f'{key} to be "lm" or a Hugging Face encoder with safetensors'
         with loading(folder, expected, "give a local folder where the node has no network"):
             self.encoder = AutoModel.from_pretrained(
                 folder, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
@@ -147,7 +156,7 @@ class ChunkEncoder(nn.Module):
                 where=str(folder),
                 todo='choose another encoder, or "lm"',
             )
-        self.chunk_tokens, self.chunks = chunk_tokens, chunks
+        self.chunk_tokens, self.chunks, self.pooling = chunk_tokens, chunks, pooling
         self.batch_tokens = BATCH_TOKENS
         self.to(device())
         self.size = hidden_size(self.encoder)
@@ -196,7 +205,10 @@ class ChunkEncoder(nn.Module):
             real = torch.arange(ids.shape[1], device=device())[None, :] < length
             with autocast():
                 hidden = self.encoder(input_ids=ids, attention_mask=real.long()).last_hidden_state
-            vectors = normalize(hidden[:, 0].float(), dim=-1)
+            pooled = hidden[:, 0].float()
+            if self.pooling == "mean":
+                pooled = (hidden.float() * real[..., None]).sum(1) / length
+            vectors = normalize(pooled, dim=-1)
             total = total.index_add(0, torch.from_numpy(owner[batch]).to(device()), vectors)
         chunks = torch.from_numpy(np.bincount(owner)).to(device())[:, None]
         return total / chunks

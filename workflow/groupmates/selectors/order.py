@@ -8,7 +8,7 @@ score file, position in it.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice, pairwise
@@ -75,6 +75,24 @@ def documents_of_shard(
             done += len(block)
     if done < len(ids):
         raise changed(f"the {len(ids):,} documents of {score}", f"{done:,}", ", ".join(pool))
+
+
+def score_texts(
+    label: str,
+    score: Path,
+    pool: list[str],
+    columns: PoolColumns,
+    bad_records: BadRecords,
+    scores: Callable[[list[str]], np.ndarray],
+) -> np.ndarray:
+    """What `scores` says of the text of every document of a scoring shard [N], block by block."""
+    progress = Progress(label, store.rows_of(score), "documents")
+    found = [np.empty(0)]  # a shard may have no document
+    for block in documents_of_shard(score, pool, columns, bad_records):
+        found.append(scores([document.text for document in block]))
+        progress.advance(len(block))
+    progress.finish()
+    return np.concatenate(found)
 
 
 @dataclass(frozen=True)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
 from groupmates.artefacts import store
 from groupmates.artefacts.store import Provenance
 from groupmates.errors import UserError
-from groupmates.models.quality import HELD_OUT, QualityClassifier
-from groupmates.models.tokenizer import load_tokenizer, token_lists
+from groupmates.models.ngrams import HELD_OUT
+from groupmates.models.quality import QualityClassifier
 from groupmates.pool.examples import read_examples
-from groupmates.progress import Progress, note
-from groupmates.selectors.order import documents_of_shard, preparing, without_groups
+from groupmates.progress import note
+from groupmates.selectors.order import preparing, score_texts, without_groups
+from groupmates.selectors.texts import decoded
 from groupmates.settings.selectors import Quality
 
 WEIGHTS = "classifier.safetensors"
@@ -71,14 +70,6 @@ def prepare(
         store.write_json(weights.with_suffix(".json"), "classifier", provenance, body)
 
 
-def decoded(reference: Path, tokenizer: Path, examples: int) -> list[str]:
-    """Texts of the reference examples that steer the selection; never of those held out."""
-    table = store.read_table(reference, "reference", ["split", "input_ids"])
-    steering = table.filter(np.array(table["split"].to_pylist()) == "selection").slice(0, examples)
-    tokens = load_tokenizer(tokenizer)
-    return [str(tokens.decode(ids, skip_special_tokens=True)) for ids in token_lists(steering)]
-
-
 def order(
     settings: Quality.Order,
     *,
@@ -93,16 +84,8 @@ def order(
     weights = prepared / WEIGHTS
     store.read_artefact_json(weights.with_suffix(".json"), "classifier")
     model = QualityClassifier.load(settings.quality, weights)
-    ours = score[partition]
-    progress = Progress(
-        f"order quality {partition + 1}/{partitions}", store.rows_of(ours), "documents"
-    )
-    found: list[np.ndarray] = []
-    for block in documents_of_shard(ours, pool, settings.columns, settings.bad_records):
-        found.append(model.score([d.text for d in block]))
-        progress.advance(len(block))
-    progress.finish()
+    label = f"order quality {partition + 1}/{partitions}"
+    columns, bad = settings.columns, settings.bad_records
+    score_N = score_texts(label, score[partition], pool, columns, bad, model.score)
     provenance = Provenance.of("select", settings, score=score, classifier=weights)
-    store.write_table(
-        output, "order", provenance, without_groups(partition, -np.concatenate(found))
-    )
+    store.write_table(output, "order", provenance, without_groups(partition, -score_N))

@@ -1,14 +1,16 @@
-"""Scored documents as token sequences, read where they lie in the pool."""
+"""Texts that selectors read: of scored documents where they lie in the pool, and of the reference."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
+from groupmates.artefacts import store
 from groupmates.errors import UserError
-from groupmates.models.tokenizer import document_tokens
+from groupmates.models.tokenizer import document_tokens, load_tokenizer, token_lists
 from groupmates.pool.chosen_rows import chosen_texts
 from groupmates.pool.damage import place
 from groupmates.pool.listing import PoolFile
@@ -63,3 +65,11 @@ class Texts:
             for i, text in zip(here, found, strict=True):
                 texts[i] = text
         return document_tokens(self._tokenizer, texts, self._limit)
+
+
+def decoded(reference: Path, tokenizer: Path, examples: int) -> list[str]:
+    """Texts of the reference examples that steer the selection; never of those held out."""
+    table = store.read_table(reference, "reference", ["split", "input_ids"])
+    steering = table.filter(np.array(table["split"].to_pylist()) == "selection").slice(0, examples)
+    tokens = load_tokenizer(tokenizer)
+    return [str(tokens.decode(ids, skip_special_tokens=True)) for ids in token_lists(steering)]

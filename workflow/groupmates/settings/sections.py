@@ -14,6 +14,9 @@ NotNegative = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Rate = Annotated[float, Field(ge=0)]
 BadRecords = Literal["stop", "skip"]
+Pooling = Literal[
+    "first", "mean"
+]  # an encoder's vector of a text: of its first token, or their mean
 
 
 class Section(BaseModel):
