@@ -79,7 +79,7 @@ def dataset_of(pool: Path, format: str, tokenizer: Path) -> Path:
     """The folder of a whole dataset."""
     written = [part_of(pool, format, part, tokenizer) for part in PARTS]
     materialise.run_assemble(
-        per_stage.AssembleSettings(run="tiny", format=format, license=None, pool=["*.jsonl"]),
+        per_stage.AssembleSettings(run="tiny", format=format, license=None),
         written=written,
         select=[pool.parent / f"select-{name}.parquet" for name in "abc"],
         output=pool.parent / "dataset.json",
