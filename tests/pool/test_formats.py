@@ -13,7 +13,7 @@ from groupmates.pool.documents import read_documents
 from groupmates.pool.listing import PoolFile
 
 LINE = b'{"text": "one"}\n'
-GZIP, ZSTD = gzip.compress(LINE), zstandard.ZstdCompressor().compress(LINE)
+GZIP, ZSTD = gzip.compress(LINE, mtime=0), zstandard.ZstdCompressor().compress(LINE)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_a_file_that_its_name_calls_packed_is_damaged_without_its_first_bytes(
     ("name", "content"),
     [
         ("a.jsonl", b""),
-        ("a.jsonl.gz", gzip.compress(b"")),
+        ("a.jsonl.gz", gzip.compress(b"", mtime=0)),
         ("a.jsonl.zst", zstandard.ZstdCompressor().compress(b"")),
     ],
 )

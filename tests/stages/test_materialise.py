@@ -257,7 +257,7 @@ def assembled(
     written: list[Path], selection: Path, format: str = "same", license: str | None = "odc-by"
 ) -> Path:
     """The dataset's folder."""
-    settings = AssembleSettings(run="tiny", format=format, license=license, pool=["web/*.jsonl"])
+    settings = AssembleSettings(run="tiny", format=format, license=license)
     output = selection.parent / "dataset.json"
     materialise.run_assemble(settings, written=written, select=[selection], output=output)
     return output.with_suffix("")

@@ -151,8 +151,11 @@ def another(kind: type[Selector], key: str, value: Any) -> Any:
     annotation = kind.model_fields[key].annotation
     literals = [a for a in (annotation, *get_args(annotation)) if get_origin(a) is Literal]
     choices: list[Any] = [choice for literal in literals for choice in get_args(literal)]
-    numbers = [] if isinstance(value, str) else [3] if value is None else [value / 2, value + 1]
-    for other in [*choices, *numbers]:
+    if isinstance(value, str):
+        others: list[Any] = ["another"]
+    else:
+        others = [3] if value is None else [value / 2, value + 1]
+    for other in [*choices, *others]:
         with contextlib.suppress(ValueError):
             kind.model_validate(checkout.DEFAULTS["select"][kind.name] | {key: other})
             if other != value:
