@@ -353,6 +353,11 @@ def test_shards_and_blocks_change_no_key(fitted, tmp_path, monkeypatch):
     assert len(set(found[0].values())) > 20
 
 
+def test_a_shard_without_a_document_has_an_empty_order(fitted, tmp_path):
+    assert len(keys(fitted, tmp_path, DOCUMENTS[:2], shards=3)) == 2
+    assert len(read_table(tmp_path / "order/betr/part-00002.parquet", "order")) == 0
+
+
 @pytest.mark.parametrize("encoder", ["lm", "bert"])
 def test_blocks_and_batches_of_texts_change_no_weight(inputs, bert, tmp_path, monkeypatch, encoder):
     chosen = {"encoder": "lm" if encoder == "lm" else str(bert)}
