@@ -15,6 +15,7 @@ from groupmates.artefacts.store import (
     Provenance,
     digest,
     embedded_as,
+    of_pool,
     read_table,
     replacing,
     table_writer,
@@ -78,8 +79,9 @@ def shards_of(pool: Pool, shards: int) -> list[np.ndarray]:
 def write_score(
     path: Path, pool: Pool, row_group: int = ROW_GROUP, files: Iterable[str] = ()
 ) -> Path:
-    """The scores of a pool, made of these pool files of a command line."""
-    made = Provenance("score", {}, tables.of_files(files))
+    """The scores of a pool, made of these pool files of a command line, or of files that are gone."""
+    gone = of_pool(dict.fromkeys(pool.file.tolist(), "9 bytes, sha256 gone"))
+    made = Provenance("score", {}, tables.of_files(files) or gone)
     with table_writer(path, "score", made, pool.emb.shape[1]) as writer:
         for start in range(0, len(pool.doc_id), row_group):
             rows = pool.part(np.arange(start, min(start + row_group, len(pool.doc_id))))
