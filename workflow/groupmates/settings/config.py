@@ -591,8 +591,8 @@ class Plan(Section):
     """Shape of `base.checkpoint` where that folder is not there yet. `null`: it is read from the
     folder."""
     encoder: PlannedShape | None
-    """Shape of `fit.encoder.name` where that folder is not there yet. `null`: it is read from the
-    folder."""
+    """Shape of `fit.encoder.name`, or of `select.betr.encoder`, where that folder is not there yet.
+    `null`: it is read from the folder."""
     pretraining: Pretraining
 
 
