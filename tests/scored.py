@@ -175,6 +175,7 @@ def take_budget(
         orders=orders,
         score=score,
         cluster=cluster,
+        rejects=tables.no_rejects(folder),
         output=output,
     )
     return pa.concat_tables([read_table(path, "select") for path in output])

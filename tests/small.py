@@ -141,6 +141,16 @@ def marked(root: str | Path, paths: Iterable[str | Path]) -> list[str]:
     return [f"{root}/./{str(path).removeprefix(f'{root}/')}" for path in paths]
 
 
+def check_settings(
+    bad_records: str = "stop", max_bad_share: float = 0.01
+) -> tuple[per_stage.CheckSettings, per_stage.CheckPoolSettings]:
+    """Settings of the check of a shard, and of the pool."""
+    fields = {"text_columns": COLUMNS, "bad_records": bad_records}
+    return per_stage.CheckSettings(**fields), per_stage.CheckPoolSettings(
+        **fields, max_bad_share=max_bad_share
+    )
+
+
 def check_pool(
     shards: list[list[str]],
     folder: Path,
@@ -148,13 +158,12 @@ def check_pool(
     max_bad_share: float = 0.01,
 ) -> list[Path]:
     """Check a pool of these shards; their lists. files.parquet and rejects.parquet lie beside them."""
-    of_shard = {"text_columns": COLUMNS, "bad_records": bad_records}
-    of_pool = of_shard | {"max_bad_share": max_bad_share}
+    of_shard, of_pool = check_settings(bad_records, max_bad_share)
     written = [folder / f"shard-{i:05d}.parquet" for i in range(len(shards))]
     for pool, output in zip(shards, written, strict=True):
-        check.run(per_stage.CheckSettings(**of_shard), pool=pool, output=output)
+        check.run(of_shard, pool=pool, output=output)
     check.run_pool(
-        per_stage.CheckPoolSettings(**of_pool),
+        of_pool,
         pool=[path for pool in shards for path in pool],
         check=written,
         output=folder / "files.parquet",

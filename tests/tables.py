@@ -42,6 +42,11 @@ def of_files(pool: Iterable[str]) -> dict[str, str]:
     return of_pool({f.name: identity(bytes_of(f.path), sha256_of(f.path)) for f in files})
 
 
+def no_rejects(folder: Path) -> Path:
+    """The list of a pool without bad records."""
+    return write(folder / "rejects.parquet", "rejects", source_file=[])
+
+
 def selection(
     path: Path, places: list[tuple[str, int]], pool: Iterable[str] = (), **columns: Any
 ) -> Path:

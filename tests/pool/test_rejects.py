@@ -285,14 +285,6 @@ def read_texts(path: Path) -> list[tuple[str, int, str]]:
     return [(r["source_file"], r["source_row"], r["text"]) for r in table.to_pylist()]
 
 
-def test_ids_that_occur_twice_behind_bad_records_are_told_with_their_lines(tmp_path):
-    lines = [b"{broken", orjson.dumps({"id": "a", "text": "one"}), b"", b"[]"]
-    file = lines_file(tmp_path / "pool", [*lines, orjson.dumps({"id": "a", "text": "two"})])
-    with pytest.raises(UserError, match="every document id once") as caught:
-        checked([Path(file.path)], tmp_path, 1.0)
-    assert f"{file.path}, line 2 (id 'a') and {file.path}, line 5" in caught.value.where
-
-
 # Damage of any kind
 
 

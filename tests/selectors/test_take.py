@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+import tables
 from groupmates.artefacts.store import read_table
 from groupmates.errors import UserError
 from groupmates.maths.greedy import greedy_order
@@ -294,6 +295,7 @@ def test_what_a_larger_pool_left_behind_is_removed(tmp_path: Path) -> None:
         orders=[order],
         score=score,
         cluster=cluster,
+        rejects=tables.no_rejects(tmp_path),
         output=[folder / f"shard-{i:05d}.parquet" for i in range(2)],
     )
     assert sorted(p.name for p in folder.iterdir()) == [

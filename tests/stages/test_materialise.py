@@ -298,20 +298,19 @@ def header(folder: Path) -> dict:
     return yaml.safe_load(head)
 
 
-def test_the_card_says_licence_size_and_how_each_kind_of_file_is_read(root):
+def test_the_card_says_licence_size_and_what_is_read(root):
     selection = selection_of(root, [("a.jsonl", 3), ("b.jsonl.zst", 0)])
     folder = assembled([written_of(root, NAMES, selection)], selection)
     head = header(folder)
     assert (head["license"], head["size_categories"]) == ("odc-by", ["n<1K"])
+    # Parquet beside lines is of another reader: `datasets` has one for a folder.
     assert head["configs"] == [
-        {"config_name": "default", "data_files": "**/*.jsonl"},
-        {"config_name": "jsonl.zst", "data_files": "**/*.jsonl.zst"},
-        {"config_name": "parquet", "data_files": "**/*.parquet"},
+        {"config_name": "default", "data_files": ["**/*.jsonl", "**/*.jsonl.zst"]}
     ]
     told = (folder / "README.md").read_text()
     for line in ("| documents | 2 |", "| tokens | 10 |", "| method | `random` |", "ratio 0.5"):
         assert line in told
-    assert "`web/*.jsonl`" in told
+    assert "| pool | `a.jsonl`, " in told
     assert (
         header(assembled([written_of(root, NAMES, selection)], selection, license=None))["license"]
         == "unknown"
@@ -347,10 +346,8 @@ def test_datasets_load_the_folder_of_a_dataset_by_its_card(settings, names, root
     assert table["text"][:] == ["document 2", "document 5"] * len(full)
 
 
-def test_datasets_load_each_kind_of_lines_by_its_name(root, tmp_path):
+def test_datasets_load_lines_however_they_are_compressed(root, tmp_path):
     selection = selection_of(root, [("a.jsonl", 1), ("b.jsonl.zst", 2)])
     folder = assembled([written_of(root, NAMES[:2], selection)], selection)
-    for kind, text in (("default", "document 1"), ("jsonl.zst", "document 2")):
-        cache = str(tmp_path / "cache")
-        table = datasets.load_dataset(str(folder), kind, split="train", cache_dir=cache)
-        assert table["text"][:] == [text]
+    table = datasets.load_dataset(str(folder), split="train", cache_dir=str(tmp_path / "cache"))
+    assert table["text"][:] == ["document 1", "document 2"]

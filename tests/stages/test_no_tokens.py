@@ -14,6 +14,7 @@ from groupmates.errors import UserError
 from groupmates.models import tokenizer as tokenizer_module
 from groupmates.models.tokenizer import BEGINNING, load_tokenizer, tokenless
 from groupmates.pool import documents as pool_documents
+from groupmates.pool.documents import REPEATED
 from groupmates.selectors import order
 from groupmates.settings import config, per_stage
 from groupmates.stages import base, check, draw_rollouts, score, semantic, shard_rows
@@ -154,22 +155,19 @@ def test_without_a_given_tokenizer_every_text_is_as_good(tmp_path):
     assert (listed["documents"], listed["rejected"]) == (40, 0)
 
 
-def test_an_id_that_occurs_twice_is_found_behind_what_has_no_token(tokenizer, tmp_path):
+def test_a_later_document_of_an_id_is_listed_behind_what_has_no_token(tokenizer, tmp_path):
     rows = documents()
     rows[39] = rows[39] | {"id": "doc-030"}
     pool = pool_of(tmp_path, rows)
-    shard = checked(tmp_path, pool, tokenizer)
-    with pytest.raises(UserError, match="every document id once") as caught:
-        check.run_pool(
-            small.check_settings("skip", max_bad_share=0.2)[1],
-            pool=[str(pool)],
-            check=[shard],
-            output=tmp_path / "files.parquet",
-            rejects=tmp_path / "rejects.parquet",
-        )
-    assert caught.value.where == (
-        f"{pool}, line 31 (id 'doc-030') and {pool}, line 40 (id 'doc-030')"
+    check.run_pool(
+        small.check_settings("skip", max_bad_share=0.3)[1],
+        pool=[str(pool)],
+        check=[checked(tmp_path, pool, tokenizer)],
+        output=tmp_path / "files.parquet",
+        rejects=tmp_path / "rejects.parquet",
     )
+    listed = read_table(tmp_path / "rejects.parquet", "rejects").to_pylist()
+    assert [r["source_row"] for r in listed if r["reason"] == REPEATED] == [39]
 
 
 # The sample

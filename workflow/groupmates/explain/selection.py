@@ -92,9 +92,7 @@ class Selection:
             name: [run / pattern.format(n=f"{i:05d}", method=method) for i in range(count[name])]
             for name, pattern in (FILES | MEANT if meant else FILES).items()
         }
-        # The pool itself is not asked.
-        ours = {k: v for k, v in record["inputs"].items() if not k.startswith(POOL)}
-        check_unchanged(ours, files, select[0])
+        check_unchanged(record["inputs"], files, select[0])
         embedded = files["score"]
         recorded = {k: v for k, v in made["inputs"].items() if k.startswith("semantic[")}
         if recorded:

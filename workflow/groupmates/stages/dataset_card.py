@@ -14,7 +14,7 @@ from groupmates.settings.per_stage import AssembleSettings
 SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"))
 LARGER = ((10**7, "1M<n<10M"), (10**8, "10M<n<100M"), (10**9, "100M<n<1B"))
 MOST_NAMED = 20
-LOADED = (".jsonl", ".json", ".ndjson", ".parquet", ".arrow")  # by datasets.load_dataset
+READERS = (".json", ".ndjson", ".parquet", ".arrow")  # .json also begins .jsonl; of datasets
 FORMATS = {
     "same": "The records are those of the pool, unchanged, in files of the same names.",
     "parquet": "Each row has `doc_id`, `text`, and the other fields of the record as JSON.",
@@ -46,7 +46,8 @@ def card(
         "tags": ["data-selection", "group-mates"],
         "task_categories": ["text-generation"],
     }
-    if configs := loaded(names):
+    rows_as_they_are = settings.format in ("same", "parquet")
+    if rows_as_they_are and (configs := loaded(names)):
         head["configs"] = configs
     else:
         head["viewer"] = False
@@ -79,18 +80,17 @@ def size_category(documents: int) -> str:
     return next((name for most, name in (*SIZES, *LARGER) if documents < most), "n>1B")
 
 
-def loaded(names: list[str]) -> list[dict[str, str]]:
-    """Configurations for `datasets.load_dataset`: one a kind of file, the frequent kind first."""
+def loaded(names: list[str]) -> list[dict[str, Any]]:
+    """What `datasets.load_dataset` reads: it has one reader for a folder, here that of most files."""
     ends = Counter(end for name in names if (end := end_of(name)))
-    kinds = [end for end, _ in ends.most_common()]
-    return [
-        {"config_name": "default" if n == 0 else end.strip("."), "data_files": f"**/*{end}"}
-        for n, end in enumerate(kinds)
-    ]
+    files = {kind: sum(ends[end] for end in ends if end.startswith(kind)) for kind in READERS}
+    kind = max(READERS, key=lambda kind: files[kind])
+    patterns = [f"**/*{end}" for end in sorted(ends) if end.startswith(kind)]
+    return [{"config_name": "default", "data_files": patterns}] if patterns else []
 
 
 def end_of(name: str) -> str:
     """The end of a name that says how a file is read, such as .jsonl.zst; '' of another."""
     suffixes = PurePath(name).suffixes
-    at = [n for n, suffix in enumerate(suffixes) if suffix in LOADED]
+    at = [n for n, suffix in enumerate(suffixes) if suffix.startswith(READERS)]
     return "".join(suffixes[at[-1] :]) if at else ""
