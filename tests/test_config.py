@@ -44,6 +44,7 @@ def printed(loaded: config.Config, name: str, method: str | None = None) -> str:
 
 # Keys that shape the graph: they name files, jobs and wildcards, which snakemake watches itself.
 GRAPH_ONLY = {
+    "pool.paths",
     "sample.paths",
     "pool.files_per_shard",
     "pool.shard_mb",
@@ -328,7 +329,7 @@ def test_every_key_runs_a_stage_again_or_shapes_the_graph(key):
             {"Sample", "Base", "Score", "Embed", "Evaluate", "order-oracle-greedy", "prepare-quad"},
         ),
         ("sample.special_tokens_in_text", {"Sample", "Tokenise"}),
-        ("pool.paths", {"Assemble"}),  # on the dataset's card
+        ("materialise.license", {"Assemble"}),  # on the dataset's card
         ("reference.delimiter", {"Reference", "prepare-quality"}),
         ("probe.rollout_length", {"RandomPlan", "BootstrapPlan", "OneStepFit"}),
         ("probe.random.rollouts", {"RandomPlan", "OneStepFit"}),

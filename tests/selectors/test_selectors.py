@@ -312,6 +312,7 @@ def ordered(folder: Path, classifier: Path, files: list[list[str]]) -> list[Path
         part = pool(len(texts)).part(np.arange(len(texts)))
         part.doc_id = np.array([row["id"] for row in rows])
         part.file = np.array([f"f{i}.jsonl"] * len(texts))
+        part.row = np.arange(len(texts))
         output = folder / f"score/shard-{i:05d}.parquet"
         score.append(write_score(output, part, files=paths[-1:]))
     for i, path in enumerate(paths):

@@ -235,7 +235,7 @@ def test_a_held_out_example_longer_than_the_models_positions_is_refused(small_ru
     )
     with pytest.raises(UserError, match="at most 25 tokens") as caught:
         evaluated(replace(small_run, reference=path), pool, tmp_path)
-    assert caught.value.where == "the held-out reference set"
+    assert caught.value.where == "the evaluation part of the reference set"
     assert "sample.sequence_length or reference.split.max_tokens" in caught.value.todo
 
 

@@ -33,7 +33,7 @@ def test_another_format_of_the_dataset_is_written_and_nothing_else_done_again(
         names = sorted(str(path.relative_to(dataset)) for path in dataset.rglob("*.*"))
         assert not [name for name in names if name.endswith(".zst")]
         if format == "parquet":
-            shards = [f"corpus/shard-{i:05d}.jsonl.zst.parquet" for i in range(7)]
+            shards = [f"shard-{i:05d}.jsonl.zst.parquet" for i in range(7)]
             assert names == ["README.md", *shards]
         elif format == "megatron":
             assert names == ["README.md", "documents.parquet", "tokens.bin", "tokens.idx"]

@@ -43,7 +43,7 @@ def test_the_dataset_holds_selected_lines_unchanged_and_in_their_order(finished:
             assert rows == sorted(rows)
             pool, written = (
                 lines(root / "corpus" / name),
-                lines(datasets / method / "corpus" / name),
+                lines(datasets / method / name),
             )
             assert written == [pool[row] for row in rows]
             assert all(json.loads(line)["text"] for line in written)

@@ -287,8 +287,8 @@ def _named(path: str, root: str) -> PoolFile:
 
 
 def shared_folder(files: list[PoolFile]) -> str:
-    """The folder that all names begin with; '' where they share none."""
-    return os.path.commonpath([os.path.dirname(file.name) for file in files])
+    """The folder that all names begin with; '.' where they share none."""
+    return os.path.commonpath([os.path.dirname(file.name) for file in files]) or "."
 
 
 def chosen(files: list[PoolFile], patterns: list[str] | None) -> list[PoolFile]:

@@ -29,7 +29,7 @@ def run(
     *,
     pool: list[str],
     selection: Path,
-    below: str = "",
+    below: str = ".",
     output: Path,
 ) -> None:
     """Write what `selection` names of the files of a scoring shard, and in `output` what was written.
@@ -49,7 +49,7 @@ def run(
         done, label = len(rows_of), f"materialise {folder.name} {output.stem}"
         progress = Progress(label, sum(sizes), "bytes", sum(sizes[:done]))
         for file, size in zip(files[done:], sizes[done:], strict=True):
-            name = f"{file.name.removeprefix(below).lstrip('/')}{end}"
+            name = file.name.removeprefix(f"{below}/") + end
             rows_of[name] = write(settings, file, chosen.get(file.name, nothing), folder / name)
             progress.advance(size)
             if kept.due():
