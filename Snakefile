@@ -37,7 +37,7 @@ include: "workflow/rules/campaign.smk"
 
 for made in workflow.rules:
     made.conda_env = ENVIRONMENT
-    made.set_params(job=job_of(made.name))
+    made.set_params(job=job_of(made.name), run=unrecorded(RUN))
 
 
 # The selected datasets, the proof that they help, and the page that shows both.

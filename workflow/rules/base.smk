@@ -19,6 +19,6 @@ rule base:
         srun=srun,
         processes=processes,
     shell:
-        "{params.srun} {RUN} base {params.processes} --log {log:q} --job {params.job:q}"
+        "{params.srun} {params.run} base {params.processes} --log {log:q} --job {params.job:q}"
         " --threads {threads} --settings {params.settings:q} --tokenizer {input.tokenizer:q}"
         " --training-pool {input.training_pool:q} --output {output:q}"

@@ -23,7 +23,7 @@ rule check:
         tokenizer=given(["--tokenizer", TOKENIZER] if TOKENIZER else []),
         tokenizer_seen=seen(tokenizer_files(TOKENIZER)),
     shell:
-        "{RUN} check --log {log:q} --job {params.job:q} --settings {params.settings:q}"
+        "{params.run} check --log {log:q} --job {params.job:q} --settings {params.settings:q}"
         " --pool {params.pool:q} {params.tokenizer:q} --output {output:q}"
 
 
@@ -43,6 +43,6 @@ rule check_pool:
         check=listed("check"),
         pool=unrecorded(pool_argument(POOL)),
     shell:
-        "{RUN} check-pool --log {log:q} --job {params.job:q} --settings {params.settings:q}"
+        "{params.run} check-pool --log {log:q} --job {params.job:q} --settings {params.settings:q}"
         " --pool {params.pool:q} --check {params.check:q} --output {output.files:q}"
         " --rejects {output.rejects:q}"

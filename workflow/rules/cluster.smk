@@ -18,7 +18,7 @@ rule centroids:
         settings=settings("CentroidSettings", "centroids"),
         score=listed("score"),
     shell:
-        "{RUN} centroids --log {log:q} --job {params.job:q} --settings {params.settings:q}"
+        "{params.run} centroids --log {log:q} --job {params.job:q} --settings {params.settings:q}"
         " --score {params.score:q} --output {output.centroids:q}"
 
 
@@ -35,5 +35,5 @@ rule cluster:
     params:
         settings=settings("ClusterSettings", "cluster"),
     shell:
-        "{RUN} cluster --log {log:q} --job {params.job:q} --settings {params.settings:q}"
+        "{params.run} cluster --log {log:q} --job {params.job:q} --settings {params.settings:q}"
         " --score {input.score:q} --centroids {input.centroids:q} --output {output:q}"

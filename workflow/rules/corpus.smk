@@ -13,5 +13,5 @@ rule corpus:
     params:
         settings=settings("CorpusSettings", "corpus"),
     shell:
-        "{RUN} corpus --log {log:q} --job {params.job:q} --settings {params.settings:q}"
+        "{params.run} corpus --log {log:q} --job {params.job:q} --settings {params.settings:q}"
         " --shards {output.shards:q} --reference {output.reference:q}"

@@ -23,7 +23,7 @@ rule evaluate:
         srun=srun,
         processes=processes,
     shell:
-        "{params.srun} {RUN} evaluate {params.processes} --log {log:q} --job {params.job:q}"
+        "{params.srun} {params.run} evaluate {params.processes} --log {log:q} --job {params.job:q}"
         " --threads {threads} --settings {params.settings:q} --base {input.base:q}"
         " --tokenizer {input.tokenizer:q} --reference {input.reference:q}"
         " --select {params.select:q} --pool {params.pool:q}"
@@ -51,5 +51,5 @@ rule summarise:
         settings=settings("SummarySettings", "summary"),
         inputs=all_inputs,
     shell:
-        "{RUN} summarise --log {log:q} --job {params.job:q} --settings {params.settings:q}"
+        "{params.run} summarise --log {log:q} --job {params.job:q} --settings {params.settings:q}"
         " --inputs {params.inputs:q} --output {output:q}"

@@ -28,7 +28,7 @@ rule fit:
         srun=srun,
         processes=processes,
     shell:
-        "{params.srun} {RUN} fit {params.processes} --log {log:q} --job {params.job:q}"
+        "{params.srun} {params.run} fit {params.processes} --log {log:q} --job {params.job:q}"
         " --threads {threads} --settings {params.settings:q} --base {input.base:q}"
         " --tokenizer {input.tokenizer:q} --probe-pool {input.probe_pool:q}"
         " --probes {input.probes:q} --bootstrap {input.bootstrap:q} --output {output:q}"
@@ -46,5 +46,5 @@ rule accept:
     params:
         settings=settings("AcceptSettings", "accept"),
     shell:
-        "{RUN} accept --log {log:q} --job {params.job:q} --settings {params.settings:q}"
+        "{params.run} accept --log {log:q} --job {params.job:q} --settings {params.settings:q}"
         " --model {input:q} --output {output:q}"

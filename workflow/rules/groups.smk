@@ -20,7 +20,7 @@ rule plan_groups:
     params:
         settings=settings("GroupPlanSettings", "group_sets"),
     shell:
-        "{RUN} plan-groups --log {log:q} --job {params.job:q} --threads {threads}"
+        "{params.run} plan-groups --log {log:q} --job {params.job:q} --threads {threads}"
         " --settings {params.settings:q} --probe-pool {input.probe_pool:q}"
         " --random {input.random:q} --bootstrap {input.bootstrap:q} --model {input.model:q}"
         " --output {output:q}"
@@ -42,7 +42,7 @@ rule probe_groups:
         settings=settings("ProbeSettings", "group_probe"),
         parts=len(GROUP_PARTS),
     shell:
-        "{RUN} probe-groups --log {log:q} --job {params.job:q} --threads {threads}"
+        "{params.run} probe-groups --log {log:q} --job {params.job:q} --threads {threads}"
         " --settings {params.settings:q} --base {input.base:q} --probe-pool {input.probe_pool:q}"
         " --reference {input.reference:q} --sets {input.sets:q} --part {wildcards.part}"
         " --parts {params.parts} --output {output:q}"
@@ -62,6 +62,6 @@ rule groups:
     params:
         settings=settings("GroupsSettings", "groups"),
     shell:
-        "{RUN} groups --log {log:q} --job {params.job:q} --settings {params.settings:q}"
+        "{params.run} groups --log {log:q} --job {params.job:q} --settings {params.settings:q}"
         " --sets {input.sets:q} --probed {input.probed:q} --model {input.model:q}"
         " --output {output:q}"

@@ -22,7 +22,7 @@ if FORMAT in ("same", "parquet"):
             pool=pool_of_shard,
             below=given(listing.shared_folder(POOL)),
         shell:
-            "{RUN} materialise --log {log:q} --job {params.job:q}"
+            "{params.run} materialise --log {log:q} --job {params.job:q}"
             " --settings {params.settings:q} --pool {params.pool:q}"
             " --selection {input.selection:q} --below {params.below:q} --output {output:q}"
 
@@ -54,7 +54,7 @@ else:
             tokenizer=CONFIG.materialise.tokenizer or artefact("tokenizer"),
             seen=seen(folder_files(CONFIG.materialise.tokenizer)),
         shell:
-            "{RUN} tokenise --log {log:q} --job {params.job:q}"
+            "{params.run} tokenise --log {log:q} --job {params.job:q}"
             " --settings {params.settings:q} --pool {params.pool:q}"
             " --selection {params.selection:q} --tokenizer {params.tokenizer:q}"
             " --part {wildcards.part} --output {output:q}"
@@ -87,7 +87,7 @@ rule assemble:
         written=listed("written"),
         select=listed("select"),
     shell:
-        "{RUN} assemble --log {log:q} --job {params.job:q} --settings {params.settings:q}"
+        "{params.run} assemble --log {log:q} --job {params.job:q} --settings {params.settings:q}"
         " --written {params.written:q} --select {params.select:q} --output {output.card:q}"
 
 

@@ -16,5 +16,5 @@ rule plan:
         threads=given(json.dumps(stages.threads_of(workflow.rules))),
         output=artefact("plan"),
     shell:
-        "{RUN} plan --log {log:q} --settings {params.settings:q}"
+        "{params.run} plan --log {log:q} --settings {params.settings:q}"
         " --stage-threads {params.threads:q} --output {params.output:q}"

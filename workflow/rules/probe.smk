@@ -15,7 +15,7 @@ rule plan_random:
     params:
         settings=settings("RandomPlanSettings", "rollouts"),
     shell:
-        "{RUN} plan-random --log {log:q} --job {params.job:q} --settings {params.settings:q}"
+        "{params.run} plan-random --log {log:q} --job {params.job:q} --settings {params.settings:q}"
         " --probe-pool {input.probe_pool:q} --output {output:q}"
 
 
@@ -31,7 +31,7 @@ rule plan_one_step:
     params:
         settings=settings("OneStepPlanSettings", "rollouts"),
     shell:
-        "{RUN} plan-one-step --log {log:q} --job {params.job:q} --settings {params.settings:q}"
+        "{params.run} plan-one-step --log {log:q} --job {params.job:q} --settings {params.settings:q}"
         " --probe-pool {input.probe_pool:q} --output {output:q}"
 
 
@@ -50,7 +50,7 @@ rule plan_bootstrap:
     params:
         settings=settings("BootstrapPlanSettings", "rollouts"),
     shell:
-        "{RUN} plan-bootstrap --log {log:q} --job {params.job:q} --threads {threads}"
+        "{params.run} plan-bootstrap --log {log:q} --job {params.job:q} --threads {threads}"
         " --settings {params.settings:q} --probe-pool {input.probe_pool:q} --model {input.model:q}"
         " --output {output:q}"
 
@@ -71,7 +71,7 @@ rule probe:
         settings=settings("ProbeSettings", "probe"),
         parts=len(PARTS),
     shell:
-        "{RUN} probe --log {log:q} --job {params.job:q} --threads {threads}"
+        "{params.run} probe --log {log:q} --job {params.job:q} --threads {threads}"
         " --settings {params.settings:q} --base {input.base:q} --probe-pool {input.probe_pool:q}"
         " --reference {input.reference:q} --rollouts {input.rollouts:q} --part {wildcards.part}"
         " --parts {params.parts} --output {output:q}"

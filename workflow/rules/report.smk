@@ -54,6 +54,6 @@ rule report:
         # No input: the report does without.
         pool=unrecorded(pool_argument(POOL)),
     shell:
-        "{RUN} report --log {log:q} --job {params.job:q} --settings {params.settings:q}"
+        "{params.run} report --log {log:q} --job {params.job:q} --settings {params.settings:q}"
         " --inputs {params.inputs:q} --pool {params.pool:q}"
         " --output {output.page:q} --figures {output.figures:q}"

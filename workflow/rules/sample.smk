@@ -20,7 +20,7 @@ rule sample:
         seen=seen([file.path for file in SAMPLED]),
         tokenizer=seen(folder_files(CONFIG.sample.tokenizer or CONFIG.base.checkpoint)),
     shell:
-        "{RUN} sample --log {log:q} --job {params.job:q} --settings {params.settings:q}"
+        "{params.run} sample --log {log:q} --job {params.job:q} --settings {params.settings:q}"
         " --pool {params.pool:q} --tokenizer {output.tokenizer:q}"
         " --probe-pool {output.probe_pool:q} --training-pool {output.training_pool:q}"
 
@@ -42,6 +42,6 @@ rule reference:
         evaluation=unrecorded(listing.compact(REFERENCE_EVALUATION)),
         seen=seen([*REFERENCE, *REFERENCE_EVALUATION]),
     shell:
-        "{RUN} reference --log {log:q} --job {params.job:q} --settings {params.settings:q}"
+        "{params.run} reference --log {log:q} --job {params.job:q} --settings {params.settings:q}"
         " --reference {params.reference:q} --evaluation {params.evaluation:q}"
         " --tokenizer {input.tokenizer:q} --output {output:q}"

@@ -18,7 +18,7 @@ rule score:
         settings=settings("ScoreSettings", "score"),
         pool=pool_of_shard,
     shell:
-        "{RUN} score --log {log:q} --job {params.job:q} --threads {threads}"
+        "{params.run} score --log {log:q} --job {params.job:q} --threads {threads}"
         " --settings {params.settings:q} --pool {params.pool:q} --check {input.check:q}"
         " --model {input.model:q} --output {output:q}"
 

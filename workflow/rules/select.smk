@@ -27,7 +27,7 @@ rule prepare:
         seen=plainly()(PREPARE.seen),
         arguments=plainly()(PREPARE.arguments),
     shell:
-        "{RUN} {params.stage} --log {log:q} --job {params.job:q} --threads {threads}"
+        "{params.run} {params.stage} --log {log:q} --job {params.job:q} --threads {threads}"
         " --settings {params.settings:q} {params.arguments} --output {output:q}"
 
 
@@ -57,7 +57,7 @@ rule order:
         partitions=ORDER.partitions,  # another number makes all of them stale
         arguments=ORDER.arguments,
     shell:
-        "{RUN} {params.stage} --log {log:q} --job {params.job:q} --threads {threads}"
+        "{params.run} {params.stage} --log {log:q} --job {params.job:q} --threads {threads}"
         " --settings {params.settings:q} {params.arguments} --output {output:q}"
 
 
@@ -93,6 +93,6 @@ rule take:
         cluster=listed("cluster"),
         output=lambda wildcards, output: listing.compact(list(output)),
     shell:
-        "{RUN} take --log {log:q} --job {params.job:q} --settings {params.settings:q}"
+        "{params.run} take --log {log:q} --job {params.job:q} --settings {params.settings:q}"
         " --method {wildcards.method} --orders {input.orders:q} --score {params.score:q}"
         " --cluster {params.cluster:q} --rejects {input.rejects:q} --output {params.output:q}"

@@ -16,7 +16,7 @@ rule fit_semantic:
     params:
         settings=settings("SemanticFitSettings", "semantic_encoder"),
     shell:
-        "{RUN} fit-semantic --log {log:q} --job {params.job:q} --threads {threads}"
+        "{params.run} fit-semantic --log {log:q} --job {params.job:q} --threads {threads}"
         " --settings {params.settings:q} --base {input.base:q} --probe-pool {input.probe_pool:q}"
         " --output {output.encoder:q}"
 
@@ -38,7 +38,7 @@ rule embed:
         settings=settings("EmbedSettings", "semantic"),
         pool=pool_of_shard,
     shell:
-        "{RUN} embed --log {log:q} --job {params.job:q} --threads {threads}"
+        "{params.run} embed --log {log:q} --job {params.job:q} --threads {threads}"
         " --settings {params.settings:q} --pool {params.pool:q}"
         " --check {input.check:q} --base {input.base:q} --tokenizer {input.tokenizer:q}"
         " --encoder {input.encoder:q} --output {output:q}"
