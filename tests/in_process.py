@@ -1,7 +1,7 @@
 """Snakemake's own command line within the process of the tests: a parse, and torch, cost once.
 
 `snakemake` here takes what `checkout.snakemake` takes. Jobs run one after the other in this process,
-by the very command lines that snakemake has made. test_workflow.py proves that both agree.
+by the very command lines that snakemake has made. workflow/test_run.py proves that both agree.
 """
 
 from __future__ import annotations

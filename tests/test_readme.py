@@ -101,7 +101,7 @@ def mixed_pool(folder: Path) -> None:
 
 
 def fewer_methods(folder: Path) -> None:
-    """The comparison at the smallest sizes; test_workflow.py runs every method."""
+    """The comparison at the smallest sizes; workflow/test_methods.py runs every method."""
     path = folder / "workflow/configs/compare.yaml"
     select = {"methods": ["quality", "random"]}
     small = {k: v for k, v in checkout.TINY.items() if k != "run"} | {"select": select}
@@ -141,7 +141,7 @@ COMMANDS = {
         "{block Plan of the run}", before=plain_settings
     ),
     f"{LOCAL}workflow/configs/compare.yaml": Run("(100%) done", before=fewer_methods),
-    # All of it takes 36 minutes; test_workflow.py runs a small pool.
+    # All of it takes 36 minutes; workflow/test_pools.py runs a small pool.
     f"{LOCAL}workflow/configs/compare.yaml workflow/configs/mixed-lambada.yaml": Run(
         "Finished jobid", further=" --until sample", before=mixed_pool
     ),

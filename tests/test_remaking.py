@@ -14,6 +14,8 @@ from groupmates.artefacts.store import damaged
         ("results/mine/score/shard-00001.parquet", None),
         ("results/mine/cluster/centroids.npy", None),
         ("results/mine/fit/final/metrics.json", "results/mine/fit/final"),
+        ("results/mine/fit/final/heldout.parquet", "results/mine/fit/final"),
+        ("results/mine/prepare/color/losses.json", "results/mine/prepare/color"),
         ("results/mine/base/provenance.json", "results/mine/base"),
         ("results/mine/dataset/m/part-00000/part.json", "results/mine/dataset/m/part-00000"),
         ("results/mine/sample/tokenizer/tokenizer.json", "results/mine/sample/tokenizer"),

@@ -1,6 +1,6 @@
 # Every document is read once, before all else that could run: a broken line, or an id that occurs
-# twice, shows at once. Nothing that is probed depends on it, so that a file that is added to the pool,
-# or mended, does not probe again. reads: pool, tokenizer. writes: check/.
+# twice, shows at once. Nothing that is probed depends on it, so that a file that is added to the pool
+# does not probe again. reads: pool, tokenizer. writes: check/.
 
 # A given tokenizer may know no character of a document; one that is trained here knows all bytes.
 TOKENIZER = CONFIG.sample.tokenizer or CONFIG.base.checkpoint

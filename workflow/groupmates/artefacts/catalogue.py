@@ -324,8 +324,10 @@ def target_of(path: Path) -> str:
     patterns = "|".join(re.sub(r"\\\{\w+\\\}", "[^/]+", re.escape(path)) for path in made)
     whole = re.compile(rf"(.*/)?results/[^/]+/({patterns})")
     place = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-    found = (p for p in (place, *place.parents) if whole.fullmatch(p.absolute().as_posix()))
-    return str(next(found, place))
+    # The outermost: of a folder that a rule makes, snakemake knows no file.
+    outwards = (place, *place.parents)
+    found = [p for p in outwards if whole.fullmatch(p.absolute().as_posix())]
+    return str(found[-1] if found else place)
 
 
 def path(name: str) -> str:

@@ -79,7 +79,7 @@ def changed(expected: str, found: str, where: str) -> UserError:
         found=found,
         where=where,
         todo="bring the old file back; or take the new one: `touch` it and run snakemake again, which "
-        "checks and scores it anew",
+        "checks, scores and, if it is among sample.paths, samples it anew",
     )
 
 

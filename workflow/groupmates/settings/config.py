@@ -39,10 +39,10 @@ class Pool(Section):
     """`builtin`, or a list of files, globs and ranges such as `a-{000..278}.jsonl.zst`. `builtin`
     is the text of the installed Python packages.
 
-    Files are `.jsonl`, `.jsonl.gz`, `.jsonl.zst` or `.parquet`. Kinds may be mixed. A folder may
+    Files are lines of JSON, plain, gzip or zstd, or Parquet. Kinds may be mixed. A folder may
     stand for a dataset that `save_to_disk` of Hugging Face `datasets` wrote. URLs (`s3://`,
     `gs://`, `hf://`, `https://`) and names of hub datasets (`owner/name`) are read where they lie.
-    Relative paths start at the folder of `config.yaml`.
+    Relative paths start where snakemake is started.
 
     Name new files at the end of the list. Then only the new files are checked and scored. A file in
     the middle moves later files to other shards, which are scored again.
@@ -62,8 +62,8 @@ class Pool(Section):
     more than 64 MB, or no token by a given tokenizer. `stop`: the first bad record stops the run.
     `skip`: all stages leave bad records out.
 
-    `check/rejects.parquet` lists the records that were left out. Damaged files, files of bad
-    records alone, and ids that occur twice always stop the run. Choose before probing: a change of
+    `check/rejects.parquet` lists the records that were left out. Damaged files, and files of bad
+    records alone, always stop the run. Of an id that occurs twice, `skip` keeps the first. Choose before probing: a change of
     this key makes the sample, the base model and the probes anew.
     """
     max_bad_share: Annotated[float, Field(ge=0, le=1)]

@@ -31,6 +31,10 @@ Write the keys that differ from [config.yaml](../../config.yaml) to a file of yo
 `--configfile`. `--config seed=1 'probe={shards: 4}'` changes keys on the command line. `null` means
 that a key is not set.
 
+A key's field stands in `groupmates/settings/config.py` or `selectors.py`. Which stages depend on it
+stands in `per_stage.py` and `selectors.py`; `tests/workflow/test_stale.py` has a table of what each
+key makes stale.
+
 "Paper" is Group-MATES (arXiv 2502.14709), "§" a section of its method. Influences and losses are in
 nats: lower is better.
 
