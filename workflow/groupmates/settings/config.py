@@ -63,8 +63,8 @@ class Pool(Section):
     `skip`: all stages leave bad records out.
 
     `check/rejects.parquet` lists the records that were left out. Damaged files, and files of bad
-    records alone, always stop the run. Of an id that occurs twice, `skip` keeps the first. Choose before probing: a change of
-    this key makes the sample, the base model and the probes anew.
+    records alone, always stop the run. Of an id that occurs twice, `skip` keeps the first. Choose
+    before probing: a change of this key makes the sample, the base model and the probes anew.
     """
     max_bad_share: Annotated[float, Field(ge=0, le=1)]
     """Largest share of the pool's records that `bad_records: skip` may leave out. A larger share
