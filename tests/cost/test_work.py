@@ -282,7 +282,7 @@ def test_a_plan_counts_a_gpu_where_a_rule_asks_for_one_and_the_profile_names_tha
     found = dict(re.findall(whole, rules, re.MULTILINE | re.DOTALL))
     asking = {name for name, rule in found.items() if "gpu=1" in rule}
     # Those of the selectors' steps have the command of the step.
-    commands = {re.search(r"{RUN} ([\w-]+)", found[name]) for name in asking}
+    commands = {re.search(r"{params.run} ([\w-]+)", found[name]) for name in asking}
     on_gpu = {name for name, stage in STAGES.items() if stage.gpu}
     assert {match[1] for match in commands if match} == on_gpu - STEPS.keys()
     assert on_gpu & STEPS.keys() == {stage for stage, step in STEPS.items() if step.gpu}
