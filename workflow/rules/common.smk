@@ -166,17 +166,17 @@ SEMANTIC_CLUSTERS = [artefact("semantic_cluster", shard=shard) for shard in SHAR
 # So a plan can be made before the files have arrived, too.
 
 
+MADE_HERE = {*CORPUS, artefact("corpus_reference")}  # of the built-in corpus
+
+
 def made_here(paths):
-    """The inputs among them: of the built-in corpus."""
-    corpus = {*CORPUS, artefact("corpus_reference")}
-    return [path for path in paths if path in corpus]
+    """The inputs among them."""
+    return [path for path in paths if path in MADE_HERE]
 
 
 def seen(paths):
     """A recorded param: it changes with a file's size or time, not with its path."""
-    return given(
-        opening.stamp([path for path in paths if path not in made_here([path])])
-    )
+    return given(opening.stamp(path for path in paths if path not in MADE_HERE))
 
 
 def unrecorded(values):
