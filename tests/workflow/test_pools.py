@@ -113,3 +113,37 @@ def test_an_unknown_setting_is_refused_before_anything_runs(tmp_path: Path) -> N
     run = snakemake(folder, "-n")
     assert run.returncode != 0
     assert "prob: no such setting; the nearest is probe" in run.stdout
+
+
+def test_a_dataset_with_an_empty_file_is_a_pool_again(tmp_path: Path) -> None:
+    chance = random.Random(1)
+    words = [f"{a}{b}" for a in ("ba", "ke", "lo", "mi") for b in ("na", "re", "so", "tu")]
+    (tmp_path / "pool").mkdir()
+    for name, number in {"a": 150, "b": 0, "c": 150}.items():
+        rows = [{"text": " ".join(chance.choices(words, k=30)), "n": i} for i in range(number)]
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (tmp_path / f"pool/{name}.jsonl").write_text(text)
+    first = {"pool": {"paths": ["pool/*.jsonl"], "files_per_shard": 1}}
+    first |= {"select": {"budget": {"ratio": 0.5}}}
+    folder = checkout.make(tmp_path, checkout.merged(checkout.TINY, first))
+    root = goes_on(folder, "--until", "assemble")
+    made = root / "dataset/group_mates"
+    selected = [line for file in sorted(made.glob("*.jsonl")) for line in lines_of(file)]
+    assert len(selected) == 150
+    assert not lines_of(made / "b.jsonl")
+
+    again = {"run": "again", "pool": {"paths": ["results/tiny/dataset/group_mates/*.jsonl"]}}
+    goes_on(checkout.configure(folder, again))
+    root = folder / "results/again"
+    assert len(pq.read_table(root / "score/shard-00000.parquet")) == 150
+    for method in ("group_mates", "random"):
+        made = root / "dataset" / method
+        kept = [line for file in sorted(made.glob("*.jsonl")) for line in lines_of(file)]
+        assert len(kept) == 38
+        assert set(kept) <= set(selected)
+    assert (root / "report.html").stat().st_size > 10_000
+    assert not planned(folder)
+
+
+def lines_of(file: Path) -> list[str]:
+    return file.read_text().splitlines()
