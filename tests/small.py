@@ -18,6 +18,7 @@ from groupmates.models.influence import InfluenceModel, make_encoder
 from groupmates.models.language_model import make_lm
 from groupmates.models.tokenizer import load_tokenizer
 from groupmates.settings import config, per_stage
+from groupmates.settings.sections import StepRate
 from groupmates.stages import base, check, draw_rollouts, reference, sample
 
 SENTENCE = (
@@ -42,6 +43,7 @@ ADAMW = config.Optimizer(
     clip_norm=1.0,
     z_loss=1e-4,
 )
+RATE = StepRate(factor=1.0, absolute=None)
 LLAMA = config.Architecture(family="llama", hidden_size=16, layers=1, heads=2)
 NEOX = config.Architecture(family="gpt_neox", hidden_size=16, layers=1, heads=2)
 

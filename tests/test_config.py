@@ -61,7 +61,13 @@ GRAPH_ONLY = {
     "materialise.open_lm.windows_per_shard",
     "evaluate.seeds",
 }
-ONE_OF_TWO = {"clusters": "target_size", "tokens": "ratio", "shard_mb": "files_per_shard"}
+ONE_OF_TWO = {
+    "factor": "absolute",
+    "absolute": "factor",
+    "clusters": "target_size",
+    "tokens": "ratio",
+    "shard_mb": "files_per_shard",
+}
 
 
 def merged(base: dict, over: dict) -> dict:
@@ -182,6 +188,10 @@ cluster.clusters: 10
     cluster: clusters and target_size are both set; set one to null
 cluster.target_size: null
     cluster: clusters and target_size are both null; set one of them
+probe.learning_rate.absolute: 1.0e-4
+    probe.learning_rate: factor and absolute are both set; set one to null
+probe.learning_rate.factor: 0
+    probe.learning_rate.factor: Input should be greater than 0
 select.budget.tokens: 1000
     select.budget: ratio and tokens are both set; set one to null
 select.budget.ratio: null
@@ -331,6 +341,7 @@ def test_every_key_runs_a_stage_again_or_shapes_the_graph(key):
         ("sample.special_tokens_in_text", {"Sample", "Tokenise"}),
         ("materialise.license", {"Assemble"}),  # on the dataset's card
         ("reference.delimiter", {"Reference", "prepare-quality"}),
+        ("probe.learning_rate.factor", {"Probe", "order-oracle-greedy"}),
         ("probe.rollout_length", {"RandomPlan", "BootstrapPlan", "OneStepFit"}),
         ("probe.random.rollouts", {"RandomPlan", "OneStepFit"}),
         ("fit.relation.sharpness", {"Fit", "OneStepFit"}),

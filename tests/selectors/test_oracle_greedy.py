@@ -64,6 +64,7 @@ def ordered(
             seed=seed,
             text_columns=small.COLUMNS,
             selection_examples=EXAMPLES,
+            learning_rate=small.RATE,
             sequence_length=small.SEQUENCE,
             budget=budget,
             candidates=candidates,

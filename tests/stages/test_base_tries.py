@@ -36,7 +36,7 @@ def probed(run, folder, base_folder):
     draw_rollouts.run_random(small.plan_settings(), probe_pool=run.probe_pool, output=rollouts)
     output = folder / "probe/random/shard-00000.parquet"
     probe.run(
-        per_stage.ProbeSettings(selection_examples=4),
+        per_stage.ProbeSettings(selection_examples=4, learning_rate=small.RATE),
         base=base_folder,
         probe_pool=run.probe_pool,
         reference=run.reference,
@@ -328,6 +328,7 @@ def stage_of(name, longer, scored, folder):
         settings = OracleGreedy.Order(
             seed=0,
             selection_examples=4,
+            learning_rate=small.RATE,
             budget=config.Budget(ratio=0.05, tokens=None),
             candidates=None,
             **window,

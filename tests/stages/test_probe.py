@@ -17,13 +17,17 @@ from groupmates.models import language_model as lm
 from groupmates.models.reference import Reference, reference_part
 from groupmates.models.tokenizer import token_lists
 from groupmates.settings.per_stage import ProbeSettings
+from groupmates.settings.sections import StepRate
 from groupmates.stages import draw_rollouts, probe
 
 
-def probed(run, folder, part: int = 0, parts: int = 1, **paths) -> pa.Table:
+def probed(
+    run, folder, part: int = 0, parts: int = 1, rate: StepRate = small.RATE, **paths
+) -> pa.Table:
     output = folder / f"shard-{part}-of-{parts}.parquet"
     inputs = {n: getattr(run, n) for n in ("base", "probe_pool", "reference", "rollouts")} | paths
-    probe.run(ProbeSettings(selection_examples=6), **inputs, part=part, parts=parts, output=output)
+    settings = ProbeSettings(selection_examples=6, learning_rate=rate)
+    probe.run(settings, **inputs, part=part, parts=parts, output=output)
     return read_table(output, "probe")
 
 
@@ -68,22 +72,35 @@ def test_a_longer_plan_begins_with_the_shorter_one(small_run, tmp_path):
 # Labels
 
 
-def test_losses_and_influences_follow_from_steps_taken_one_by_one(small_run, whole):
+@pytest.mark.parametrize(
+    ("rate", "applied"),
+    [
+        (small.RATE, small.ADAMW.learning_rate),
+        (StepRate(factor=0.25, absolute=None), 0.25 * small.ADAMW.learning_rate),
+        (StepRate(factor=None, absolute=3e-4), 3e-4),
+    ],
+)
+def test_losses_and_influences_follow_from_steps_taken_one_by_one(
+    small_run, tmp_path, rate, applied
+):
     """The first two rollouts again, each on a model opened anew."""
+    plan = plan_of(small_run, tmp_path, keep=lambda rollout: rollout < 2)
+    table = probed(small_run, tmp_path, rate=rate, rollouts=plan)
     tokens = read_table(small_run.probe_pool, "probe_pool")
     sequence_of = dict(zip(tokens["doc_id"].to_pylist(), token_lists(tokens), strict=True))
     reference = reference_part(small_run.reference, "selection", 6)[0]
     for rollout in range(2):
         model = lm.load_lm(small_run.base).train()
-        optimizer = lm.make_optimizer(model, small.ADAMW)
+        hyper = small.ADAMW.model_copy(update={"learning_rate": applied})
+        optimizer = lm.make_optimizer(model, hyper)
         lm.load_optimizer(optimizer, model, small_run.base / "optimizer.safetensors")
         losses = [reference.loss(model)]
-        for doc_id in column(whole, "doc_id")[rollout]:
+        for doc_id in column(table, "doc_id")[rollout]:
             ids = torch.from_numpy(sequence_of[doc_id].astype(np.int64))[None]
             lm.train_step(model, optimizer, ids, 1.0, 1e-4)
             losses.append(reference.loss(model))
-        assert column(whole, "loss_before_nats")[rollout].tolist() == losses[:-1]
-        assert column(whole, "loss_after_nats")[rollout].tolist() == losses[1:]
+        assert column(table, "loss_before_nats")[rollout].tolist() == losses[:-1]
+        assert column(table, "loss_after_nats")[rollout].tolist() == losses[1:]
 
 
 def test_a_step_begins_at_the_loss_that_the_step_before_ended_at(whole):
@@ -171,3 +188,16 @@ def test_a_killed_job_goes_on_after_its_last_save_with_the_same_bytes(
     assert attempts > 3
     # One evaluation of the checkpoint per attempt, the one it dies at, and what was not yet saved.
     assert len(evaluations) <= 21 + attempts * (2 + every - 1)
+
+
+def test_influences_that_drown_in_rounding_are_told_with_both_figures(
+    small_run, tmp_path, monkeypatch, capsys
+):
+    probed(small_run, tmp_path / "clear")
+    assert "warning" not in capsys.readouterr().err
+    monkeypatch.setattr(lm, "unit_roundoff", lambda: 1.0)
+    table = probed(small_run, tmp_path / "drowned")
+    spread = f"spread by {table['influence_nats'].to_numpy().std():.1e} nats"
+    told = capsys.readouterr().err
+    assert spread in told
+    assert "raise probe.learning_rate" in told

@@ -63,7 +63,7 @@ def sets(small_run, model, tmp_path_factory):
 def measured(run, sets, folder, part=0, parts=1) -> pa.Table:
     output = folder / f"part-{part}-of-{parts}.parquet"
     probe_sets.run(
-        ProbeSettings(selection_examples=6),
+        ProbeSettings(selection_examples=6, learning_rate=small.RATE),
         base=run.base,
         probe_pool=run.probe_pool,
         reference=run.reference,
@@ -162,7 +162,7 @@ def test_losses_are_those_of_single_rollouts_of_each_set_taken_step_by_step(
     output = tmp_path / "probe.parquet"
     inputs = {n: getattr(small_run, n) for n in ("base", "probe_pool", "reference")}
     probe.run(
-        ProbeSettings(selection_examples=6),
+        ProbeSettings(selection_examples=6, learning_rate=small.RATE),
         **inputs,
         rollouts=single,
         part=0,

@@ -74,6 +74,8 @@ AFFECTS: dict[str, tuple[object, set[str]]] = {
     "base.batch_sequences": (5, BASE),
     "base.learning_rate_warmup_steps": (3, BASE),
     "probe.shards": (3, PROBE),
+    "probe.learning_rate.factor": (0.5, PROBE),
+    "probe.learning_rate.absolute": (1e-4, PROBE),
     "probe.rollout_length": (4, {"plan_random"} | PROBE),
     "probe.random.rollouts": (17, {"plan_random"} | PROBE),
     "probe.bootstrap.rollouts": (8, BOOTSTRAP),
@@ -185,7 +187,11 @@ OTHER_INPUTS = {
 
 
 # A pair of which exactly one is set.
-PAIRED = {"cluster.clusters": {"target_size": None}, "select.budget.tokens": {"ratio": None}}
+PAIRED = {
+    "cluster.clusters": {"target_size": None},
+    "probe.learning_rate.absolute": {"factor": None},
+    "select.budget.tokens": {"ratio": None},
+}
 
 
 def test_the_table_lists_every_setting() -> None:

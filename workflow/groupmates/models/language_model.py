@@ -45,6 +45,11 @@ def autocast() -> Any:
     return torch.autocast("cuda", torch.bfloat16) if torch.cuda.is_available() else nullcontext()
 
 
+def unit_roundoff() -> float:
+    """Largest relative error of a rounded activation, by the precision of `autocast`."""
+    return 2.0**-9 if torch.cuda.is_available() else 2.0**-24
+
+
 def make_lm(
     architecture: Architecture, vocabulary_size: int, positions: int, end_of_text: int, seed: int
 ) -> PreTrainedModel:

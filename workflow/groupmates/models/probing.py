@@ -16,7 +16,13 @@ from groupmates.maths.randomness import hash64
 from groupmates.models import language_model as lm
 from groupmates.models.checkpoint import broken_base, open_base
 from groupmates.models.reference import Reference, check_reference
+from groupmates.models.resumable import set_learning_rate
 from groupmates.models.tokenizer import token_lists
+from groupmates.progress import note
+from groupmates.settings.sections import StepRate
+
+# Spread over rounding. Below it, bf16 ranks steps otherwise than float64: Spearman under 0.95.
+FAR_ABOVE = 3
 
 
 def part_of(plan: pa.Table, item: str, part: int, parts: int) -> pa.Table:
@@ -34,18 +40,31 @@ def sequences_of(probe_pool: Path) -> dict[str, np.ndarray]:
 class Probing:
     """A base model with its AdamW state, trained on one document at a time.
 
-    `start_loss` is the reference loss before any step, nats. Raises `UserError` where a loss is not
-    finite.
+    A step has the checkpoint's settings but for `learning_rate`. `start_loss` is the reference loss
+    before any step, nats. `resolution` is about how far rounding moves it (workflow/DECISIONS.md).
+    Raises `UserError` where a loss is not finite.
     """
 
-    def __init__(self, base: Path, reference: Reference) -> None:
+    def __init__(self, base: Path, reference: Reference, learning_rate: StepRate) -> None:
         self._model, self._optimizer, self._hyper = open_base(base)
+        set_learning_rate(self._optimizer, learning_rate.of(self._hyper.learning_rate))
         check_reference(self._model, reference, base, "selection")
         self._base, self._reference = base, reference
         self.start_loss = reference.loss(self._model)
+        self.resolution = lm.unit_roundoff() * self.start_loss / math.sqrt(reference.labels_N.sum())
         if not math.isfinite(self.start_loss):
             expected = "a finite reference loss of the checkpoint before any step"
             raise broken_base(expected, f"{self.start_loss}", base)
+
+    def told_if_drowned(self, label: str, influences_N: np.ndarray) -> None:
+        """Note where influences, nats, are not far above what the loss can resolve."""
+        spread = float(np.std(influences_N)) if len(influences_N) else math.inf
+        if spread < FAR_ABOVE * self.resolution:
+            note(
+                label,
+                f"warning: influences spread by {spread:.1e} nats, where the loss is rounded by about "
+                f"{self.resolution:.1e}: raise probe.learning_rate",
+            )
 
     def check_ids(self, sequences: list[np.ndarray], doc_ids: list[str]) -> None:
         """Every token of what will be trained on must have an embedding; else `UserError`."""
@@ -97,7 +116,7 @@ class Probing:
                 expected="a finite reference loss after every step",
                 found=f"{loss} after training on document {doc_id!r}",
                 where=where,
-                todo="look at the document's tokens; lower the learning rate in training.json (or "
-                "base.optimizer) if the loss grew over the steps before",
+                todo="look at the document's tokens; lower probe.learning_rate if the loss grew over "
+                "the steps before",
             )
         return loss

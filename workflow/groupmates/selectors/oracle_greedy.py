@@ -114,7 +114,8 @@ def order(
         files = identified(located(pool), store.pool_of(score, "score"))
         texts = Texts(table, files, column, load_tokenizer(tokenizer), limit)
         windows, doc_ids = texts.sequences(np.arange(documents)), table["doc_id"].to_pylist()
-        probed = Probed(Probing(base, examples), windows, doc_ids, known, progress, kept)
+        probing = Probing(base, examples, settings.learning_rate)
+        probed = Probed(probing, windows, doc_ids, known, progress, kept)
         picks, last_N = greedy(documents, enough, draw, probed.loss, probed.choose)
         progress.total = progress.done  # of a budget in tokens it was the most that there could be
         progress.finish()

@@ -22,6 +22,7 @@ from groupmates.settings.sections import (
     Positive,
     Rate,
     Section,
+    StepRate,
     either,
 )
 from groupmates.settings.selectors import SELECTORS, Clusters, Selector
@@ -271,6 +272,7 @@ class Probe(Section):
     With the same number of probing steps, shorter rollouts had cleaner labels. On one pool and
     sampling seed they selected better, elsewhere as well or worse. So ten stays the default.
     """
+    learning_rate: StepRate
     random: RandomRound
     bootstrap: BootstrapRound
     groups: Groups

@@ -35,6 +35,7 @@ from groupmates.settings.sections import (
     Delimiter,
     From,
     OfBadRecords,
+    ProbeRate,
     SelectionExamples,
     SequenceLength,
     StageSettings,
@@ -163,6 +164,7 @@ class OneStepPlanSettings(StageSettings):
 
 class ProbeSettings(StageSettings):
     selection_examples: SelectionExamples
+    learning_rate: ProbeRate
 
 
 class FitSettings(StageSettings):

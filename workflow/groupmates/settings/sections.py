@@ -70,6 +70,25 @@ class Budget(Section):
     one_of_two = either("ratio", "tokens")
 
 
+class StepRate(Section):
+    """The learning rate of a probing step."""
+
+    factor: Annotated[float, Field(gt=0)] | None
+    """Share of the checkpoint's learning rate. Set this key or `absolute`, and the other one to `null`.
+
+    A step trains on one document. At the rate of a batch of hundreds it does damage, whatever the
+    document says, and the influence is drowned in that.
+    """
+    absolute: Annotated[float, Field(gt=0)] | None
+    """The learning rate itself."""
+
+    one_of_two = either("factor", "absolute")
+
+    def of(self, checkpoint: float) -> float:
+        """The rate of a step, where the checkpoint was trained with that of `checkpoint`."""
+        return self.absolute if self.factor is None else self.factor * checkpoint  # type: ignore[return-value]
+
+
 # What a stage takes of the configuration.
 
 
@@ -110,4 +129,5 @@ TextColumns = Annotated[PoolColumns, From(_without_source)]
 OfBadRecords = Annotated[BadRecords, From("pool.bad_records")]
 Delimiter = Annotated[str, From("reference.delimiter")]
 SelectionExamples = Annotated[int, From("reference.selection_examples")]
+ProbeRate = Annotated[StepRate, From("probe.learning_rate")]
 SequenceLength = Annotated[int, From("sample.sequence_length")]

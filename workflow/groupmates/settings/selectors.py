@@ -20,6 +20,7 @@ from groupmates.settings.sections import (
     OfBadRecords,
     Pooling,
     Positive,
+    ProbeRate,
     Rate,
     Section,
     SelectionExamples,
@@ -412,6 +413,7 @@ class OracleGreedy(Selector, name="oracle_greedy"):
         seed: int
         text_columns: TextColumns
         selection_examples: SelectionExamples
+        learning_rate: ProbeRate
         sequence_length: SequenceLength
         budget: Budget
         candidates: Annotated[int | None, From("select.oracle_greedy.candidates")]

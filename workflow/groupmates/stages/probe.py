@@ -38,7 +38,7 @@ def run(
     ).also(part=part, parts=parts)
     with Kept(output, "probe", provenance) as kept:
         examples = reference_part(reference, "selection", settings.selection_examples)[0]
-        probing = Probing(base, examples)
+        probing = Probing(base, examples, settings.learning_rate)
         losses = kept.values  # before and after every step: nearly all of the work
         label = f"probe {output.parent.name} {part + 1}/{parts}"
         progress = Progress(label, len(plan), "steps", len(losses))
@@ -50,6 +50,7 @@ def run(
             kept.measured(losses)
         progress.finish()
         before_N, after_N = np.array(losses).reshape(-1, 2).T
+        probing.told_if_drowned(label, after_N - before_N)
         columns = {
             **{name: plan[name] for name in ("rollout", "step", "doc_id")},
             "loss_before_nats": before_N,

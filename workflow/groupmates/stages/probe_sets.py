@@ -104,7 +104,7 @@ def run(
     ).also(part=part, parts=parts)
     with Kept(output, "group_probe", provenance) as kept:
         examples = reference_part(reference, "selection", settings.selection_examples)[0]
-        probing = Probing(base, examples)
+        probing = Probing(base, examples, settings.learning_rate)
         losses = kept.values
         complete = np.flatnonzero(step == size)  # a loss for each of these rows
         done = int(complete[len(losses) - 1]) + 1 if losses else 0
