@@ -39,7 +39,7 @@ rule check_pool:
     resources:
         **asks(mem_mb=4000, runtime=30),
     params:
-        settings=settings("CheckPoolSettings", "files"),
+        settings=settings("CheckPoolSettings", "files", "rejects"),
         check=listed("check"),
         pool=unrecorded(pool_argument(POOL)),
     shell:

@@ -47,9 +47,10 @@ def artefact(name, **wildcards):
     return path
 
 
-def settings(kind, name):
-    """The params.settings of a rule that writes artefact `name`."""
-    return given(per_stage.as_param(getattr(per_stage, kind).of(CONFIG), name))
+def settings(kind, *artefacts, start=1):
+    """The params.settings of a rule; `artefacts` are all that it writes."""
+    values = getattr(per_stage, kind).of(CONFIG)
+    return given(per_stage.as_param(values, *artefacts, start=start))
 
 
 def given(values):

@@ -11,7 +11,7 @@ rule corpus:
     resources:
         **asks(mem_mb=2000, runtime=30),
     params:
-        settings=settings("CorpusSettings", "corpus"),
+        settings=settings("CorpusSettings", "corpus", "corpus_reference"),
     shell:
         "{params.run} corpus --log {log:q} --job {params.job:q} --settings {params.settings:q}"
         " --shards {output.shards:q} --reference {output.reference:q}"

@@ -17,7 +17,7 @@ rule evaluate:
     resources:
         **asks(mem_mb=16000, runtime=240, gpu=1),
     params:
-        settings=settings("EvaluateSettings", "curve"),
+        settings=settings("EvaluateSettings", "curve", "example_losses"),
         select=listed("select"),
         pool=unrecorded(pool_argument(POOL)),
         srun=srun,

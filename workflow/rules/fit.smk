@@ -23,6 +23,7 @@ rule fit:
         settings=lambda wildcards: settings(
             "OneStepFitSettings" if wildcards.model == "one_step" else "FitSettings",
             "fit",
+            "heldout",
         )(wildcards),
         seen=seen(folder_files(CONFIG.fit.encoder.name)),
         srun=srun,

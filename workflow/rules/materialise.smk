@@ -18,7 +18,7 @@ if FORMAT in ("same", "parquet"):
         resources:
             **asks(mem_mb=4000, runtime=120),
         params:
-            settings=settings("MaterialiseSettings", "dataset_shard"),
+            settings=settings("MaterialiseSettings", "dataset_shard", "dataset"),
             pool=pool_of_shard,
             below=given(listing.shared_folder(POOL)),
         shell:
@@ -30,6 +30,7 @@ else:
     # Parts of a Megatron dataset are joined; those of open_lm are the dataset.
     PART = directory(artefact("dataset_part"))
     WRITTEN = [artefact("dataset_part", part=part) for part in DATASET_PARTS]
+    IN_PART = ["windows"] if FORMAT == "open_lm" else []
 
     rule tokenise:
         input:
@@ -48,7 +49,7 @@ else:
         resources:
             **asks(mem_mb=8000, runtime=240),
         params:
-            settings=settings("TokeniseSettings", "dataset_part"),
+            settings=settings("TokeniseSettings", "dataset_part", *IN_PART),
             pool=lambda wildcards, resources: pool_argument(part_files(wildcards)),
             selection=listed("selection"),
             tokenizer=CONFIG.materialise.tokenizer or artefact("tokenizer"),
@@ -61,13 +62,9 @@ else:
 
 
 MADE = {
-    "open_lm": {"manifest": artefact("manifest")},
-    "megatron": {
-        "tokens": artefact("megatron_tokens"),
-        "index": artefact("megatron_index"),
-        "documents": artefact("documents"),
-    },
-}.get(FORMAT, {})
+    "open_lm": ["manifest"],
+    "megatron": ["megatron_tokens", "megatron_index", "documents"],
+}.get(FORMAT, [])
 
 
 rule assemble:
@@ -75,7 +72,7 @@ rule assemble:
         written=WRITTEN,
         select=selection,
     output:
-        **MADE,
+        **{name: artefact(name) for name in MADE},
         readme=artefact("dataset_readme"),
         card=artefact("dataset_card"),
     log:
@@ -83,7 +80,7 @@ rule assemble:
     resources:
         **asks(mem_mb=4000, runtime=120),
     params:
-        settings=settings("AssembleSettings", "dataset_card"),
+        settings=settings("AssembleSettings", "dataset_card", "dataset_readme", *MADE),
         written=listed("written"),
         select=listed("select"),
     shell:
@@ -97,7 +94,7 @@ DATASETS = [
     for method in METHODS
     for path in [
         artefact("dataset_card"),
-        *MADE.values(),
+        *map(artefact, MADE),
         *(WRITTEN if FORMAT != "megatron" else []),
     ]
 ]

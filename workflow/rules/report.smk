@@ -49,7 +49,8 @@ rule report:
     resources:
         **asks(mem_mb=8000, runtime=120),
     params:
-        settings=settings("ReportSettings", "report"),
+        # Finished runs have recorded the version of the page, with which the others rose.
+        settings=settings("ReportSettings", "report", "figure", "comparison", start=-1),
         inputs=all_inputs,
         # No input: the report does without.
         pool=unrecorded(pool_argument(POOL)),

@@ -14,7 +14,7 @@ rule sample:
     resources:
         **asks(mem_mb=8000, runtime=240),
     params:
-        settings=settings("SampleSettings", "probe_pool"),
+        settings=settings("SampleSettings", "tokenizer", "probe_pool", "training_pool"),
         pool=unrecorded(pool_argument(SAMPLED)),
         names=given(listing.compact([file.name for file in SAMPLED])),
         seen=seen([file.path for file in SAMPLED]),

@@ -23,7 +23,7 @@ rule score:
         " --model {input.model:q} --output {output:q}"
 
 
-# The pool by another model than the final one.
+# The pool by another model than the final one. Readers check the version of `score` in it too.
 use rule score as score_by with:
     input:
         corpus=corpus_of_shard,
@@ -33,3 +33,5 @@ use rule score as score_by with:
         artefact("score_by"),
     log:
         logged("score_{model}_{shard}"),
+    params:
+        settings=settings("ScoreSettings", "score", "score_by"),

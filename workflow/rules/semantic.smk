@@ -53,6 +53,8 @@ use rule centroids as centroids_semantic with:
         record=artefact("semantic_centroids").replace(".npy", ".json"),
     log:
         logged("centroids_semantic"),
+    params:
+        settings=settings("CentroidSettings", "centroids", "semantic_centroids"),
 
 
 use rule cluster as cluster_semantic with:
@@ -63,3 +65,5 @@ use rule cluster as cluster_semantic with:
         artefact("semantic_cluster"),
     log:
         logged("cluster_semantic_{shard}"),
+    params:
+        settings=settings("ClusterSettings", "cluster", "semantic_cluster"),

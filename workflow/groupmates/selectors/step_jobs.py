@@ -82,7 +82,8 @@ class StepJobs:
 
     def settings(self, wildcards: Any) -> str:
         step = self._steps[wildcards.method]
-        return as_param(step, *step.writes)
+        # Finished runs have recorded the sum of the versions.
+        return as_param(step, *step.writes, start=len(step.writes))
 
     def seen(self, wildcards: Any) -> str:
         """What the user's own files look like: a change of one makes the step stale."""

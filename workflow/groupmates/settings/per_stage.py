@@ -297,13 +297,13 @@ class PlanSettings(StageSettings):
     config: Annotated[Config, From(lambda config: config)]
 
 
-def as_param(settings: StageSettings, *artefacts: str) -> str:
-    """The `params.settings` of a rule: sorted JSON, with the version of what the rule writes.
+def as_param(settings: StageSettings, *artefacts: str, start: int = 1) -> str:
+    """The `params.settings` of a rule: sorted JSON, with one version for all that the rule writes.
 
-    Sorted JSON because snakemake compares params as text: the same settings are the same text. Of
-    several artefacts the versions are added up: they only rise.
+    Sorted JSON because snakemake compares params as text: the same settings are the same text. The
+    version is `start` while all artefacts are of version 1. It rises with each of theirs.
     """
-    version = sum(ARTEFACTS[name].version for name in artefacts)
+    version = start + sum(ARTEFACTS[name].version - 1 for name in artefacts)
     return json.dumps({**settings.model_dump(mode="json"), "version": version}, sort_keys=True)
 
 
