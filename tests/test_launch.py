@@ -1,5 +1,7 @@
 """Training in several processes: the same as in one, started together, ended together."""
 
+import contextlib
+import math
 import multiprocessing
 import os
 import signal
@@ -9,6 +11,7 @@ import threading
 import time
 from datetime import datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -311,3 +314,51 @@ def test_a_training_is_warned_before_its_time_limit(scontrol):
     scontrol(f"JobState=RUNNING EndTime={in_seconds(40)}")
     assert warned.wait(600)
     signal.signal(signal.SIGTERM, handler)
+
+
+HOUR = 3600.0
+
+
+@pytest.mark.parametrize(
+    ("ends", "warned"),
+    [
+        ([(0, HOUR)], HOUR - 120),
+        ([(0, HOUR), (60, None)], HOUR - 120),  # the end is known
+        ([(0, HOUR), (1800, 2 * HOUR)], 2 * HOUR - 120),
+        # The question at the end that was known first is not answered.
+        ([(0, HOUR), (1800, 2 * HOUR), (3300, None), (3700, 2 * HOUR)], 2 * HOUR - 120),
+        ([(0, None), (200, HOUR)], HOUR - 120),  # the first question is not answered
+        ([(0, HOUR), (1800, math.inf)], None),
+        ([(0, None)], None),
+    ],
+)
+def test_a_question_that_slurm_does_not_answer_neither_ends_a_training_nor_forgoes_its_warning(
+    ends, warned, monkeypatch
+):
+    """`ends`: from which second on SLURM tells which end of the job, None where it is silent."""
+    now, killed = 0.0, []
+
+    def sleep(seconds):
+        nonlocal now
+        now += seconds
+        if now > 10 * HOUR:
+            raise SystemExit
+
+    def described(job, **_):
+        end = next(end for since, end in reversed(ends) if since <= now)
+        if end is None:
+            return {}
+        return {"EndTime": "Unknown" if end == math.inf else in_seconds(end - now)}
+
+    def thread(target, args, daemon):
+        return SimpleNamespace(start=lambda: target(*args))
+
+    clock = SimpleNamespace(sleep=sleep, monotonic=lambda: now)
+    monkeypatch.setattr(queries, "time", clock)
+    monkeypatch.setattr(queries, "threading", SimpleNamespace(Thread=thread))
+    monkeypatch.setattr(queries, "described", described)
+    monkeypatch.setattr(queries.os, "kill", lambda *_: killed.append(now))
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    with contextlib.suppress(SystemExit):
+        queries.warn_in_time()
+    assert killed == ([] if warned is None else [pytest.approx(warned, abs=3)])

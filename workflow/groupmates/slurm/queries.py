@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from groupmates.progress import note
 SNAKEMAKES_PREFIX = "groupmates-"  # of the jobs that snakemake submits
 # Between the warning and the end of a training at its time limit: room for a step and a save.
 SECONDS_TO_SAVE = 120
+SECONDS_BETWEEN_QUESTIONS = 300.0  # about the end of a training's job
 
 
 def warn_in_time() -> None:
@@ -22,18 +24,27 @@ def warn_in_time() -> None:
     SLURM's own comes at the time limit, half a minute before the end; a large model takes longer.
     """
     job = os.environ.get("SLURM_JOB_ID")
-    left = seconds_left(described(job)) if job else None
-    if job is None or left is None:
-        return
+    if job is not None:
+        threading.Thread(target=_watch, args=(job,), daemon=True).start()
 
-    def watch(left: float) -> None:
-        enough = min(SECONDS_TO_SAVE, left / 2)
-        while left > enough:
-            time.sleep(left - enough)
-            left = seconds_left(described(job)) or 0.0  # the limit may have changed
-        os.kill(os.getpid(), signal.SIGTERM)
 
-    threading.Thread(target=watch, args=(left,), daemon=True).start()
+def _watch(job: str) -> None:
+    """Ask for the end of a job, which may change, and warn this process before it.
+
+    Where SLURM does not answer, the end that it told last counts.
+    """
+    end, enough = math.inf, 0.0
+    while True:
+        # Waiting for an answer takes from the time for the save.
+        if fields := described(job, timeout=20):
+            left = seconds_left(fields)
+            end = math.inf if left is None else time.monotonic() + left
+            enough = enough or min(SECONDS_TO_SAVE, (left or 0.0) / 2)
+        spare = end - enough - time.monotonic()
+        if spare <= 0:
+            break
+        time.sleep(min(spare, SECONDS_BETWEEN_QUESTIONS))
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def queue_again(seconds: float = 0.0) -> None:
@@ -56,14 +67,14 @@ def queue_again(seconds: float = 0.0) -> None:
             time.sleep(60)  # SLURM ends it meanwhile
 
 
-def described(job: str) -> dict[str, str]:
+def described(job: str, timeout: float = 120) -> dict[str, str]:
     """What SLURM says of a job, by the names of `scontrol show job`; nothing where it says nothing."""
     try:
         done = subprocess.run(
             ["scontrol", "show", "job", "--oneliner", job],
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=timeout,
         )
     except (OSError, subprocess.TimeoutExpired):
         return {}
