@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
@@ -262,3 +263,43 @@ def test_files_without_a_byte_have_no_documents(tmp_path):
     for file in empty:
         (tmp_path / file.name).touch()
     assert count_documents(empty, empty)[0] == 0
+
+
+LONG_ROWS = b'{"text": "%s"}\n' % (b"ten bytes!" * 200) * 250  # more than is read for the texts
+
+
+def compressed(content: bytes, **parameters: int) -> bytes:
+    known = zstandard.ZstdCompressionParameters(write_checksum=True, **parameters)
+    packer = zstandard.ZstdCompressor(compression_params=known).compressobj()
+    return packer.compress(content) + packer.flush()
+
+
+def pool_of(file: Path, content: bytes) -> dict:
+    file.write_bytes(content)
+    return configuration(pool={"paths": [str(file)]})
+
+
+@pytest.mark.parametrize(
+    ("name", "pack"), [("a.jsonl.gz", gzip.compress), ("a.jsonl.zst", compressed)]
+)
+def test_a_file_that_is_damaged_behind_the_texts_that_are_read_is_told_as_by_a_stage(
+    name, pack, tmp_path
+):
+    damaged = pack(LONG_ROWS)[:-1] + b"!"  # its checksum
+    config = load(pool_of(tmp_path / name, pack(LONG_ROWS) + damaged))
+    with pytest.raises(UserError) as error:
+        plan(config, tmp_path / "run", {})
+    assert error.value.where == str(tmp_path / name)
+    assert "damaged" in error.value.found
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.jsonl.gz", gzip.compress(LONG_ROWS) + bytes(512)),
+        ("a.jsonl.zst", compressed(LONG_ROWS, window_log=31)),
+    ],
+)
+def test_a_padded_file_and_one_of_the_largest_window_are_whole(name, content, tmp_path):
+    planned = plan(load(pool_of(tmp_path / name, content)), tmp_path / "run", {})
+    assert planned["sizes"]["documents"] == 250

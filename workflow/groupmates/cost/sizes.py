@@ -21,12 +21,13 @@ from groupmates.artefacts.catalogue import ADAMW_STATE
 from groupmates.cost.flops import Shape, clipped_mean
 from groupmates.errors import UserError
 from groupmates.pool.arrow_tables import Table
+from groupmates.pool.damage import reading
 from groupmates.pool.documents import read_documents
 from groupmates.pool.examples import read_examples
 from groupmates.pool.formats import format_of
 from groupmates.pool.listing import PoolFile, deal, expand, list_files
 from groupmates.pool.opening import exists, opened, size_of
-from groupmates.pool.text_lines import TextLines
+from groupmates.pool.text_lines import ZSTD_WINDOW_BYTES, TextLines
 from groupmates.settings.config import Config, PlannedShape
 
 FILES_READ = 8
@@ -201,15 +202,17 @@ def lines_of(file: PoolFile) -> float:
         return float(lines.number_of_rows())
     assert isinstance(lines, TextLines)
     size = size_of(file.path)
-    with opened(file.path) as stream:
-        prefix = stream.read(PREFIX_BYTES)
-    text, rest = b"", prefix
-    while rest and lines.compression != "none":  # frame after frame
-        decoder: Any = zlib.decompressobj(wbits=31)
-        if lines.compression == "zstd":
-            decoder = zstandard.ZstdDecompressor().decompressobj()
-        text += decoder.decompress(rest)
-        rest = decoder.unused_data
+    with reading(file.path):
+        with opened(file.path) as stream:
+            prefix = stream.read(PREFIX_BYTES)
+        text, rest = b"", prefix
+        while rest and lines.compression != "none":  # frame after frame
+            decoder: Any = zlib.decompressobj(wbits=31)
+            if lines.compression == "zstd":
+                zstd = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW_BYTES)
+                decoder = zstd.decompressobj()
+            text += decoder.decompress(rest)
+            rest = decoder.unused_data.lstrip(b"\0")  # a gzip file may be padded
     text = text or prefix
     return text.count(b"\n") * size / max(1, len(prefix))
 
