@@ -219,6 +219,15 @@ def test_a_plan_is_compared_with_all_attempts_of_the_jobs_that_have_ended(tmp_pa
     assert (score.planned_seconds, score.factor) == (None, None)
 
 
+def test_a_record_from_before_gpus_were_looked_at_is_compared_too(tmp_path):
+    stages = {"probe": {"seconds": 40.0, "jobs": 1, "host_bytes": 2e6, "gpu_bytes": None}}
+    earlier = record("probe", 12.0)
+    del earlier["gpu_peak_bytes"]
+    (tmp_path / "a.json").write_text(json.dumps({"attempts": [earlier]}))
+    (probe,) = compare({"stages": stages}, tmp_path)
+    assert (probe.taken_seconds, probe.peak_gpu_bytes) == (12.0, None)
+
+
 def test_half_a_plan_is_no_plan(tmp_path):
     assert read_plan(tmp_path / "plan.json") is None
     (tmp_path / "plan.json").write_text('{"stages": {"pro')

@@ -57,6 +57,13 @@ def test_jobs_of_a_stage_share_one_rate_weighed_by_their_work(tmp_path):
     assert rates.of_run(write_run(tmp_path, jobs, WORK)).phases["probe", "steps"] == 200.0
 
 
+def test_a_record_from_before_gpus_were_looked_at_gives_rates_of_a_processor(tmp_path):
+    earlier = attempt("probe", 13.0, [("steps", 20, 0, 10.0)])
+    del earlier["gpu_peak_bytes"]
+    source = rates.of_run(write_run(tmp_path, [earlier], WORK))
+    assert (source.gpu, source.on_gpu["probe"]) == (False, False)
+
+
 def test_failed_and_running_jobs_give_no_rate(tmp_path):
     jobs = [
         attempt("probe", 10.0, [("steps", 10, 0, 10.0)], state=state)

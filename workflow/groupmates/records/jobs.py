@@ -29,6 +29,8 @@ from groupmates.artefacts import atomic
 SECONDS_BETWEEN_BEATS = 5.0
 SILENT_SECONDS = 60.0  # a running job that was not heard of for so long is dead, or its node is
 MOST_ATTEMPTS = 20  # that a record keeps
+# Of an attempt whose record is of a version that did not look at GPUs yet.
+NO_GPU = {"gpu_peak_bytes": None, "gpu_utilisation": None}
 # These wildcards number the jobs of a stage; the others tell its rounds, models and methods apart.
 NUMBERS = ("shard", "part", "partition", "seed", "file")
 
@@ -165,7 +167,7 @@ def read_record(path: Path) -> list[dict[str, Any]]:
         attempts: list[dict[str, Any]] = json.loads(path.read_text())["attempts"]
     except (OSError, ValueError, KeyError):
         return []
-    return attempts
+    return [NO_GPU | attempt for attempt in attempts]
 
 
 def read_records(folder: Path) -> list[list[dict[str, Any]]]:
