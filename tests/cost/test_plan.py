@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 from pathlib import Path
@@ -14,7 +15,7 @@ import attempts
 import checkout
 from groupmates.cost.calibration import merged, pool_sample, reduced
 from groupmates.cost.compare import compare, read_plan
-from groupmates.cost.jobs import Jobs, Phase
+from groupmates.cost.jobs import TOKENS_AHEAD, Jobs, Phase
 from groupmates.cost.plan import job_seconds, plan, run
 from groupmates.cost.rates import Source
 from groupmates.cost.sizes import base_steps, count_documents, measure
@@ -181,6 +182,16 @@ def test_threads_count_as_cores_and_speed_up_the_tokenizer(repository, tmp_path)
     one, four = (plan(config, tmp_path / "none", {"score": n})["stages"]["score"] for n in (1, 4))
     assert four["seconds"] < one["seconds"]
     assert four["cpu_hours"] == pytest.approx(four["seconds"] * 4 / 3600)
+
+
+def test_a_gpu_that_scores_waits_only_for_the_slower_of_tokenizer_and_model():
+    source = Source("", "", "", True, "measured", kernels={"tokenise": 2.0, "forward": 5.0})
+    both = Phase("documents", 1.0, {"tokenise": 40.0, "forward": 50.0}, TOKENS_AHEAD)
+    assert [source.seconds("score", both, threads) for threads in (1, 2, 4)] == [20.0, 10.0, 10.0]
+    one_after_the_other = dataclasses.replace(both, ahead=frozenset())
+    assert source.seconds("score", one_after_the_other, 4) == 15.0
+    on_cores = dataclasses.replace(source, gpu=False)
+    assert on_cores.seconds("score", both, 4) == 15.0
 
 
 def test_the_pretraining_in_gpu_hours_is_taken_as_it_is(repository, tmp_path):

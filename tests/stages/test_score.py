@@ -1,5 +1,6 @@
 """Scoring: the same rows whatever the files, the batches, or what else is in them."""
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -88,9 +89,26 @@ def test_a_killed_job_goes_on_after_the_row_groups_it_had_saved(tmp_path, model,
         scored(folder, model, 3)
         return folder / "score.parquet"
 
-    attempts, calls = killed.survives(monkeypatch, tmp_path, InfluenceModel, "score", 3, make)
+    attempts, calls = killed.survives(monkeypatch, tmp_path, InfluenceModel, "score_read", 3, make)
     assert attempts == 5
     assert len(calls) == 9 + 4  # nine row groups, and those at which it died once more
+
+
+def test_a_row_group_is_tokenised_while_the_one_before_is_scored():
+    second = threading.Event()
+
+    def made():
+        yield "first"
+        second.set()
+        yield "second"
+        raise UserError(expected="a", found="b", where="c", todo="d")
+
+    items = shard_rows.ahead(made())
+    assert next(items) == "first"
+    assert second.wait(60)  # though nobody has asked for it
+    assert next(items) == "second"
+    with pytest.raises(UserError):
+        next(items)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -98,15 +116,15 @@ def test_a_killed_job_goes_on_after_the_row_groups_it_had_saved(tmp_path, model,
 def test_a_score_that_is_no_number_names_the_document_and_its_line(
     tmp_path, model, monkeypatch, value, column
 ):
-    score_of = InfluenceModel.score
+    score_of = InfluenceModel.score_read
 
-    def broken(self, texts, *rest):
-        individual, emb = score_of(self, texts, *rest)
+    def broken(self, read, *rest):
+        individual, emb = score_of(self, read, *rest)
         individual, emb = individual.copy(), emb.copy()
         (individual if column == "influence" else emb[:, 2])[5] = value
         return individual, emb
 
-    monkeypatch.setattr(InfluenceModel, "score", broken)
+    monkeypatch.setattr(InfluenceModel, "score_read", broken)
     with pytest.raises(UserError, match=r"metrics\.json") as caught:
         scored(tmp_path, model, 2)
     assert caught.value.found == "nan or inf for 'doc-005', one of 1 such"

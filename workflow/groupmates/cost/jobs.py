@@ -38,6 +38,7 @@ KERNELS = {
     "corpus": "documents of the built-in corpus",
     "start": "jobs: start of the process, imports, loading",
 }
+TOKENS_AHEAD = frozenset({"read", "tokenise"})
 ON_ALL_CORES = {"tokenise"}  # of a job; the rates of a file are those of one core
 # What the work of a phase is measured by, where it is of several kernels. Of the sums of a document
 # one multiply-add takes as long as so many of its similarities, which are one matrix product.
@@ -50,11 +51,15 @@ IMPORTS_BYTES = {True: 700_000_000, False: 200_000_000}  # of a job with torch, 
 
 @dataclass(frozen=True)
 class Phase:
-    """`units` of one job, and the work of all of them."""
+    """`units` of one job, and the work of all of them.
+
+    `ahead`: kernels that a core runs for the next documents while the GPU has these.
+    """
 
     unit: str
     units: float
     parts: dict[str, float]
+    ahead: frozenset[str] = frozenset()
 
     @property
     def size(self) -> float:

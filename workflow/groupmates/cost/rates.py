@@ -51,10 +51,13 @@ class Source:
             return phase.size / rate
         if any(kernel not in self.kernels for kernel in phase.parts):
             return None
-        return sum(
-            amount / self.kernels[kernel] / (threads if kernel in ON_ALL_CORES else 1)
+        each = {
+            kernel: amount / self.kernels[kernel] / (threads if kernel in ON_ALL_CORES else 1)
             for kernel, amount in phase.parts.items()
-        )
+        }
+        ahead = sum(each.pop(kernel) for kernel in phase.ahead & each.keys())
+        # Without a GPU both have the same cores.
+        return max(ahead, sum(each.values())) if self.gpu else ahead + sum(each.values())
 
     def start(self, stage: str) -> float | None:
         found = self.starts.get(stage)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from groupmates.cost import selectors
 from groupmates.cost.flops import forward_flops
-from groupmates.cost.jobs import Amounts, Jobs, Phase
+from groupmates.cost.jobs import TOKENS_AHEAD, Amounts, Jobs, Phase
 from groupmates.cost.sizes import Sizes
 from groupmates.settings.config import Config, Fit
 from groupmates.settings.per_stage import group_jobs, one_step_fit, one_steps
@@ -163,7 +163,7 @@ class Work(Amounts):
         passes = self.forward_bytes(self.sizes.encoder or self.sizes.lm)
         block = min(documents, 4096) * (3 * self.sizes.text_bytes + 4 * self.row_bytes)
         jobs = self.shards * (1 + len(self.other_models))
-        phases = [Phase("documents", documents, parts)]
+        phases = [Phase("documents", documents, parts, TOKENS_AHEAD)]
         return Jobs(jobs, phases, block, passes, documents * self.row_bytes)
 
     def fit_semantic(self) -> Jobs:
@@ -177,7 +177,7 @@ class Work(Amounts):
         parts = {"read": text, **self.hidden_states(documents), "tokenise": text, "rows": documents}
         block = min(documents, 4096) * (3 * self.sizes.text_bytes + 20.0 * self.sizes.lm.hidden)
         disk = documents * (30.0 + 4 * self.meaning)
-        phases = [Phase("documents", documents, parts)]
+        phases = [Phase("documents", documents, parts, TOKENS_AHEAD)]
         jobs = self.shards * self.semantic
         return Jobs(jobs, phases, block, self.forward_bytes(self.sizes.lm), disk)
 

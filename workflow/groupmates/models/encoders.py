@@ -105,7 +105,25 @@ class LmEncoder(nn.Module):
         advance: Callable[[int], object] = lambda n: None,
     ) -> torch.Tensor:
         """Mean hidden states float32 [N, F] of the token sequences; `advance` counts documents."""
-        return mean_hidden_states(self._lm[0], sequences, batch_tokens, advance)
+        return self.embed_read(self.read(texts, sequences), batch_tokens, advance)
+
+    def read(
+        self,
+        texts: list[str],
+        sequences: list[np.ndarray],
+        advance: Callable[[int], object] = lambda n: None,
+    ) -> list[np.ndarray]:
+        """The part of `prepare` that uses no GPU: nothing."""
+        return sequences
+
+    def embed_read(
+        self,
+        read: list[np.ndarray],
+        batch_tokens: int,
+        advance: Callable[[int], object] = lambda n: None,
+    ) -> torch.Tensor:
+        """The rest of `prepare`."""
+        return mean_hidden_states(self._lm[0], read, batch_tokens, advance)
 
     @torch.no_grad()
     def calibrate(self, features: Any) -> None:
@@ -177,7 +195,25 @@ class ChunkEncoder(nn.Module):
         advance: Callable[[int], object] = lambda n: None,
     ) -> list[list[np.ndarray]]:
         """The token ids of each document's chunks; `advance` counts documents."""
+        return self.embed_read(self.read(texts, sequences, advance), batch_tokens)
+
+    def embed_read(
+        self,
+        read: list[list[np.ndarray]],
+        batch_tokens: int,
+        advance: Callable[[int], object] = lambda n: None,
+    ) -> list[list[np.ndarray]]:
+        """The rest of `prepare`: nothing but the size of a pass."""
         self.batch_tokens = batch_tokens
+        return read
+
+    def read(
+        self,
+        texts: list[str],
+        sequences: list[np.ndarray],
+        advance: Callable[[int], object] = lambda n: None,
+    ) -> list[list[np.ndarray]]:
+        """The part of `prepare` that uses no GPU: all of it."""
         first, last = self.tokenizer.cls_token_id, self.tokenizer.sep_token_id
         room = self.chunk_tokens - 2
         pieces = []

@@ -72,9 +72,17 @@ class InfluenceModel(nn.Module):
         advance: Callable[[int], object] = lambda n: None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Individual influence float32 [N] (standardised) and embeddings float32 [N, D]."""
+        read = self.encoder.read(texts, sequences, advance)
+        return self.score_read(read, batch_tokens, advance)
+
+    @torch.no_grad()
+    def score_read(
+        self, read: Any, batch_tokens: int, advance: Callable[[int], object] = lambda n: None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As `score`, of documents that `encoder.read` has tokenised."""
         self.eval()
-        prepared = self.encoder.prepare(texts, sequences, batch_tokens, advance)
-        embeddings = self.encoder(prepared, np.arange(len(texts)))
+        prepared = self.encoder.embed_read(read, batch_tokens, advance)
+        embeddings = self.encoder(prepared, np.arange(len(read)))
         individual = self.individual(embeddings)
         return individual.cpu().numpy(), embeddings.cpu().numpy()
 

@@ -28,21 +28,28 @@ def run(
 ) -> None:
     """Score the documents of the files `pool`, which `check` lists, in pool order."""
     influence = InfluenceModel.load(model)
+    encoder = influence.encoder
     tokenizer = load_tokenizer(model / "tokenizer")
 
-    def scored(file: PoolFile, documents: list[Document]) -> dict[str, Any]:
+    def tokenised(file: PoolFile, documents: list[Document]) -> tuple[list[int], Any]:
         texts = [d.text for d in documents]
         tokens = document_tokens(tokenizer, texts)
         windows = [t[: settings.sequence_length + 1] for t in tokens]
-        influence.encoder.check_ids(windows, lambda i: named(file, documents[i]), tokenizer)
-        individual, embeddings = influence.score(texts, windows, settings.score.batch_tokens)
+        encoder.check_ids(windows, lambda i: named(file, documents[i]), tokenizer)
+        return [len(t) for t in tokens], encoder.read(texts, windows)
+
+    def scored(
+        file: PoolFile, documents: list[Document], tokens: tuple[list[int], Any]
+    ) -> dict[str, Any]:
+        n_tokens, read = tokens
+        individual, embeddings = influence.score_read(read, settings.score.batch_tokens)
         check_finite(file, documents, individual, embeddings)
         return {
             "doc_id": [d.doc_id for d in documents],
             "source_file": [file.name] * len(documents),
             "source_row": [d.row for d in documents],
             "source": [d.source for d in documents],
-            "n_tokens": np.array([len(t) for t in tokens]),
+            "n_tokens": np.array(n_tokens),
             "individual_influence": individual,
             "embedding": embeddings,
         }
@@ -50,8 +57,8 @@ def run(
     shard = Shard.of(pool, check)
     inputs = shard.inputs | {"model": digest(model)}
     provenance = Provenance("score", settings.model_dump(mode="json"), inputs)
-    size, bad = influence.encoder.size, settings.bad_records
-    write_rows(output, provenance, shard, settings.columns, bad, size, scored)
+    bad = settings.bad_records
+    write_rows(output, provenance, shard, settings.columns, bad, encoder.size, tokenised, scored)
 
 
 def check_finite(

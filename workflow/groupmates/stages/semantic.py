@@ -55,10 +55,15 @@ def run_embed(
     """Embed the documents of the files `pool`, which `check` lists: rows as `score` has."""
     meaning, of_text = SemanticEncoder.load(base, encoder), load_tokenizer(tokenizer)
 
-    def embedded(file: PoolFile, documents: list[Document]) -> dict[str, Any]:
+    def tokenised(file: PoolFile, documents: list[Document]) -> list[np.ndarray]:
         texts = [d.text for d in documents]
         windows = [t[: settings.sequence_length + 1] for t in document_tokens(of_text, texts)]
         meaning.check_ids(windows, lambda i: named(file, documents[i]), of_text)
+        return windows
+
+    def embedded(
+        file: PoolFile, documents: list[Document], windows: list[np.ndarray]
+    ) -> dict[str, Any]:
         emb_ND = meaning(windows, settings.score.batch_tokens)
         check_lengths(file, documents, emb_ND)
         return {"doc_id": [d.doc_id for d in documents], "embedding": emb_ND}
@@ -67,7 +72,8 @@ def run_embed(
     inputs = digests(base=base, tokenizer=tokenizer, encoder=encoder)
     provenance = Provenance("embed", settings.model_dump(mode="json"), shard.inputs | inputs)
     columns, bad = settings.text_columns, settings.bad_records
-    write_rows(output, provenance, shard, columns, bad, meaning.size, embedded, "semantic")
+    size = meaning.size
+    write_rows(output, provenance, shard, columns, bad, size, tokenised, embedded, "semantic")
 
 
 def check_lengths(file: PoolFile, documents: list[Document], emb_ND: np.ndarray) -> None:

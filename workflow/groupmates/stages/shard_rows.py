@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
@@ -19,6 +20,8 @@ from groupmates.pool.identity import identified, identity
 from groupmates.pool.listing import PoolFile, located
 from groupmates.progress import Progress
 from groupmates.settings.config import BadRecords, PoolColumns
+
+T = TypeVar("T")
 
 ROW_GROUP = 4096  # documents that are tokenised, sorted by length and encoded together
 
@@ -59,12 +62,15 @@ def write_rows(
     columns: PoolColumns,
     bad_records: BadRecords,
     embedding_size: int,
-    rows_of: Callable[[PoolFile, list[Document]], dict[str, Any]],
+    tokens_of: Callable[[PoolFile, list[Document]], T],
+    rows_of: Callable[[PoolFile, list[Document], T], dict[str, Any]],
     artefact: str = "score",
 ) -> None:
     """Write what `rows_of` makes of the documents, row group after row group, in pool order.
 
-    What a killed job has made is kept in pieces of finished row groups.
+    `tokens_of` is its work that no GPU does. It is a row group ahead, in a thread of its own: reading
+    and tokenising take as long as the GPU needs. What a killed job has made is kept in pieces of
+    finished row groups.
     """
     with Kept(output, artefact, provenance) as kept:
         done = kept.state.get("documents", 0)
@@ -76,8 +82,10 @@ def write_rows(
                 for group in groups:
                     writer.write(group)
 
-        for file, documents in _blocks(done, shard, columns, bad_records):
-            unsaved.append(rows_of(file, documents))
+        blocks = _blocks(done, shard, columns, bad_records)
+        read = ((file, documents, tokens_of(file, documents)) for file, documents in blocks)
+        for file, documents, tokens in ahead(read):
+            unsaved.append(rows_of(file, documents, tokens))
             progress.advance(len(documents))
             if kept.due():
                 piece = f"piece-{len(kept.files):06d}.parquet"
@@ -86,6 +94,15 @@ def write_rows(
         progress.finish()
         write(output, chain(_saved_groups(kept, artefact), unsaved))
         kept.clear()
+
+
+def ahead(items: Iterator[T]) -> Iterator[T]:
+    """The items, each made while the one before it is worked on."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = thread.submit(next, items, None)
+            yield item
 
 
 def _saved_groups(kept: Kept, artefact: str) -> Iterator[pa.Table]:
