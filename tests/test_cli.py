@@ -108,11 +108,11 @@ def test_an_unknown_command_is_refused_and_help_names_all_there_are(capsys):
     assert "No such command 'slect'" in capsys.readouterr().err
     assert cli.main([]) == cli.main(["--help"]) == 0
     told = re.sub(r"-\n\s*", "-", capsys.readouterr().out).split()
-    commands = {"status", "explain", "headline", "compare", "calibrate"}
+    commands = {"status", "explain", "copy", "headline", "compare", "calibrate"}
     assert commands | STAGES.keys() <= {word.rstrip(",.") for word in told}
 
 
-@pytest.mark.parametrize("command", ["status", "explain", "headline", "compare", "calibrate"])
+@pytest.mark.parametrize("command", ["status", "explain", "copy", "headline", "compare", "calibrate"])
 def test_every_command_tells_its_arguments(command, capsys):
     assert cli.main([command, "--help"]) == 0
     told = capsys.readouterr().out

@@ -51,6 +51,17 @@ def explain(
 
 
 @app.command()
+def copy(
+    run: Run,
+    to: Annotated[Path, Argument(metavar="NEW", help="Folder of the copy, results/NEW.")],
+) -> None:
+    """Copy a run with Snakemake's records: other settings then make anew what they affect."""
+    from groupmates.records.copied import copy
+
+    print(f"{to} goes on from {run}: {copy(run, to):,} files with Snakemake's record of them")
+
+
+@app.command()
 def headline(run: Run) -> None:
     """Print the few figures that a finished run comes down to."""
     from groupmates.report.headline import headline

@@ -1,5 +1,8 @@
 # What a main process does before its first job and after its last; never in a dry run, nor in a job.
-from groupmates.records import campaign
+from groupmates.records import campaign, copied
+
+with plainly():
+    copied.check(Path("results") / CONFIG.run)
 
 
 onstart:
@@ -7,6 +10,7 @@ onstart:
         # That it is the only one at this run, and what SLURM would refuse.
         with plainly():
             preflight.begin(workflow, CONFIG.run, logger.info)
+        copied.claim(Path("results") / CONFIG.run)
         # For `make status`: the plan as it is at the start, and how it ended.
         asked = workflow.resource_settings
         slots = asked.cores if workflow.local_exec else asked.nodes
