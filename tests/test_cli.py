@@ -112,7 +112,9 @@ def test_an_unknown_command_is_refused_and_help_names_all_there_are(capsys):
     assert commands | STAGES.keys() <= {word.rstrip(",.") for word in told}
 
 
-@pytest.mark.parametrize("command", ["status", "explain", "copy", "headline", "compare", "calibrate"])
+@pytest.mark.parametrize(
+    "command", ["status", "explain", "copy", "headline", "compare", "calibrate"]
+)
 def test_every_command_tells_its_arguments(command, capsys):
     assert cli.main([command, "--help"]) == 0
     told = capsys.readouterr().out

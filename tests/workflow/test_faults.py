@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import shutil
 import subprocess
 import threading
@@ -16,7 +17,7 @@ import pytest
 import checkout
 from groupmates import run_stage
 from groupmates.settings import config, per_stage
-from in_process import snakemake
+from in_process import goes_on, planned, snakemake
 
 SCORE = "results/tiny/score/shard-00001.parquet"
 
@@ -189,3 +190,25 @@ def test_a_file_that_shows_up_late_is_waited_for(
     run = snakemake(folder, "--until", "score", "--latency-wait", "120")
     assert run.returncode == 0, run.stdout[-3000:]
     assert path.exists()
+
+
+def test_inputs_from_the_future_are_told_before_the_first_job_and_lose_nothing(
+    finished: Path, tmp_path: Path
+) -> None:
+    """As a run has that was unpacked from an archive of another time zone."""
+    change = {"select": {"budget": {"ratio": 0.3}}}
+    folder = checkout.copy(finished, tmp_path, change)
+    ordinary = planned(folder)
+    root = folder / "results/tiny"
+    for path in [root, *root.rglob("*")]:
+        tomorrow = path.lstat().st_mtime + 86400
+        os.utime(path, (tomorrow, tomorrow), follow_symlinks=False)
+    before = sorted(root.rglob("*.parquet"))
+    told = " ".join(snakemake(folder).stdout.split())
+    assert "from the future, by up to 24.0 hours" in told
+    assert sorted(root.rglob("*.parquet")) == before
+    command = re.search(r"one time: (touch .* \+)", told)
+    assert command
+    subprocess.run(command[1], shell=True, cwd=folder, check=True)
+    assert planned(folder) == ordinary
+    goes_on(folder, "--until", "take")

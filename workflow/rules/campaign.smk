@@ -9,6 +9,7 @@ onstart:
     if campaign.makes_something(workflow):
         # That it is the only one at this run, and what SLURM would refuse.
         with plainly():
+            campaign.check_times(workflow, CONFIG.run)
             preflight.begin(workflow, CONFIG.run, logger.info)
         copied.claim(Path("results") / CONFIG.run)
         # For `make status`: the plan as it is at the start, and how it ended.

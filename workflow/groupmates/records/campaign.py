@@ -15,16 +15,46 @@ from pathlib import Path
 from typing import Any
 
 from groupmates.artefacts import atomic
+from groupmates.errors import UserError
 from groupmates.progress import note
 from groupmates.records.jobs import stage_name
 
 NAME = "campaign.json"
 VERSION = 2  # jobs know their stage
+CLOCKS_DIFFER = 5.0  # seconds, at most, within one file system
 
 
 def makes_something(workflow: Any) -> bool:
     """Whether snakemake's graph has a job with a log and an output; `plan` only looks at a run."""
     return any(_counts(job) for job in workflow.dag.jobs)
+
+
+def check_times(workflow: Any, run: str) -> None:
+    """Inputs from the future raise `UserError`: snakemake would remove what is made of them.
+
+    It takes an output that is older than an input for one that its job did not write.
+    """
+    folder = logs(run)
+    folder.mkdir(parents=True, exist_ok=True)
+    clock = folder / ".clock"
+    clock.write_text("")  # by the clock that stamps the others
+    now = clock.stat().st_mtime
+    clock.unlink()
+    needed = {str(path) for job in workflow.dag.needrun_jobs() for path in job.input}
+    late = sorted(path for path in needed if _time(path) > now + CLOCKS_DIFFER)
+    if late:
+        hours = (max(map(_time, late)) - now) / 3600
+        raise UserError(
+            expected="inputs from before now: what is made of later ones, snakemake removes",
+            found=f"{len(late):,} from the future, by up to {hours:.1f} hours",
+            where=late[0],
+            todo=f"give all files of the run one time: touch {folder}; "
+            f"find results/{run} -exec touch -h -r {folder} {{}} +",
+        )
+
+
+def _time(path: str) -> float:
+    return os.lstat(path).st_mtime if os.path.lexists(path) else 0.0
 
 
 def begin(workflow: Any, run: str, config: dict[str, Any], slots: int | None) -> None:
