@@ -1,5 +1,6 @@
 """What the main process writes down for those who look on."""
 
+import inspect
 import json
 from types import SimpleNamespace
 
@@ -161,3 +162,19 @@ def test_a_process_ends_no_campaign_but_its_own(workflow):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"pid": 1}))
     campaign.end(workflow, "small", "failed")
     assert campaign.read(campaign.logs("small"))["state"] == "running"
+
+
+def test_snakemakes_own_limit_of_jobs_a_second_is_taken_off_and_another_one_stays():
+    """The names are those of the snakemake that is installed."""
+    from snakemake.cli import get_argument_parser
+    from snakemake.scheduling.job_scheduler import JobScheduler
+
+    assert "job_rate_limiter" in inspect.getsource(JobScheduler.schedule)
+    for words, left in (([], None), (["--max-jobs-per-timespan", "5/1s"], "limiter")):
+        limit = get_argument_parser().parse_args(words).max_jobs_per_timespan
+        workflow = SimpleNamespace(
+            scheduling_settings=SimpleNamespace(max_jobs_per_timespan=limit),
+            scheduler=SimpleNamespace(job_rate_limiter="limiter"),
+        )
+        campaign.plan_only_when_a_job_ends(workflow)
+        assert workflow.scheduler.job_rate_limiter == left

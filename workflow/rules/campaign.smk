@@ -6,6 +6,7 @@ with plainly():
 
 
 onstart:
+    campaign.plan_only_when_a_job_ends(workflow)
     if campaign.makes_something(workflow):
         # That it is the only one at this run, and what SLURM would refuse.
         with plainly():

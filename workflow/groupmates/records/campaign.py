@@ -29,6 +29,17 @@ def makes_something(workflow: Any) -> bool:
     return any(_counts(job) for job in workflow.dag.jobs)
 
 
+def plan_only_when_a_job_ends(workflow: Any) -> None:
+    """Take snakemake's default limit of 100 jobs a second from it; another one stays.
+
+    With a limit it plans once more every second for every job that has ended, as long as others are
+    ready: after some hundred jobs that is half a core (snakemake 9.27).
+    """
+    limit = workflow.scheduling_settings.max_jobs_per_timespan
+    if limit is not None and (limit.max_jobs, limit.timespan) == (100, 1):
+        workflow.scheduler.job_rate_limiter = None
+
+
 def check_times(workflow: Any, run: str) -> None:
     """Inputs from the future raise `UserError`: snakemake would remove what is made of them.
 
