@@ -149,6 +149,21 @@ def test_within_a_folder_that_exists_only_the_rest_is_a_pattern(tree):
     assert found == [f"{tree}/dump[1]/{name}.jsonl" for name in "ab"]
 
 
+def test_a_glob_with_a_range_is_looked_up_for_each_number(tree):
+    for name in ("x0/b.jsonl", "x0/a.jsonl", "x1/a.jsonl", "x2/a.jsonl"):
+        (tree / name).parent.mkdir(exist_ok=True)
+        (tree / name).touch()
+    assert names([f"{tree}/x{{0..1}}/*.jsonl"]) == ["x0/a.jsonl", "x0/b.jsonl", "x1/a.jsonl"]
+    assert "x3/*.jsonl" in refusal(expand, [f"{tree}/x{{2..3}}/*.jsonl"]).found
+
+
+@pytest.mark.parametrize("name", ["web/a-{00..02}.jsonl", "d{0..1}/a.jsonl"])
+def test_a_file_whose_name_looks_like_a_range_is_that_file_and_refused(tree, name):
+    (tree / name).parent.mkdir(exist_ok=True)
+    (tree / name).touch()
+    assert refusal(expand, [f"{tree}/{name}"]).found == repr(f"{tree}/{name}")
+
+
 def test_digits_of_other_scripts_do_not_count_up():
     names = [f"part-{digit}.jsonl" for digit in "1२3٤"]
     assert compact(names) == names

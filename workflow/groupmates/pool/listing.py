@@ -66,9 +66,9 @@ def expand(patterns: list[str], setting: str = "pool.paths") -> list[str]:
 
     A pattern is a path, a URL, a glob of either, a folder of `save_to_disk` or a dataset of the hub.
     It may also be a path with one numeric range: `part-{0000..0278}.jsonl.zst` stands for 279 files,
-    whether they exist or not. So a plan can be made before they arrive. A path that exists stands for
-    itself. A glob that matches nothing, a file named twice or a brace raises `UserError` that names
-    `setting`.
+    whether they exist or not. So a plan can be made before they arrive. A glob may have a range too.
+    A path that exists stands for itself. A glob that matches nothing, a file named twice or a brace
+    raises `UserError` that names `setting`.
     """
     paths = [path for pattern in patterns for path in _matched(pattern, setting)]
     check_paths(paths, setting)
@@ -93,11 +93,15 @@ def check_paths(paths: list[str], setting: str) -> None:
 def _matched(pattern: str, setting: str) -> list[str]:
     """The paths of one pattern."""
     there = there_of(pattern)
-    if _RANGE.search(pattern):
-        return expand_range(pattern)
-    if not glob.has_magic(pattern.removeprefix(there)):
+    rest = pattern.removeprefix(there)
+    if _RANGE.search(rest):
+        paths = [there + end for end in expand_range(rest)]
+        if not glob.has_magic(rest):
+            return paths
+        return [found for path in paths for found in _matched(path, setting)]
+    if not glob.has_magic(rest):
         return files_of(pattern, setting)
-    found = lying.matching(glob.escape(there) + pattern.removeprefix(there))
+    found = lying.matching(glob.escape(there) + rest)
     if not found:
         raise UserError(
             expected="at least one file",
@@ -268,7 +272,7 @@ def root_of(pattern: str, paths: list[str]) -> str:
     if _is_hub_name(pattern):
         return paths[0].partition("@")[0].rpartition("/")[0]
     there = there_of(pattern)
-    several = glob.has_magic(pattern.removeprefix(there)) or _RANGE.search(pattern) is not None
+    several = _stands_for_several(pattern.removeprefix(there))
     if not several and not pattern.endswith((*LINES, *TABLES)) and paths != [pattern]:
         return _absolute(pattern).rpartition("/")[0]  # of save_to_disk: the folder begins the name
     parts = _absolute(pattern).split("/")
