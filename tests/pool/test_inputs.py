@@ -229,10 +229,10 @@ def bucket(tmp_path):
     memory.rm("/bucket", recursive=True)
 
 
-def test_a_remote_pool_has_the_documents_names_and_digests_of_a_local_one(bucket, tmp_path):
+def test_a_remote_pool_has_the_documents_and_digests_of_a_local_one(bucket, tmp_path):
     remote = list_files(bucket)
     local = list_files([f"{tmp_path}/pool/kind-*/*", f"{tmp_path}/pool/saved"])
-    assert [f.name for f in remote] == [f.name for f in local]
+    assert [f.name for f in remote] == [f"bucket/pool/{f.name}" for f in local]
     for one, other in zip(remote, local, strict=True):
         assert list(read_documents(one, small.COLUMNS)) == list(
             read_documents(other, small.COLUMNS)

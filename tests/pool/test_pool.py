@@ -71,8 +71,9 @@ def names(patterns: list[str]) -> list[str]:
         ("{tree}/*/a.jsonl", ["web/a.jsonl"]),
         ("{tree}/{0..1}/x-{2..3}.jsonl", None),
         ("/no/where/part-{08..09}.jsonl", ["where/part-08.jsonl", "where/part-09.jsonl"]),
-        ("s3://bucket/dump/a.jsonl", ["dump/a.jsonl"]),
+        ("s3://bucket/dump/web/a.jsonl", ["bucket/dump/web/a.jsonl"]),
         ("s3://bucket/a.jsonl", ["bucket/a.jsonl"]),
+        ("file:///data/web/a.jsonl", ["data/web/a.jsonl"]),
     ],
 )
 def test_a_name_begins_with_the_first_folder_that_stands_for_several(tree, pattern, expected):
@@ -108,7 +109,7 @@ def test_a_file_keeps_its_name_where_the_pool_is_moved_or_named_relatively(
 
 @pytest.mark.parametrize(
     "pattern",
-    ["web/*", "*/*", "./web/a.jsonl", "{tree}/**/*.jsonl", "x-{1..3}.jsonl", "s3://b/a.jsonl"],
+    ["web/*", "*/*", "./web/a.jsonl", "{tree}/**/*.jsonl", "x-{1..3}.jsonl", "s3://b/a/b/c.jsonl"],
 )
 def test_what_a_command_line_names_is_the_same_file(tree, pattern, monkeypatch):
     monkeypatch.chdir(tree)
@@ -125,6 +126,19 @@ def test_two_files_of_one_name_are_refused_with_what_tells_them_apart(tree):
     assert "'web/a.jsonl'" in error.found
     assert "one glob" in error.todo
     assert names([f"{tree}/*/web/*"]) == ["de/web/a.jsonl", "en/web/a.jsonl"]
+
+
+@pytest.mark.parametrize(
+    "urls",
+    [
+        ["hf://datasets/a/x/data/train.parquet", "hf://datasets/b/y/data/train.parquet"],
+        ["s3://one/data/x-{0..1}.jsonl", "s3://other/data/x-{0..1}.jsonl"],
+    ],
+)
+def test_urls_are_told_apart_by_repository_or_bucket_whatever_others_there_are(urls):
+    together = names(urls)
+    assert len(set(together)) == len(together)
+    assert together == [name for url in urls for name in names([url])]
 
 
 def test_a_name_that_is_no_utf8_is_refused(tree):

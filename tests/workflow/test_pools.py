@@ -89,7 +89,7 @@ def test_a_pool_of_every_kind_without_its_bad_records_runs_to_its_datasets(tmp_p
     kept += pq.read_table(dataset / "c.parquet").to_pylist()
     for file in sorted(dataset.glob("d/*.arrow")):
         kept += datasets.Dataset.from_file(str(file)).to_list()
-    (far,) = dataset.parent.glob("*/far.jsonl.zst")
+    (far,) = dataset.parent.rglob("far.jsonl.zst")
     kept += map(json.loads, lines(far))
     assert kept == [rows[row["n"]] for row in kept]
     assert len(kept) == round(198 / 4)

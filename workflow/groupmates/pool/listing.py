@@ -29,8 +29,9 @@ class PoolFile:
 
     `path` may be a URL. `name` is the `source_file` of every artefact, and part of generated document
     ids. It begins with the first folder that stands for several in the file's entry of pool.paths, or
-    with the file's folder. So it depends neither on other entries nor on where the pool lies. The
-    file's selected rows lie under it in `dataset/{method}/`, less the folder that all names share.
+    with the file's folder. So it depends neither on other entries nor on where the pool lies. That of
+    a URL is all behind `://`, as only bucket or repository may tell two files apart. The file's
+    selected rows lie under it in `dataset/{method}/`, less the folder that all names share.
     `identity`, where it is known, is what the file's bytes must be.
     """
 
@@ -264,13 +265,10 @@ def list_files(patterns: list[str]) -> list[PoolFile]:
 
 
 def root_of(pattern: str, paths: list[str]) -> str:
-    """The folder below which the files of a pattern are named; absolute, or a URL.
+    """The absolute folder below which the files of a pattern, where they are no URLs, are named.
 
-    A name begins with the first folder that stands for several, or with the file's own folder. That
-    of a dataset of the hub begins with the repository and its commit.
+    A name begins with the first folder that stands for several, or with the file's own folder.
     """
-    if _is_hub_name(pattern):
-        return paths[0].partition("@")[0].rpartition("/")[0]
     there = there_of(pattern)
     several = _stands_for_several(pattern.removeprefix(there))
     if not several and not pattern.endswith((*LINES, *TABLES)) and paths != [pattern]:
@@ -286,6 +284,8 @@ def _stands_for_several(part: str) -> bool:
 
 
 def _named(path: str, root: str) -> PoolFile:
+    if lying.is_url(path):
+        return PoolFile(path, path.partition("://")[2].lstrip("/"))
     name = _absolute(path).removeprefix(root).lstrip("/")
     return PoolFile(path if path.endswith(name) else _absolute(path), name)
 
