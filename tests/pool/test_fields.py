@@ -21,7 +21,14 @@ def converted(file: PoolFile, folder) -> str:
 
 @pytest.mark.parametrize(
     "number",
-    ["123456789012345678901234567890", "0.12345678901234567890123", "18446744073709551616", "1.5"],
+    [
+        "123456789012345678901234567890",
+        "0.12345678901234567890123",
+        "18446744073709551616",
+        "1.5",
+        "123456.1e-400",
+        "9007199254740993e0",
+    ],
 )
 def test_a_number_keeps_all_its_digits(tmp_path, number):
     line = f'{{"text": "one", "n": {number}, "in": {{"n": [{number}]}}}}'
@@ -45,9 +52,38 @@ def test_dates_and_decimals_are_their_text(tmp_path):
     }
 
 
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+@pytest.mark.parametrize(("zone", "expected"), [(None, ""), ("UTC", "+00:00")])
+def test_times_of_any_unit_are_their_text(tmp_path, unit, zone, expected):
+    """Nanoseconds are the unit of pandas."""
+    file = table_file(tmp_path, ts=pa.array([0], pa.timestamp(unit, zone)))
+    assert json.loads(converted(file, tmp_path)) == {"ts": f"1970-01-01T00:00:00{expected}"}
+
+
+def test_a_time_keeps_its_nanoseconds(tmp_path):
+    file = table_file(tmp_path, ts=pa.array([123_456_789], pa.timestamp("ns")))
+    assert json.loads(converted(file, tmp_path)) == {"ts": "1970-01-01T00:00:00.123456789"}
+
+
+def test_of_a_key_that_occurs_twice_the_last_value_stays(tmp_path):
+    line = b'{"text": "one", "n": 1, "n": 2}'
+    assert converted(pool_file(tmp_path, line), tmp_path) == '{"n":2}'
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"), [(float("inf"), "float"), ([[1.5, -float("inf")]], "list")]
+)
+def test_an_infinity_is_refused_and_a_number_that_is_none_is_null(tmp_path, number, kind):
+    file = table_file(tmp_path, nan=[float("nan")], f=[number])
+    error = refusal(lambda: converted(file, tmp_path))
+    assert error.found == f"{kind} in the field 'f': {number}"
+    file = table_file(tmp_path, nan=[float("nan")])
+    assert converted(file, tmp_path) == '{"nan":null}'
+
+
 def test_bytes_are_refused_with_what_keeps_them(tmp_path):
     error = refusal(lambda: converted(table_file(tmp_path, raw=[b"\xff"]), tmp_path))
-    assert error.found == "bytes in the field 'raw'"
+    assert error.found == r"bytes in the field 'raw': b'\xff'"
     assert error.where == f"{tmp_path / 'a.parquet'}, row 1"
     assert "materialise.format to same" in error.todo
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -70,29 +71,45 @@ def fields(values: dict[str, Any], where: str) -> str:
 
     Dates and decimals are their text. A number that is none (NaN) is null, as JSON knows none.
     """
-
-    def spelled(value: Any) -> Any:
-        if isinstance(value, (Decimal, UUID)):
-            return str(value)
-        raise TypeError
-
     try:
-        return orjson.dumps(values, default=spelled).decode()
-    except orjson.JSONEncodeError:
-        name = next(name for name, value in values.items() if not _is_json(value, spelled))
+        return _json(values)
+    except TypeError:
+        name = next(name for name, value in values.items() if not _is_json(value))
         raise UserError(
             expected="fields that JSON holds exactly, for materialise.format: parquet",
-            found=f"{type(values[name]).__name__} in the field {name!r}",
+            found=f"{type(values[name]).__name__} in the field {name!r}: {values[name]!r:.80}",
             where=where,
             todo="set materialise.format to same, which keeps every column as it is; or take the "
             "column out of the pool",
         ) from None
 
 
-def _is_json(value: Any, spelled: Callable[[Any], Any]) -> bool:
+def _json(value: Any) -> str:
+    """A value as JSON; TypeError for one that JSON cannot hold."""
+    written = orjson.dumps(value, default=_spelled)
+    if b"null" in written and _has_infinity(value):  # which orjson writes as null
+        raise TypeError
+    return written.decode()
+
+
+def _spelled(value: Any) -> str:
+    if isinstance(value, datetime):  # of nanoseconds: pandas' own kind, which orjson does not know
+        return value.isoformat()
+    if isinstance(value, (Decimal, UUID)):
+        return str(value)
+    raise TypeError
+
+
+def _has_infinity(value: Any) -> bool:
+    if isinstance(value, (dict, list, tuple)):
+        return any(map(_has_infinity, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, float) and math.isinf(value)
+
+
+def _is_json(value: Any) -> bool:
     try:
-        orjson.dumps(value, default=spelled)
-    except orjson.JSONEncodeError:
+        _json(value)
+    except TypeError:
         return False
     return True
 

@@ -24,7 +24,9 @@ ZSTD_LEVEL = 3
 GZIP_LEVEL = 6
 # The tokenizer's memory is many times the text's, and a file without line ends is one record.
 LONGEST_RECORD_BYTES = 64 << 20
-LONG_NUMBER = re.compile(rb"[0-9.]{17}")
+# Numbers that a float may round: of 17 characters, of 16 digits and an exponent, or next to nothing.
+LONG_NUMBER = re.compile(rb"[0-9.]{16}[0-9.eE]")
+TINY_NUMBER = re.compile(rb"-(?<=[eE]-)[0-9]{3}")  # begins with a literal, for which search is fast
 Compression = Literal["none", "gzip", "zstd"]
 
 
@@ -124,9 +126,10 @@ class TextLines:
 def exactly(line: bytes) -> Any:
     """The JSON value on a line; numbers that a float would round are kept as they are spelt.
 
-    orjson reads an integer of thirty digits, or a decimal of as many, as the nearest float.
+    orjson reads an integer of thirty digits, or a decimal of as many, as the nearest float. Of a key
+    that occurs twice, the last value stays.
     """
-    if not LONG_NUMBER.search(line):
+    if not (LONG_NUMBER.search(line) or TINY_NUMBER.search(line)):
         return orjson.loads(line)
     return json.loads(line, parse_float=_kept, parse_int=_kept)
 
