@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,14 +13,30 @@ import numpy as np
 from groupmates.errors import UserError
 from groupmates.pool.arrow_tables import ArrowStream, Parquet
 from groupmates.pool.damage import reading
-from groupmates.pool.listing import TABLES
 from groupmates.pool.opening import opened
-from groupmates.pool.text_lines import Compression, TextLines
+from groupmates.pool.text_lines import TextLines
 from groupmates.settings.config import PoolColumns
 
-GZIP, ZSTD, PARQUET = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1"
+Reader = Callable[[str], "Format"]
+PLAIN = partial(TextLines, compression="none")
+GZIP = partial(TextLines, compression="gzip")
+ZSTD = partial(TextLines, compression="zstd")
+FIRST_BYTES: dict[bytes, Reader] = {
+    b"{": PLAIN,
+    b"\x1f\x8b": GZIP,
+    b"\x28\xb5\x2f\xfd": ZSTD,
+    b"PAR1": Parquet,
+    b"\xff\xff\xff\xff": ArrowStream,
+    b"ARRO": ArrowStream,  # a file with a footer, which that refuses
+}
+NAME_ENDS: dict[str, Reader] = {
+    ".gz": GZIP,
+    ".zst": ZSTD,
+    ".zstd": ZSTD,
+    ".parquet": Parquet,
+    ".arrow": ArrowStream,
+}
 UNKNOWN = {b"BZh": "bzip2", b"\xfd7zX": "xz", b"PK\3\4": "zip", b"\x04\x22\x4d\x18": "lz4"}
-COMPRESSED_NAMES: dict[str, Compression] = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd"}
 
 
 class Format(Protocol):
@@ -35,36 +53,20 @@ class Format(Protocol):
 
 
 def format_of(path: str) -> Format:
-    """The reader of a file: of a table by its name or first bytes, else of lines."""
-    with reading(path), opened(path) as stream:
-        start = stream.read(4)
-        if not start and path.endswith(tuple(COMPRESSED_NAMES)):
-            raise EOFError("no byte, not even of an empty archive")
-    if path.endswith(".arrow"):
-        return ArrowStream(path)
-    if path.endswith(TABLES) or start == PARQUET:
-        return Parquet(path)
-    return TextLines(path, compression(path, start))
+    """The reader of a file, by its first bytes; by its name where they are of no known kind.
 
-
-def compression(path: str, start: bytes) -> Compression:
-    """How lines are compressed, by the first bytes of their file.
-
-    Where these are neither of a compressed file nor of JSON, the name counts: a damaged
-    archive is told as one.
+    So a damaged archive is told as one, and a file of lines may have no byte.
     """
-    if start.startswith(GZIP):
-        return "gzip"
-    if start == ZSTD:
-        return "zstd"
-    for magic, kind in UNKNOWN.items():
+    with reading(path), opened(path) as stream:
+        start = stream.read(4).lstrip()
+    for magic, program in UNKNOWN.items():
         if start.startswith(magic):
             raise UserError(
                 expected="lines of JSON, plain, gzip or zstd; Parquet; or an Arrow stream",
-                found=f"a file compressed with {kind}",
+                found=f"a file compressed with {program}",
                 where=path,
                 todo="decompress it, or compress it with zstd or gzip",
             )
-    if start.lstrip()[:1] == b"{":
-        return "none"
-    return next((kind for end, kind in COMPRESSED_NAMES.items() if path.endswith(end)), "none")
+    by_bytes = (reader for magic, reader in FIRST_BYTES.items() if start.startswith(magic))
+    by_name = (reader for end, reader in NAME_ENDS.items() if path.endswith(end))
+    return next(chain(by_bytes, by_name), PLAIN)(path)
