@@ -466,6 +466,24 @@ def test_snakemake_passes_null_on_as_text_at_any_depth():
     assert refusal(raw | {"run": "null"}) == "run: Input should be a valid string, not null"
 
 
+@pytest.mark.parametrize("null", ["null", "Null", "NULL", "~"])
+def test_every_spelling_of_null_on_a_command_line_is_null_in_lists_too(null):
+    """A column was named ~, and a file null."""
+    pool = f"pool={{columns: {{source: {null}}}}}"
+    given = parse_config([pool, f"sample={{paths: [{null}]}}"])
+    loaded = config.load(merged(changed(pool__columns__source="kind"), {"pool": given["pool"]}))
+    assert loaded.pool.columns.source is None
+    found = refusal(merged(DEFAULTS, {"sample": given["sample"]}))
+    assert found == "sample.paths.0: Input should be a valid string, not null"
+
+
+@pytest.mark.parametrize("key", ["pool__columns__id", "pool__columns__text", "base__checkpoint"])
+def test_an_empty_name_is_refused(key):
+    """What `{id: }` on a command line is."""
+    found = refusal(changed(**{key: ""}))
+    assert found == f"{key.replace('__', '.')}: String should have at least 1 character, not ''"
+
+
 # The key reference and the JSON schema
 
 

@@ -17,6 +17,7 @@ from groupmates.errors import UserError
 from groupmates.settings.sections import (
     BadRecords,
     Budget,
+    FilledText,
     NotNegative,
     PoolColumns,
     Positive,
@@ -147,7 +148,7 @@ class Sample(Section):
     sequence_length: Annotated[int, Field(ge=2)]
     """Predicted tokens per sequence (paper: 2048). A probed or scored sequence is the beginning of
     one document, up to one token more."""
-    tokenizer: str | None
+    tokenizer: FilledText | None
     """Folder of a Hugging Face tokenizer. `null`: the checkpoint's tokenizer, or one trained on the
     pool where `base.checkpoint` is `null`."""
     vocabulary_size: Annotated[int, Field(ge=300)]
@@ -194,7 +195,7 @@ class Optimizer(Section):
 class Base(Section):
     """The language model that is probed."""
 
-    checkpoint: str | None
+    checkpoint: FilledText | None
     """Hugging Face folder of a causal language model, with safetensors weights and tokenizer.
     `null`: a small model is made from scratch.
 
@@ -494,7 +495,7 @@ class Materialise(Section):
     `open_lm` writes webdataset shards and `manifest.jsonl`. `megatron` writes `tokens.bin` and
     `tokens.idx`. A new format replaces the old dataset and repeats nothing else.
     """
-    tokenizer: str | None
+    tokenizer: FilledText | None
     """Folder of the tokenizer for the tokenised formats. `null`: that of the probed model. Each
     document ends with the end-of-text token."""
     shards_per_job: Positive
@@ -684,10 +685,12 @@ def load(raw: dict[str, Any]) -> Config:
 
 
 def _with_nulls(value: Any) -> Any:
-    """The text null as None, at any depth: snakemake passes `--config key=null` on as text."""
+    """YAML's null as None, at any depth: snakemake passes `--config key=null` on as text."""
     if isinstance(value, dict):
         return {key: _with_nulls(entry) for key, entry in value.items()}
-    return None if value == "null" else value
+    if isinstance(value, list):
+        return [_with_nulls(entry) for entry in value]
+    return None if value in ("null", "Null", "NULL", "~") else value
 
 
 def _problem(error: Any) -> str:

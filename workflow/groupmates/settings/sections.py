@@ -13,6 +13,7 @@ Positive = Annotated[int, Field(gt=0)]
 NotNegative = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Rate = Annotated[float, Field(ge=0)]
+FilledText = Annotated[str, Field(min_length=1)]
 BadRecords = Literal["stop", "skip"]
 Pooling = Literal[
     "first", "mean"
@@ -49,12 +50,12 @@ class PoolColumns(Section):
     """Names of the fields of a record. `content.text` is the field `text` inside the field
     `content`."""
 
-    text: str
+    text: FilledText
     """Field of the text."""
-    id: str | None
+    id: FilledText | None
     """Field of the document's id. `null`: file name and row number make the id. An id may occur
     once in the pool."""
-    source: str | None
+    source: FilledText | None
     """Field of the document's kind, which the report shows. `null`: there is none."""
 
 
