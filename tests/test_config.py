@@ -333,7 +333,10 @@ def test_every_key_runs_a_stage_again_or_shapes_the_graph(key):
     ("key", "stages"),
     [
         ("pool.columns.source", {"Score", "order-quality"}),
-        ("pool.bad_records", {"Check", "CheckPool", "Sample", "Score", "Embed", "order-quality"}),
+        (
+            "pool.bad_records",
+            {"Check", "CheckPool", "Sample", "Score", "Embed", "Tokenise", "order-quality"},
+        ),
         (
             "sample.sequence_length",
             {"Sample", "Base", "Score", "Embed", "Evaluate", "order-oracle-greedy", "prepare-quad"},

@@ -67,6 +67,7 @@ def write(format: str, pool: Path, tokenizer: Path, selection: Path) -> None:
             seed=0,
             format=format,
             text_columns=COLUMNS,
+            bad_records="stop",
             special_tokens_in_text=False,
             open_lm=windows if format == "open_lm" else None,
         )

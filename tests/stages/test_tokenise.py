@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import webdataset
 
+import brought
 import small
 import tables
 from groupmates.artefacts import unfinished
@@ -27,11 +28,14 @@ WINDOW, PER_SHARD = 20, 3
 OPEN_LM = config.OpenLm(window_tokens=WINDOW, windows_per_shard=PER_SHARD)
 
 
-def settings(format: str, in_text: bool = False) -> per_stage.TokeniseSettings:
+def settings(
+    format: str, in_text: bool = False, bad_records: config.BadRecords = "stop"
+) -> per_stage.TokeniseSettings:
     return per_stage.TokeniseSettings(
         seed=0,
         format=format,
         text_columns=small.COLUMNS,
+        bad_records=bad_records,
         special_tokens_in_text=in_text,
         open_lm=OPEN_LM if format == "open_lm" else None,
     )
@@ -284,6 +288,59 @@ def test_a_spelt_end_of_text_is_text_unless_the_settings_say_otherwise(
         found = [token for _, window in members(folder / "00000000.tar") for token in window]
     end = load_tokenizer(small_run.tokenizer).eos_token_id
     assert found.count(end) == len(ROWS["a"]) * (1 + in_text)
+
+
+# Documents of which the tokenizer knows no character
+
+
+def with_foreign(pool: Path) -> None:
+    """The second selected document of the first file has no word, and the last one of the last."""
+    for name, rows, changed in (("a", range(11), 2), ("c", range(24, 40), 15)):
+        lines = [small.documents(40)[row] for row in rows]
+        lines[changed] = lines[changed] | {"text": brought.FOREIGN}
+        small.write_lines(pool / f"{name}.jsonl", lines)
+
+
+@pytest.mark.parametrize("format", ["open_lm", "megatron"])
+def test_a_document_without_a_token_stops_with_its_id_file_and_line(format, pool, tmp_path):
+    """It was written as a bare end-of-text."""
+    with_foreign(pool)
+    with pytest.raises(UserError, match=r"materialise\.tokenizer") as caught:
+        part_of(pool, format, "00000", brought.words_tokenizer(tmp_path / "words"))
+    assert caught.value.where == f"document 'a.jsonl#2', {pool}/a.jsonl, line 3"
+    assert brought.FOREIGN[:20] in caught.value.found
+    assert "pool.bad_records" in caught.value.todo
+
+
+@pytest.mark.parametrize("format", ["open_lm", "megatron"])
+def test_skip_leaves_a_document_without_a_token_out_of_dataset_and_counts(
+    format, pool, tmp_path, monkeypatch, capsys
+):
+    with_foreign(pool)
+    words = brought.words_tokenizer(tmp_path / "words")
+    monkeypatch.setattr(__name__ + ".settings", partial(settings, bad_records="skip"))
+    one = OPEN_LM.model_copy(update={"window_tokens": 1, "windows_per_shard": 10_000})
+    monkeypatch.setattr(__name__ + ".OPEN_LM", one)  # nothing is dropped
+    folder = dataset_of(pool, format, words)
+    kept = [i for i in ids("abc") if i not in ("a.jsonl#2", "c.jsonl#15")]
+    whole = dict(zip(ids("abc"), texts(), strict=True))
+    documents = document_tokens(load_tokenizer(words), [whole[i] for i in kept])
+    card = read_artefact_json(folder.with_suffix(".json"), "dataset_card")
+    assert (card["documents"], card["tokens"]) == (26, sum(map(len, documents)))
+    assert "| documents | 26 |" in (folder / "README.md").read_text()
+    assert capsys.readouterr().err.count("WARNING: 1 documents without a token are left out") == 2
+    if format == "megatron":
+        found = read_by_megatron(folder)
+        assert [d.tolist() for d in found] == [d.tolist() for d in documents]
+        table = read_table(folder / "documents.parquet", "documents")
+        assert table["doc_id"].to_pylist() == kept
+        assert table["tokens"].to_pylist() == [len(d) for d in documents]
+        return
+    tables_of_parts = [read_table(p, "windows") for p in sorted(folder.rglob("windows.parquet"))]
+    owners = [i for table in tables_of_parts for i in table["doc_id"].to_pylist()]
+    expected = [i for i, d in zip(kept, documents, strict=True) for _ in d]
+    assert sorted(owners) == sorted(expected)
+    assert card["sequences"] == len(expected)
 
 
 # Whatever happens on the way

@@ -497,7 +497,8 @@ class Materialise(Section):
     """
     tokenizer: FilledText | None
     """Folder of the tokenizer for the tokenised formats. `null`: that of the probed model. Each
-    document ends with the end-of-text token."""
+    document ends with the end-of-text token. A selected document without any other is a bad
+    record."""
     shards_per_job: Positive
     """Consecutive scoring shards that one job writes in a tokenised format. Raise it where shards
     are small: the last `.tar` of each job is short."""

@@ -238,6 +238,7 @@ class TokeniseSettings(StageSettings):
     seed: int
     format: Annotated[Format, From("materialise.format")]
     text_columns: TextColumns
+    bad_records: OfBadRecords
     special_tokens_in_text: Annotated[bool, From("sample.special_tokens_in_text")]
     open_lm: Annotated[OpenLm | None, From(_open_lm)]
 

@@ -95,15 +95,17 @@ def run_assemble(
     else:
         parts = [store.read_folder_json(path, "dataset_part", "part.json") for path in written]
         counts["tokens"] = sum(part["tokens"] for part in parts)
-        assert counts["documents"] == sum(part["documents"] for part in parts)
+        counts["documents"] = sum(part["documents"] for part in parts)
         if settings.format == "open_lm":
             made = [folder / "manifest.jsonl"]
             counts["sequences"] = list_shards(written, parts, made[0])
         else:
             made = [folder / name for name in ("tokens.bin", "tokens.idx", "documents.parquet")]
             lengths = join(written, np.dtype(parts[0]["type"]), made[0], made[1])
-            documents = {name: table[name] for name in DOCUMENT} | {"tokens": lengths}
+            table = table.append_column("tokens", pa.array(lengths)).filter(lengths > 0)
+            documents = {name: table[name] for name in (*DOCUMENT, "tokens")}
             store.write_table(made[2], "documents", provenance, documents)
+            assert counts["documents"] == len(table)
     parts_of = {file for path in written if path.is_dir() for file in path.rglob("*")}
     remove_others(folder, parts_of | set(made))
     files = sorted(path for path in folder.rglob("*") if path.is_file())
@@ -147,7 +149,7 @@ def list_shards(folders: list[Path], parts: list[dict[str, Any]], output: Path) 
 def join(folders: list[Path], kind: np.dtype, tokens: Path, index: Path) -> np.ndarray:
     """Write the tokens of all parts, of type `kind`, behind each other, and Megatron's index.
 
-    Returns the tokens of each document, int32 [N].
+    Returns the tokens of each document, int32 [N]; 0 where it was left out.
     """
     size = sum((folder / "tokens.bin").stat().st_size for folder in folders)
     progress = Progress(f"assemble {tokens.parent.name}", size, "bytes")
@@ -159,7 +161,7 @@ def join(folders: list[Path], kind: np.dtype, tokens: Path, index: Path) -> np.n
     progress.finish()
     lengths = np.concatenate([np.load(folder / "lengths.npy") for folder in folders])
     with replacing(index) as temporary:
-        write_index(temporary, kind, lengths)
+        write_index(temporary, kind, lengths[lengths > 0])
     return lengths
 
 

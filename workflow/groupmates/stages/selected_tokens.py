@@ -12,10 +12,13 @@ import pyarrow as pa
 
 from groupmates.artefacts.store import by_pool_file
 from groupmates.artefacts.unfinished import Kept
+from groupmates.errors import UserError
 from groupmates.models.tokenizer import TOKENISED_TOGETHER, document_tokens
 from groupmates.pool.chosen_rows import chosen_texts
+from groupmates.pool.damage import place
 from groupmates.pool.listing import PoolFile
 from groupmates.progress import Progress
+from groupmates.settings.config import BadRecords
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -32,9 +35,12 @@ def read_selected(
     tokenizer: PreTrainedTokenizerBase,
     kind: np.dtype,
     label: str,
+    bad_records: BadRecords | None = None,
 ) -> None:
     """Keep the tokens of the documents in `table`, and their lengths, in the order of the `files`.
 
+    A document without a token but its end is a bad record: `UserError`, or of length 0. None: `table`
+    has no such document, as the check found.
     An earlier attempt's `files` were read to their end, and of the next one so many `rows`.
     """
     first, done = kept.state.get("files", 0), kept.state.get("rows", 0)
@@ -54,9 +60,14 @@ def read_selected(
 
     chosen, nothing = by_pool_file(table), table.slice(0, 0)
     for number, file in enumerate(files[first:], first):
-        rows = chosen.get(file.name, nothing)["source_row"].to_numpy()
+        ours = chosen.get(file.name, nothing)
+        rows = ours["source_row"].to_numpy()
         for texts in together(chosen_texts(file, rows[done:], column)):
-            fresh += document_tokens(tokenizer, texts)
+            for i, tokens in enumerate(document_tokens(tokenizer, texts)):
+                if len(tokens) == 1 and bad_records == "stop":
+                    raise no_token(ours.slice(done + i, 1), file, texts[i])
+                left_out = len(tokens) == 1 and bad_records == "skip"
+                fresh.append(tokens[:0] if left_out else tokens)
             done += len(texts)
             progress.advance(len(texts))
             if kept.due() or sum(map(len, fresh)) >= PIECE_TOKENS:
@@ -65,6 +76,18 @@ def read_selected(
     if first < len(files):
         save(len(files), 0)
     progress.finish()
+
+
+def no_token(document: pa.Table, file: PoolFile, text: str) -> UserError:
+    """A selected document, a row of its table, without a token by the dataset's tokenizer."""
+    where = place(file.path, document["source_row"][0].as_py())
+    return UserError(
+        expected="a token of every selected document by materialise.tokenizer",
+        found=f"{text[:80]!r}, of which the tokenizer knows no character",
+        where=f"document {document['doc_id'][0].as_py()!r}, {where}",
+        todo="set materialise.tokenizer to a tokenizer that falls back to bytes, or remove the row; "
+        "or set pool.bad_records to skip, which samples and probes anew",
+    )
 
 
 def kept_of(kept: Kept, kind: str) -> list[Path]:

@@ -52,14 +52,18 @@ def run(
             identified(located(pool), store.pool_of(selection, "select")),
             settings.text_columns.text,
         )
-        read_selected(kept, files, table, column, language, kind, label)
+        bad_records = settings.bad_records
+        read_selected(kept, files, table, column, language, kind, label, bad_records)
         stream = Stream(kept_of(kept, "tokens"))
         if settings.open_lm is not None:
             cut(kept, stream, settings, part, label)
         lengths = np.concatenate([np.load(path) for path in kept_of(kept, "lengths")])
+        table = table.filter(lengths > 0)
+        if left_out := len(lengths) - len(table):
+            note(label, f"WARNING: {left_out:,} documents without a token are left out")
         with store.replacing(output) as folder:
             folder.mkdir()
-            counts = {"documents": len(lengths), "tokens": len(stream), "type": kind.name}
+            counts = {"documents": len(table), "tokens": len(stream), "type": kind.name}
             if settings.open_lm is None:
                 with (folder / "tokens.bin").open("wb") as file:
                     stream.write(file)
@@ -67,13 +71,13 @@ def run(
             for path in kept_of(kept, "shard"):
                 path.rename(folder / path.name.removeprefix("shard-"))
             if settings.open_lm is not None:
-                pieces = windows_of(table, lengths, settings, part)
+                pieces = windows_of(table, lengths[lengths > 0], settings, part)
                 store.write_table(folder / "windows.parquet", "windows", provenance, pieces)
             body = counts | {"shards": kept.state.get("shards", [])}
             (folder / "part.json").write_text(json.dumps(body, sort_keys=True) + "\n")
             store.write_folder_provenance(folder, "dataset_part", provenance)
         kept.clear()
-    note(label, f"{len(lengths):,} documents, {len(stream):,} tokens")
+    note(label, f"{len(table):,} documents, {len(stream):,} tokens")
 
 
 def cut(
