@@ -82,6 +82,20 @@ def test_an_id_past_the_last_row_is_told_with_token_id_rows_and_document(longer)
     assert caught.value.where == "document 2"
 
 
+def test_the_advice_about_a_token_past_the_embedding_helps_where_no_tokenizer_is_given(longer):
+    """It was to set sample.tokenizer to null, which it was."""
+    folder, rows, _ = longer
+    plain, special = (lm.past_embedding(i, rows, "", folder).todo for i in (rows + 1, rows))
+    ways = [
+        "take the text out of the pool",
+        "remove the token",
+        "add a row",
+        "if sample.tokenizer is",
+    ]
+    assert all(way in plain for way in ways)
+    assert "special_tokens_in_text" in special and "special_tokens_in_text" not in plain
+
+
 def test_ids_must_be_rows_of_the_output_embedding_too(longer):
     folder, rows, model = longer
     model.set_output_embeddings(torch.nn.Linear(16, rows - 5, bias=False))

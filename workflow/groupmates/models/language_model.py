@@ -182,12 +182,15 @@ def past_embedding(
     if isinstance(tokenizer, Path):
         tokenizer = load_tokenizer(tokenizer, needs_end=False)
     token = tokenizer.convert_ids_to_tokens(token_id)
+    as_text = "; or set sample.special_tokens_in_text to false, if it is true"
     return UserError(
         expected=f"token ids below {rows:,}, the rows of the model's embedding",
         found=f"the token {token!r} with the id {token_id:,}",
         where=where,
-        todo="give the checkpoint's own tokenizer (sample.tokenizer: null); or set "
-        "sample.special_tokens_in_text to false, or take the token out of the text",
+        todo="take the text out of the pool or the reference; or remove the token from the tokenizer's "
+        "files; or add a row to the model's embedding (resize_token_embeddings, save_pretrained)"
+        f"{as_text if token in tokenizer.all_special_tokens else ''}"
+        "; if sample.tokenizer is set, null takes the checkpoint's own",
     )
 
 
