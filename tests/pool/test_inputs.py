@@ -137,9 +137,10 @@ def test_selected_rows_of_a_saved_dataset_load_with_datasets(tmp_path):
 
 def test_a_folder_that_is_no_saved_dataset_is_refused_with_what_to_write(tmp_path):
     (tmp_path / "plain").mkdir()
-    error = refusal(lambda: list_files([f"{tmp_path}/plain"]))
-    assert "state.json" in error.expected
-    assert f"{tmp_path}/plain/*.jsonl.zst" in error.todo
+    for entry in ("plain", "plain/", "plain/**"):
+        error = refusal(lambda e=entry: list_files([f"{tmp_path}/{e}"]))
+        assert "state.json" in error.expected
+        assert f"{tmp_path}/plain/*.jsonl.zst" in error.todo
 
 
 def test_a_damaged_list_of_a_saved_datasets_files_is_told(tmp_path):

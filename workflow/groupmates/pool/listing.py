@@ -163,7 +163,8 @@ def files_of(path: str, setting: str) -> list[str]:
             expected="files, or a folder of save_to_disk, with state.json or dataset_dict.json",
             found="a folder without them",
             where=f"{setting}, {path}",
-            todo=f"name the files in it, such as {path}/*.jsonl.zst or {path}/**/*.parquet",
+            todo="name the files in it, such as "
+            f"{os.path.join(path, '*.jsonl.zst')} or {os.path.join(path, '**/*.parquet')}",
         )
     return hub_files(path, setting) if _is_hub_name(path) else [path]
 
