@@ -82,6 +82,13 @@ def test_a_bad_record_is_named_by_file_and_line(tmp_path, line, expected, found)
     assert error.where == f"{path}, line 2"
 
 
+def test_blank_lines_are_no_examples_and_count_as_lines(tmp_path):
+    path = reference_file(tmp_path, [b"", b'{"text": "one"}', b" ", b""])
+    assert [(e.where, e.labelled) for e in read_examples(path)] == [(f"{path}, line 2", "one")]
+    error = refusal(lambda: read(reference_file(tmp_path, [b"", b" "])))
+    assert "at least one row" in error.expected
+
+
 def test_missing_and_empty_files_are_refused(tmp_path):
     error = refusal(lambda: read(str(tmp_path / "none.jsonl")))
     assert (error.found, error.where) == ("none", str(tmp_path / "none.jsonl"))

@@ -14,7 +14,7 @@ import pytest
 import zstandard
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from test_readers import COLUMNS, KINDS, LINES, PACKED, PLAIN, refusal, write_stream
+from test_readers import COLUMNS, KINDS, LINES, PACKED, PLAIN, copied_lines, refusal, write_stream
 
 import small
 from groupmates.artefacts.store import read_table
@@ -28,7 +28,7 @@ from groupmates.stages import sample, score
 GOOD = b'{"id": "a", "text": "one"}'
 BAD = {
     b"{broken": ("not JSON", "'{broken'"),
-    b"": ("not JSON", "a blank line"),
+    b"one": ("not JSON", "'one'"),
     b'{"id": "b", "text": "caf\xe9"}': ("not UTF-8", "the byte 0xe9 at position 25"),
     b"[1]": ("no JSON object", "a JSON list: '[1]'"),
     b'{"id": "b", "body": "two"}': ("no text", "the fields ['id', 'body']"),
@@ -37,7 +37,6 @@ BAD = {
     b'{"id": "b", "text": ""}': ("empty text", "an empty string"),
 }
 FURTHER = {
-    b"   ": ("not JSON", "a blank line"),
     b'{"id": "b", "text": null}': ("no text", "null in 'text'"),
     b'{"text": "two"}': ("no id", "the fields ['text']"),
     b'{"id": null, "text": "two"}': ("no id", "None"),
@@ -115,6 +114,30 @@ def test_bad_rows_of_a_table_are_listed_one_by_one(tmp_path, suffix):
         (6, "not UTF-8"),
     ]
     assert "0xe9 at position 4" in rejects[0].found
+
+
+@pytest.mark.parametrize("suffix", LINES)
+def test_a_blank_line_is_neither_a_document_nor_a_bad_record_and_counts_as_a_row(tmp_path, suffix):
+    file = lines_file(tmp_path, [b"", GOOD, b" \t\r", b"", GOOD, b"  "], suffix)
+    assert [(d.row, d.doc_id) for d in read_documents(file, PLAIN)] == [
+        (1, "part" + suffix + "#1"),
+        (4, "part" + suffix + "#4"),
+    ]
+    assert read(file) == ([1, 4], [])
+    assert copied_lines(file, [4], tmp_path) == GOOD + b"\n"
+    assert read(lines_file(tmp_path, [b"", b" "], suffix)) == ([], [])
+
+
+def test_a_file_of_bad_records_and_blank_lines_counts_the_bad_ones(tmp_path):
+    error = refusal(lambda: read(lines_file(tmp_path, [b"", b"x", b"", b"y", b""])))
+    assert (error.found.split(",")[0], error.where[-6:]) == ("2 bad ones", "line 2")
+
+
+def test_white_space_that_is_cut_as_too_long_is_a_bad_record(tmp_path, monkeypatch):
+    monkeypatch.setattr("groupmates.pool.text_lines.CHUNK_BYTES", 100)
+    monkeypatch.setattr(text_lines, "LONGEST_RECORD_BYTES", 1000)
+    rows, rejects = read(lines_file(tmp_path, [b" " * 5000 + GOOD, GOOD]))
+    assert (rows, [r.reason for r in rejects]) == ([1], ["too long"])
 
 
 def test_the_beginning_of_a_long_bad_line_is_kept_and_no_more(tmp_path):
@@ -340,19 +363,19 @@ def damaged(content: bytes, how: tuple[str, float, bytes]) -> bytes:
     }[kind]
 
 
-def present(path: Path, suffix: str) -> int:
-    """The records of a file that can be read, counted by other means than ours."""
+def present(path: Path, suffix: str) -> list[int]:
+    """Rows of the records of a file that can be read, found by other means than ours."""
     if suffix == ".parquet":
-        return pq.read_metadata(path).num_rows
+        return list(range(pq.read_metadata(path).num_rows))
     if suffix == ".arrow":
-        return sum(len(batch) for batch in pa.ipc.open_stream(path.read_bytes()))
+        return list(range(sum(len(batch) for batch in pa.ipc.open_stream(path.read_bytes()))))
     content = path.read_bytes()
     if suffix == ".jsonl.gz":
         content = gzip.decompress(content)
     if suffix == ".jsonl.zst":
         reader = zstandard.ZstdDecompressor().stream_reader(content, read_across_frames=True)
         content = reader.read()
-    return content.count(b"\n") + (not content.endswith(b"\n") and content != b"")
+    return [row for row, line in enumerate(content.split(b"\n")) if line.strip()]
 
 
 @settings(max_examples=int(os.environ.get("GROUPMATES_FUZZ_EXAMPLES", 400)), deadline=None)
@@ -386,7 +409,7 @@ def test_of_any_damaged_file_every_record_is_read_or_listed_or_the_file_is_refus
             with pytest.raises(UserError):
                 list(read_documents(file, PLAIN))
             return
-        assert sorted([*rows, *(r.row for r in rejects)]) == list(range(present(path, suffix)))
+        assert sorted([*rows, *(r.row for r in rejects)]) == present(path, suffix)
         assert rows == sorted(rows)
         if rejects:
             error = refusal(lambda: list(read_documents(file, PLAIN)))

@@ -75,7 +75,7 @@ def read_documents(
     rejects: list[Reject] | None = None,
     left_out: Collection[int] = (),
 ) -> Iterator[Document]:
-    """The documents of a pool file in its order, none of an empty one.
+    """The documents of a pool file in its order, none of an empty one or of a blank line.
 
     Bad records raise `BadRecord`, or are appended to `rejects`, where it is given. Where all are bad,
     or the file is not the one that `file.identity` tells, `UserError` is raised. Without columns.id,
@@ -84,9 +84,9 @@ def read_documents(
     """
     verify(file)
     source = format_of(file.path)
-    row, good, first = -1, 0, None
+    good, bad, first = 0, 0, None
     for row, record in enumerate(source.records(columns)):
-        if row in left_out:
+        if row in left_out or blank(record):
             continue
         try:
             document = _document(file, columns, row, record)
@@ -96,11 +96,12 @@ def read_documents(
                     pass
             reject(error, file, row, rejects)
             first = first or error
+            bad += 1
             continue
         good += 1
         yield document
     if first is not None and not good:
-        raise _none_good(first, row + 1)
+        raise _none_good(first, bad)
 
 
 def with_tokens(
@@ -181,6 +182,13 @@ def value_of(values: dict[str, Any], field: str) -> Any:
 
 
 # From a record to a document.
+
+
+def blank(record: bytes | dict[str, Any]) -> bool:
+    """Whether a record is a line of nothing but white space, which only counts as a row."""
+    # A longer line has been cut: what follows may be no white space.
+    short = len(record) <= text_lines.LONGEST_RECORD_BYTES
+    return isinstance(record, bytes) and short and not record.strip()
 
 
 def object_of(line: bytes) -> dict[str, Any]:
@@ -282,7 +290,7 @@ def _not_json(line: bytes, error: orjson.JSONDecodeError) -> BadRecord:
         )
     elif line.strip() in (b"[", b"{"):
         todo = "if the file is one JSON value, write one object on each line: jq -c '.[]' FILE"
-    found = f"{_shown(line)} ({error})" if line.strip() else "a blank line"
+    found = f"{_shown(line)} ({error})"
     return BadRecord("not JSON", "a JSON object on every line", found, todo)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from groupmates.pool.damage import empty, place
-from groupmates.pool.documents import PAIRS, BadRecord, no_text, object_of, text_in
+from groupmates.pool.documents import PAIRS, BadRecord, blank, no_text, object_of, text_in
 from groupmates.pool.formats import format_of
 
 Join = Literal["no context", "white space", "delimiter", "as it is"]
@@ -43,18 +43,21 @@ def read_examples(path: str) -> Iterator[Example]:
     """The examples of a reference file, in any format of the pool.
 
     Records are {context, continuation}, {prompt, response} or {text}, whose context is ''; other
-    fields are ignored. A labelled text that is missing or blank raises `BadRecord`.
+    fields are ignored, and so are blank lines. A labelled text that is missing or blank raises
+    `BadRecord`.
     """
-    row = -1
+    found = False
     for row, record in enumerate(format_of(path).records(None)):
-        where = place(path, row)
+        if blank(record):
+            continue
+        where, found = place(path, row), True
         try:
             values = object_of(record) if isinstance(record, bytes) else record
             yield Example(where, *_texts(values))
         except BadRecord as error:
             error.where = where
             raise
-    if row < 0:
+    if not found:
         raise empty(path)
 
 
