@@ -283,15 +283,12 @@ def test_a_document_is_explained_by_its_semantic_cluster(tmp_path, method):
 
 
 @pytest.mark.parametrize(
-    ("name", "changed"),
-    [
-        ("score/semantic/shard-00001.parquet", r"semantic\[1\]"),
-        ("cluster/semantic/shard-00001.parquet", r"cluster\[1\]"),
-    ],
+    "name", ["score/semantic/shard-00001.parquet", "cluster/semantic/shard-00001.parquet"]
 )
-def test_a_selection_whose_semantic_inputs_have_changed_is_not_explained(tmp_path, name, changed):
+def test_a_selection_whose_semantic_inputs_have_changed_is_not_explained(tmp_path, name):
     two_kinds(tmp_path)
     (tmp_path / name).unlink()
     shutil.copy(tmp_path / name.replace("00001", "00000"), tmp_path / name)
-    with pytest.raises(UserError, match=f"{changed} is another one now"):
+    with pytest.raises(UserError, match="another one now") as caught:
         asked.explain(tmp_path, "f0.jsonl#0", "semdedup", 3)
+    assert caught.value.where == str(tmp_path / name)

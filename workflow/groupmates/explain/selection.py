@@ -21,7 +21,8 @@ import pyarrow.compute as pc
 from groupmates.artefacts.catalogue import DOCUMENT, path
 from groupmates.artefacts.store import (
     POOL,
-    digests,
+    damaged,
+    digest,
     embedded_as,
     embedding_size,
     embeddings,
@@ -208,18 +209,13 @@ def clusters_of(made: dict[str, Any]) -> str:
 
 def check_unchanged(recorded: dict[str, str], files: dict[str, Any], made: Path) -> None:
     """That the inputs of the file `made` are still those that were recorded."""
-    missing = [p for group in files.values() for p in np.atleast_1d(group) if not p.exists()]
-    now = {} if missing else digests(**files)
     # Not files of the pool: nothing is read of them.
-    ours = [name for name in recorded if not name.startswith(POOL)]
-    changed = [str(missing[0])] if missing else [n for n in ours if recorded[n] != now.get(n)]
-    if changed:
-        raise UserError(
-            expected="a selection whose inputs are still those that it was made from",
-            found=f"{changed[0]} is {'missing' if missing else 'another one now'}",
-            where=str(made),
-            todo="run snakemake: it makes anew what follows; snakemake -n tells why",
-        )
+    for name in (name for name in recorded if not name.startswith(POOL)):
+        kind, _, number = name.rstrip("]").partition("[")
+        file = files[kind][int(number)] if number else files[kind]
+        if not file.exists() or digest(file) != recorded[name]:
+            found = "another one now" if file.exists() else "no file"
+            raise damaged(file, f"the input that {made} was made from", found)
 
 
 def _codes(shard_N: np.ndarray, row_N: np.ndarray) -> np.ndarray:
