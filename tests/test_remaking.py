@@ -1,11 +1,15 @@
 """What a message about a damaged artefact says to type."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from groupmates.artefacts.catalogue import target_of
-from groupmates.artefacts.store import damaged
+from groupmates.artefacts.store import Provenance, damaged, write_folder_provenance
+from groupmates.errors import UserError
+from groupmates.models.checkpoint import open_base
+from groupmates.models.tokenizer import load_tokenizer
 
 
 @pytest.mark.parametrize(
@@ -36,3 +40,35 @@ def test_the_message_names_the_command_that_makes_a_damaged_file_anew(tmp_path, 
     error = damaged(path, "a table", ValueError("torn"))
     assert f"--force {path}" in error.todo
     assert "torn" in error.found
+
+
+@pytest.mark.parametrize("how", ["truncated", "deleted"])
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("base", "model.safetensors"),
+        ("base", "config.json"),
+        ("base", "optimizer.safetensors"),
+        ("sample/tokenizer", "tokenizer.json"),
+        ("fit/final/tokenizer", "tokenizer.json"),
+    ],
+)
+def test_a_damaged_file_in_an_artefact_s_folder_is_not_the_users(
+    small_run, tmp_path, monkeypatch, folder, name, how
+):
+    """The advice was to correct base.checkpoint, or to copy the tokenizer's files."""
+    monkeypatch.chdir(tmp_path)
+    place = Path("results/mine") / folder
+    target = place.parent if folder.startswith("fit") else place
+    shutil.copytree(small_run.base if folder == "base" else small_run.tokenizer, place)
+    if target != place:
+        (place / "provenance.json").unlink()
+        write_folder_provenance(target, "fit", Provenance("fit", {}))
+    content = (place / name).read_bytes()
+    (place / name).unlink()
+    if how == "truncated":
+        (place / name).write_bytes(content[:100])
+    with pytest.raises(UserError) as caught:
+        open_base(place) if folder == "base" else load_tokenizer(place)
+    assert f"--force {target}\n" in caught.value.todo
+    assert "base.checkpoint" not in caught.value.todo

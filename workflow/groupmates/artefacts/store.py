@@ -290,6 +290,11 @@ def write_folder_provenance(folder: Path, artefact: str, provenance: Provenance)
     (folder / "provenance.json").write_text(content + "\n")
 
 
+def made_here(folder: Path) -> bool:
+    """Whether a folder is an artefact, or lies in one, and is not the user's."""
+    return any((place / "provenance.json").exists() for place in (folder, folder.parent))
+
+
 def read_folder_json(folder: Path, artefact: str, name: str) -> dict[str, Any]:
     """A JSON file of a folder artefact, after checking the folder's artefact and version."""
     _check_record(read_json(folder / "provenance.json"), artefact, folder, "folder")

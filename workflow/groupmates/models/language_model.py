@@ -26,6 +26,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from groupmates.artefacts import store
 from groupmates.errors import UserError
 from groupmates.maths.packing import MICRO_TOKENS, length_batches, pad_right
 from groupmates.models.distributed import averaging, processes
@@ -249,6 +250,8 @@ def load_optimizer(optimizer: torch.optim.AdamW, model: nn.Module, path: Path) -
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
+        if store.made_here(path.parent):
+            raise store.damaged(path, "AdamW state as safetensors", str(error)) from error
         raise UserError(
             expected="AdamW state as safetensors",
             found=f"a file that cannot be read ({error})",

@@ -17,6 +17,7 @@ import pyarrow as pa
 from safetensors import SafetensorError
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from groupmates.artefacts import store
 from groupmates.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ TOKENISED_TOGETHER = 1000  # texts; more at once only make more Python lists at 
 def check_folder(folder: str | Path) -> None:
     """A path that does not exist would be asked of the Hugging Face hub as a name."""
     if not Path(folder).is_dir():
+        if store.made_here(Path(folder)):
+            raise store.damaged(Path(folder), "a folder", "none")
         raise UserError(
             expected="a folder",
             found="none",
@@ -47,6 +50,8 @@ def loading(folder: str | Path, expected: str, todo: str) -> Iterator[None]:
         yield
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         found = " ".join(str(error).split())[:400]
+        if store.made_here(Path(folder)):
+            raise store.damaged(Path(folder), expected, found) from error
         raise UserError(expected=expected, found=found, where=str(folder), todo=todo) from error
 
 
