@@ -212,6 +212,24 @@ def word_tokenizer(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("split", [True, False])
+def test_the_first_three_places_without_a_token_are_told_and_how_many_there_are(tmp_path, split):
+    """They were told one by one, each at a start of its own."""
+    rows = [{"text": c} for c in ("a", "世", "b", "界", "c", "日", "d", "本", "e")]
+    path = str(small.write_lines(tmp_path / "reference.jsonl", rows))
+    other = str(small.write_lines(tmp_path / "other.jsonl", [{"text": "f"}, {"text": "語"}]))
+    with pytest.raises(UserError, match="a token to predict") as caught:
+        reference.run(
+            small.reference_settings(),
+            reference=[path, other] if split else [path],
+            evaluation=None if split else [other],
+            tokenizer=word_tokenizer(tmp_path / "tokenizer"),
+            output=tmp_path / "out.parquet",
+        )
+    assert caught.value.where == "; ".join(f"{path}, line {line}" for line in (2, 4, 6))
+    assert caught.value.found.endswith("none in 5; the tokenizer knows no character of '世'")
+
+
 @pytest.mark.parametrize("loss_on", ["continuation", "all"])
 def test_a_continuation_without_a_token_is_refused_with_its_line(tmp_path, loss_on):
     rows = [{"context": "a b", "continuation": " c"}, {"context": "世", "continuation": " 世界"}]
@@ -225,7 +243,7 @@ def test_a_continuation_without_a_token_is_refused_with_its_line(tmp_path, loss_
             output=tmp_path / "out.parquet",
         )
     assert caught.value.where == f"{paths[0]}, line 2"
-    assert "世界" in caught.value.found
+    assert "none in 1; " in caught.value.found and "世界" in caught.value.found
     assert not (tmp_path / "out.parquet").exists()
 
 

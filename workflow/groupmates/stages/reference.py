@@ -55,6 +55,8 @@ def reference_columns(
     split = settings.split
     selecting = examples(settings, reference)
     evaluating = examples(settings, evaluation)
+    records = {i: example.record for i, example in (selecting | evaluating).items()}
+    without_label: set[str] = set()
     if not evaluating:
         share = split.evaluation_share * 2**64
         # The same text may be parted differently into context and label: one side has all of it.
@@ -91,7 +93,7 @@ def reference_columns(
                 context, labelled = "", found[i].text
             ids, start = reference_tokens(tokens, context, labelled, split.max_tokens)
             if start == len(ids):
-                raise no_label(found[i].record)
+                without_label.add(i)
             table["example_id"].append(i)
             table["split"].append(name)
             table["input_ids"].append(ids)
@@ -102,6 +104,8 @@ def reference_columns(
             f"{len(found):,} {name} examples, {cut:,} of them as long as "
             f"reference.split.max_tokens ({split.max_tokens}) or cut to it",
         )
+    if without_label:
+        raise no_label([record for i, record in records.items() if i in without_label])
     return table
 
 
@@ -144,10 +148,11 @@ def examples(settings: ReferenceSettings, paths: list[str]) -> dict[str, Joined]
     return found
 
 
-def no_label(record: Example) -> UserError:
+def no_label(records: list[Example]) -> UserError:
+    first = records[0].labelled
     return UserError(
         expected="a token to predict in every reference example",
-        found=f"none for {record.labelled!r:.100}: the tokenizer knows none of its characters",
-        where=record.where,
-        todo="remove the example, or set sample.tokenizer to one that falls back to bytes",
+        found=f"none in {len(records):,}; the tokenizer knows no character of {first!r:.100}",
+        where="; ".join(record.where for record in records[:3]),
+        todo="remove the examples, or set sample.tokenizer to one that falls back to bytes",
     )
