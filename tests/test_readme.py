@@ -121,6 +121,7 @@ def every_stage_is_measured(folder: Path) -> None:
 
 LOCAL = "snakemake --profile profiles/local --configfile "
 PLAN = "snakemake plan --profile profiles/local --configfile "
+EIGHT_CORES = "snakemake plan --profile profiles/local --set-threads score=8"
 SLURM = "snakemake --profile profiles/slurm --configfile mine.yaml"
 COMMANDS = {
     "make demo": Run("group_mates minus random"),
@@ -137,8 +138,12 @@ COMMANDS = {
     f"{SLURM} --unlock": Run(""),
     "make calibrate CONFIG=mine.yaml": Run("mine-calibration", after=every_stage_is_measured),
     f"{PLAN}mine.yaml": Run("Plan of the run mine"),
-    f"{PLAN}workflow/configs/dclm-400m-4x.yaml": Run(
+    f"{EIGHT_CORES} --configfile workflow/configs/dclm-400m-4x.yaml": Run(
         "{block Plan of the run}", before=plain_settings
+    ),
+    "python -m groupmates copy results/mine results/mine-small": Run("goes on from results/mine"),
+    f"{LOCAL}mine.yaml --config run=mine-small 'select={{budget: {{ratio: 0.1}}}}'": Run(
+        "This was a dry-run", further=" -n"
     ),
     f"{LOCAL}workflow/configs/compare.yaml": Run("(100%) done", before=fewer_methods),
     # All of it takes 36 minutes; workflow/test_pools.py runs a small pool.
@@ -160,6 +165,10 @@ NOT_RUN = {
         "needs a repository on the hub; tests/stages/test_materialise.py loads a dataset by its card"
     ),
     f"{LOCAL}workflow/configs/compare.yaml --config seed=1 run=compare-1": "as with seed 0",
+    "grep -l NAME results/RUN/dataset/METHOD.shards/*.json": "names no run",
+    f"{SLURM} --force results/RUN/dataset/METHOD.shards/NNNNN.json": (
+        "test_remaking.py makes artefacts anew by such commands"
+    ),
     "workflow/run compare results/compare results/compare-1 --output results/comparison": (
         "tests/report compare runs of several seeds"
     ),

@@ -205,7 +205,7 @@ def test_inputs_from_the_future_are_told_before_the_first_job_and_lose_nothing(
         os.utime(path, (tomorrow, tomorrow), follow_symlinks=False)
     before = sorted(root.rglob("*.parquet"))
     told = " ".join(snakemake(folder).stdout.split())
-    assert "from the future, by up to 24.0 hours" in told
+    assert re.search(r"from the future, by up to 2[34]\.. hours", told)
     assert sorted(root.rglob("*.parquet")) == before
     command = re.search(r"one time: (touch .* \+)", told)
     assert command
