@@ -12,6 +12,7 @@ import os
 import socket
 import time
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 from groupmates.artefacts import atomic
@@ -46,11 +47,12 @@ def check_times(workflow: Any, run: str) -> None:
     It takes an output that is older than an input for one that its job did not write.
     """
     folder = logs(run)
-    folder.mkdir(parents=True, exist_ok=True)
-    clock = folder / ".clock"
-    clock.write_text("")  # by the clock that stamps the others
-    now = clock.stat().st_mtime
-    clock.unlink()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with NamedTemporaryFile(dir=folder, prefix=".clock") as file:
+            now = os.stat(file.name).st_mtime  # by the clock that stamps the others
+    except OSError:
+        return  # the first job tells what is wrong with the folder
     needed = {str(path) for job in workflow.dag.needrun_jobs() for path in job.input}
     late = sorted(path for path in needed if _time(path) > now + CLOCKS_DIFFER)
     if late:
