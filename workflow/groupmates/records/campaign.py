@@ -33,8 +33,8 @@ def makes_something(workflow: Any) -> bool:
 def plan_only_when_a_job_ends(workflow: Any) -> None:
     """Take snakemake's default limit of 100 jobs a second from it; another one stays.
 
-    With a limit it plans once more every second for every job that has ended, as long as others are
-    ready: after some hundred jobs that is half a core (snakemake 9.27).
+    With a limit, and while jobs are ready, it plans again every second for each job that has ended.
+    After some hundred jobs that is half a core (snakemake 9.27).
     """
     limit = workflow.scheduling_settings.max_jobs_per_timespan
     if limit is not None and (limit.max_jobs, limit.timespan) == (100, 1):
@@ -54,9 +54,10 @@ def check_times(workflow: Any, run: str) -> None:
     except OSError:
         return  # the first job tells what is wrong with the folder
     needed = {str(path) for job in workflow.dag.needrun_jobs() for path in job.input}
-    late = sorted(path for path in needed if _time(path) > now + CLOCKS_DIFFER)
+    ahead = {path: os.lstat(path).st_mtime - now for path in needed if os.path.lexists(path)}
+    late = sorted(path for path, seconds in ahead.items() if seconds > CLOCKS_DIFFER)
     if late:
-        hours = (max(map(_time, late)) - now) / 3600
+        hours = max(ahead.values()) / 3600
         raise UserError(
             expected="inputs from before now: what is made of later ones, snakemake removes",
             found=f"{len(late):,} from the future, by up to {hours:.1f} hours",
@@ -64,10 +65,6 @@ def check_times(workflow: Any, run: str) -> None:
             todo=f"give all files of the run one time: touch {folder}; "
             f"find results/{run} -exec touch -h -r {folder} {{}} +",
         )
-
-
-def _time(path: str) -> float:
-    return os.lstat(path).st_mtime if os.path.lexists(path) else 0.0
 
 
 def begin(workflow: Any, run: str, config: dict[str, Any], slots: int | None) -> None:
