@@ -168,6 +168,17 @@ fit.heldout_rollouts: 140
     fit.validation_rollouts + fit.heldout_rollouts (160) must be fewer than probe.random.rollouts (160)
 probe.bootstrap.beam_width: 39
     probe.bootstrap.beam_width (39) must be at least half of probe.bootstrap.rollouts (80)
+probe.labels: first_order
+fit.validation_rollouts: 61
+    (fit.validation_rollouts + fit.heldout_rollouts) x probe.rollout_length (1010)
+    must be at most half of sample.probe_documents (2000)
+probe.labels: first_order
+select.group_mates.relation: fitted
+    select.methods: group_mates has relation: fitted, but probe.labels: first_order
+probe.labels: first_order
+select.group_mates.rounds: random
+    select.methods: group_mates has rounds: random, but with probe.labels: first_order
+    there is one model
 probe.groups.sizes: [2, 2001]
     probe.groups.sizes (2001) must be at most sample.probe_documents (2000)
 probe.groups.sizes: [5, 2]
@@ -345,6 +356,7 @@ def test_every_key_runs_a_stage_again_or_shapes_the_graph(key):
         ("materialise.license", {"Assemble"}),  # on the dataset's card
         ("reference.delimiter", {"Reference", "prepare-quality"}),
         ("probe.learning_rate.factor", {"Probe", "order-oracle-greedy"}),
+        ("probe.labels", {"RandomPlan", "Fit"}),
         ("probe.rollout_length", {"RandomPlan", "BootstrapPlan", "OneStepFit"}),
         ("probe.random.rollouts", {"RandomPlan", "OneStepFit"}),
         ("fit.relation.sharpness", {"Fit", "OneStepFit"}),

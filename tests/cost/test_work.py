@@ -95,6 +95,24 @@ def test_without_bootstrapped_rollouts_there_is_one_round_and_one_model():
     assert "plan-bootstrap" not in counts
 
 
+def test_first_order_labels_take_two_passes_a_document_and_one_fit():
+    # Of the 60 documents of the probe pool, 4 held-out rollouts of 3 have 12, validation 3 x 3.
+    found = work(probe={"labels": "first_order", "shards": 3})
+    counts = {name: sum(j.count for j in jobs) for name, jobs in found.items()}
+    assert (counts["first-order"], counts["fit"], counts["accept"]) == (3, 1, 1)
+    assert "plan-bootstrap" not in counts
+    (phase,) = found["first-order"][0].phases
+    look = forward_flops(LM, 6 * 20, 10, 6 * 20 * 0.5)
+    passes = 2 * forward_flops(LM, 20 * 33, 16.5, 20 * 33)
+    assert phase.units == 20
+    assert phase.parts == pytest.approx({"forward": passes, "train": 3 * look})
+    (audit,) = found["probe"]
+    assert audit.count * audit.phases[0].units == 4 * 3
+    fit = {phase.unit: phase.units for phase in found["fit"][0].phases}
+    # 60 - 12 - 9 labels, in batches of as many as 8 rollouts have.
+    assert fit == {"documents": 60, "steps": 2 * 2, "labels": 12}
+
+
 def test_a_probe_step_trains_on_one_window_and_looks_at_the_reference_set():
     random, bootstrap = work()["probe"]
     (phase,) = random.phases

@@ -179,6 +179,70 @@ def test_training_validation_and_heldout_rollouts_are_apart(planted):
     assert {r.round for r in (validation, heldout)} == {"random"}
 
 
+@pytest.fixture(scope="module")
+def of_first_order(small_run, planted, tmp_path_factory) -> Path:
+    """A fit to labels of single documents: the planted signal by itself, of the whole probe pool."""
+    folder = tmp_path_factory.mktemp("first_order")
+    table = read_table(planted["signal"], "probe")
+    own = table["influence_nats"].to_numpy() - np.tile(TREND, ROLLOUTS)
+    signal = dict(zip(table["doc_id"].to_pylist(), own.tolist(), strict=True))
+    ids = sorted(signal)
+    labels = [
+        tables.write(
+            folder / f"part-{i}.parquet",
+            "first_order",
+            doc_id=ids[i::2],
+            influence_nats=[signal[d] for d in ids[i::2]],
+        )
+        for i in range(2)
+    ]
+    rows = table.filter(np.isin(table["rollout"].to_numpy(), range(3))).to_pydict()
+    random = tables.probe(
+        folder / "random.parquet",
+        np.array(rows["doc_id"]).reshape(-1, STEPS),
+        np.array(rows["influence_nats"]).reshape(-1, STEPS),
+    )
+    training = fit_settings("lm").training.model_copy(update={"epochs": 60})
+    fit.run(
+        settings(validation_rollouts=3, training=training),
+        base=small_run.base,
+        tokenizer=small_run.tokenizer,
+        probe_pool=small_run.probe_pool,
+        probes=[random],
+        first_order=labels,
+        output=folder / "final",
+    )
+    return folder / "final"
+
+
+def test_a_fit_to_first_order_labels_is_judged_by_rollouts_of_other_documents(of_first_order):
+    found = metrics(of_first_order)
+    held = read_table(of_first_order / "heldout.parquet", "heldout")
+    documents = len(set(held["doc_id"].to_pylist()))
+    assert set(held["rollout"].to_pylist()) == {0, 1, 2}  # all that there are
+    assert found["rollouts"] == {"training": 24 - documents - 3, "heldout": 3}
+    assert found["unseen_labels"] == 3 * STEPS
+    assert (found["alpha"], found["beta"]) == (1.0, 1.0)  # single documents tell nothing of it
+
+
+def test_first_order_labels_are_what_the_model_learns(small_run, planted, of_first_order):
+    pool = read_table(small_run.probe_pool, "probe_pool")
+    predicted, _ = InfluenceModel.load(of_first_order).score(
+        pool["text"].to_pylist(), token_lists(pool), 512
+    )
+    table = read_table(planted["signal"], "probe")
+    own = table["influence_nats"].to_numpy() - np.tile(TREND, ROLLOUTS)
+    signal = dict(zip(table["doc_id"].to_pylist(), own.tolist(), strict=True))
+    assert stats.spearmanr(predicted, [signal[d] for d in pool["doc_id"].to_pylist()])[0] > 0.6
+
+
+def test_how_far_first_order_labels_can_be_trusted_is_told(of_first_order):
+    # The planted influences are those labels, but for what the position adds to all alike.
+    found = metrics(of_first_order)["first_order"]
+    assert found["first_step"] == pytest.approx(1.0)
+    assert 0.3 < found["within_position"] < 1  # three rollouts: a position's mean is little known
+
+
 def test_labels_are_scaled_by_training_rollouts_alone(small_run, planted, model, tmp_path):
     """Other influences of the held-out rollouts change no label scale."""
     table = read_table(planted["signal"], "probe")

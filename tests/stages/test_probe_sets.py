@@ -103,9 +103,9 @@ def test_sets_hold_no_document_of_a_rollout_that_the_fit_has_trained_on(small_ru
     second = tables.write(
         tmp_path / "bootstrap.parquet", "rollouts", step=steps, doc_id=sorted(held)
     )
-    ids = probe_sets.fitted_on(small_run.rollouts, [second], model)
+    ids = probe_sets.fitted_on(small_run.rollouts, [second], [], model)
     assert set(ids) == fitted | held
-    assert set(probe_sets.fitted_on(small_run.rollouts, [], model)) == fitted
+    assert set(probe_sets.fitted_on(small_run.rollouts, [], [], model)) == fitted
 
 
 def test_where_too_few_are_left_sets_are_drawn_from_all_and_the_table_says_which(

@@ -85,6 +85,19 @@ def test_a_file_that_is_added_to_the_pool_is_scored_and_nothing_is_probed_again(
     assert (len(tables), sum(tables)) == (8, 370)
 
 
+def test_first_order_labels_take_the_place_of_rollouts_up_to_the_report(
+    finished: Path, tmp_path: Path
+) -> None:
+    folder = checkout.copy(finished, tmp_path, {"probe": {"labels": "first_order"}})
+    root = goes_on(folder)
+    assert not planned(folder)
+    metrics = json.loads((root / "fit/final/metrics.json").read_text())
+    assert metrics["rollouts"]["heldout"] == 4  # all that are probed, for these figures
+    labels = [pq.read_metadata(p).num_rows for p in root.glob("probe/first_order/*.parquet")]
+    assert (len(labels), sum(labels)) == (2, 60)
+    assert "first-order labels themselves correlate" in (root / "report.html").read_text()
+
+
 @pytest.mark.parametrize(
     "change",
     [{"probe": {"groups": {"sets": 0}}}, {"select": {"methods": ["random"]}}],

@@ -74,6 +74,10 @@ AFFECTS: dict[str, tuple[object, set[str]]] = {
     "base.batch_sequences": (5, BASE),
     "base.learning_rate_warmup_steps": (3, BASE),
     "probe.shards": (3, PROBE),
+    "probe.labels": (
+        "first_order",
+        {"first_order", "plan_random"} | PROBE - {"plan_bootstrap"},
+    ),
     "probe.learning_rate.factor": (0.5, PROBE),
     "probe.learning_rate.absolute": (1e-4, PROBE),
     "probe.rollout_length": (4, {"plan_random"} | PROBE),

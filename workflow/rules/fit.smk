@@ -1,4 +1,5 @@
-# The relational influence model: initial on the random round, final on both rounds.
+# The relational influence model: initial on the random round, final on both rounds. With
+# probe.labels: first_order, final on those labels, and the random round for its figures.
 # Where a selector goes by single steps (MATES), also a model of those: one_step.
 # A floor on its held-out correlation stops the run. reads: base/, sample/, probe/.
 # writes: fit/{initial,final}/, accept/.
@@ -13,6 +14,7 @@ rule fit:
             "one_step" if wildcards.model == "one_step" else "random"
         ),
         bootstrap=bootstrapped,
+        first_order=labelled,
     output:
         directory(artefact("fit")),
     log:
@@ -32,7 +34,8 @@ rule fit:
         "{params.srun} {params.run} fit {params.processes} --log {log:q} --job {params.job:q}"
         " --threads {threads} --settings {params.settings:q} --base {input.base:q}"
         " --tokenizer {input.tokenizer:q} --probe-pool {input.probe_pool:q}"
-        " --probes {input.probes:q} --bootstrap {input.bootstrap:q} --output {output:q}"
+        " --probes {input.probes:q} --bootstrap {input.bootstrap:q}"
+        " --first-order {input.first_order:q} --output {output:q}"
 
 
 rule accept:

@@ -9,6 +9,7 @@ rule plan_groups:
         probe_pool=artefact("probe_pool"),
         random=artefact("rollouts", round="random"),
         bootstrap=[artefact("rollouts", round=round) for round in ROUNDS[1:]],
+        first_order=FIRST_ORDER if CONFIG.probe.labels == "first_order" else [],
         model=artefact("fit", model="final"),
         accepted=artefact("accept", model="final"),
     output:
@@ -22,8 +23,8 @@ rule plan_groups:
     shell:
         "{params.run} plan-groups --log {log:q} --job {params.job:q} --threads {threads}"
         " --settings {params.settings:q} --probe-pool {input.probe_pool:q}"
-        " --random {input.random:q} --bootstrap {input.bootstrap:q} --model {input.model:q}"
-        " --output {output:q}"
+        " --random {input.random:q} --bootstrap {input.bootstrap:q}"
+        " --first-order {input.first_order:q} --model {input.model:q} --output {output:q}"
 
 
 rule probe_groups:

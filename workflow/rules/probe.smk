@@ -1,6 +1,7 @@
 # Oracle influences by rollouts of single training steps: a random round, then one that the initial
 # model bootstraps. Where a selector goes by single steps (MATES), a round of those: one_step.
-# reads: base/, sample/, for the second round fit/initial. writes: probe/{round}/.
+# With probe.labels: first_order, influences to first order, and the random round to audit them.
+# reads: base/, sample/, for the second round fit/initial. writes: probe/{round}/, probe/first_order/.
 
 
 rule plan_random:
@@ -75,3 +76,24 @@ rule probe:
         " --settings {params.settings:q} --base {input.base:q} --probe-pool {input.probe_pool:q}"
         " --reference {input.reference:q} --rollouts {input.rollouts:q} --part {wildcards.part}"
         " --parts {params.parts} --output {output:q}"
+
+
+rule first_order:
+    input:
+        base=artefact("base"),
+        probe_pool=artefact("probe_pool"),
+        reference=artefact("reference"),
+    output:
+        artefact("first_order"),
+    log:
+        logged("first_order_{part}"),
+    resources:
+        **asks(mem_mb=16000, runtime=120, gpu=1),
+    params:
+        settings=settings("ProbeSettings", "first_order"),
+        parts=len(PARTS),
+    shell:
+        "{params.run} first-order --log {log:q} --job {params.job:q} --threads {threads}"
+        " --settings {params.settings:q} --base {input.base:q} --probe-pool {input.probe_pool:q}"
+        " --reference {input.reference:q} --part {wildcards.part} --parts {params.parts}"
+        " --output {output:q}"

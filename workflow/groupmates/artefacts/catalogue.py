@@ -124,6 +124,16 @@ ARTEFACTS = {
             "loss_after_nats float64, influence_nats float64"
         ),
     ),
+    "first_order": Artefact(
+        "probe/first_order/part-{part}.parquet",
+        "first-order influences, without a training step: the document's loss where the weights have "
+        "moved a little towards a lower reference loss, and away from it; influence_nats is what a "
+        "probing step would do to first order",
+        columns(
+            "doc_id string, loss_towards_nats float64, loss_away_nats float64, "
+            "influence_nats float64"
+        ),
+    ),
     "fit": Artefact(
         "fit/{model}",
         "relational influence model: weights, tokenizer, relation.json, metrics.json, "

@@ -133,6 +133,11 @@ class Amounts:
         tokens = self.sizes.window_tokens
         return {"forward": forward_flops(self.sizes.lm, documents * tokens, tokens / 2)}
 
+    def two_losses(self, documents: float) -> float:
+        """FLOP of two models that read documents; all tokens but the first are predicted."""
+        tokens = documents * self.sizes.window_tokens
+        return 2 * forward_flops(self.sizes.lm, tokens, self.sizes.window_tokens / 2, tokens)
+
     @property
     def chunk_context(self) -> float:
         """Tokens that a token of an encoder's chunk looks at: those of its chunk."""

@@ -81,14 +81,10 @@ def _(of: Amounts, method: Color) -> Jobs:
 
 @counts(Color.Order)
 def _(of: Amounts, method: Color) -> Jobs:
-    """Two models read every window; all its tokens but the first are predicted."""
+    """The trained model and the probed one read every window."""
     sizes, documents = of.sizes, of.in_shard
-    text, tokens = documents * sizes.text_bytes, documents * sizes.window_tokens
-    parts = {
-        "read": text,
-        "tokenise": text,
-        "forward": 2 * forward_flops(sizes.lm, tokens, sizes.window_tokens / 2, tokens),
-    }
+    text = documents * sizes.text_bytes
+    parts = {"read": text, "tokenise": text, "forward": of.two_losses(documents)}
     logits = 12.0 * MICRO_TOKENS * sizes.lm.vocabulary
     weights = 8.0 * sizes.lm.parameters(2)
     phases = [Phase("documents", documents, parts)]

@@ -6,8 +6,16 @@ from groupmates.cost import selectors
 from groupmates.cost.flops import forward_flops
 from groupmates.cost.jobs import TOKENS_AHEAD, Amounts, Jobs, Phase
 from groupmates.cost.sizes import Sizes
+from groupmates.maths.packing import MICRO_TOKENS
 from groupmates.settings.config import Config, Fit
-from groupmates.settings.per_stage import group_jobs, one_step_fit, one_steps
+from groupmates.settings.per_stage import (
+    final_fit,
+    group_jobs,
+    one_step_fit,
+    one_steps,
+    random_round,
+    rounds,
+)
 from groupmates.settings.stages import STAGES
 
 # Resamples of the held-out figures; one has six rank correlations. The correlation of n labels took
@@ -68,7 +76,7 @@ class Work(Amounts):
         return Jobs(1, [Phase("steps", steps, work)], **memory, disk_bytes=disk)
 
     def plan_random(self) -> Jobs:
-        rollouts = self.config.probe.random.rollouts
+        rollouts = random_round(self.config).rollouts
         return Jobs(1, [Phase("rollouts", rollouts, {"draw": rollouts})])
 
     def plan_one_step(self) -> Jobs:
@@ -77,31 +85,60 @@ class Work(Amounts):
 
     def probe(self) -> list[Jobs]:
         probe, length = self.config.probe, self.config.probe.rollout_length
-        rounds = [probe.random.rollouts * length, probe.bootstrap.rollouts * length]
+        steps_of_rounds = [random_round(self.config).rollouts * length]
+        if self.bootstrapped:
+            steps_of_rounds.append(probe.bootstrap.rollouts * length)
         if self.one_step:
-            rounds.append(one_steps(self.config))
+            steps_of_rounds.append(one_steps(self.config))
         found = []
-        for steps in (all_steps / probe.shards for all_steps in rounds if all_steps):
+        for steps in (all_steps / probe.shards for all_steps in steps_of_rounds):
             parts = {kernel: steps * amount for kernel, amount in self.probed_step.items()}
             memory = self.state_bytes(1, snapshot=True)
             found.append(Jobs(probe.shards, [Phase("steps", steps, parts)], **memory))
         return found
 
+    @property
+    def bootstrapped(self) -> bool:
+        """Whether there is a second round, and so a second fit."""
+        return "bootstrap" in rounds(self.config)
+
+    @property
+    def first_ordered(self) -> bool:
+        return self.config.probe.labels == "first_order"
+
+    def first_order(self) -> Jobs:
+        """Two models read every window; before that, a pass over the examples either way."""
+        sizes, shards = self.sizes, self.config.probe.shards
+        documents = self.config.sample.probe_documents / shards
+        passes = {"forward": self.two_losses(documents)}
+        passes["train"] = 3 * self.look(sizes.selection_examples)
+        memory = self.state_bytes(1)
+        memory["gpu_bytes"] += 12.0 * MICRO_TOKENS * sizes.lm.vocabulary
+        phases = [Phase("documents", documents, passes)]
+        return Jobs(shards * self.first_ordered, phases, **memory)
+
     def fit(self) -> list[Jobs]:
-        fit, probe = self.config.fit, self.config.probe
+        config, probe, length = self.config, self.config.probe, self.config.probe.rollout_length
         random, bootstrap = probe.random.rollouts, probe.bootstrap.rollouts
-        found = [self._fit(fit, random, probe.rollout_length)]
-        if bootstrap:
-            found.append(self._fit(fit, random + bootstrap, probe.rollout_length))
+        if self.first_ordered:
+            heldout = config.fit.heldout_rollouts * length
+            labelled = config.sample.probe_documents - heldout
+            found = [self._fit(final_fit(config), labelled, 1, heldout)]
+        else:
+            found = [
+                self._fit(config.fit, rollouts - config.fit.heldout_rollouts, length)
+                for rollouts in [random, random + bootstrap][: 1 + self.bootstrapped]
+            ]
         if self.one_step:
-            found.append(self._fit(one_step_fit(self.config), one_steps(self.config), 1))
+            single = one_step_fit(config)
+            found.append(self._fit(single, one_steps(config) - single.heldout_rollouts, 1))
         return found
 
-    def _fit(self, fit: Fit, rollouts: int, length: int) -> Jobs:
-        """The fit of a model to so many rollouts of so many steps."""
+    def _fit(self, fit: Fit, rollouts: int, length: int, heldout: int | None = None) -> Jobs:
+        """The fit of a model to so many rollouts of so many steps, and figures of `heldout` labels."""
         documents, encoder = self.config.sample.probe_documents, self.sizes.encoder
-        labels = fit.heldout_rollouts * length
-        trained = rollouts - fit.validation_rollouts - fit.heldout_rollouts
+        labels = fit.heldout_rollouts * length if heldout is None else heldout
+        trained = rollouts - fit.validation_rollouts
         steps = fit.training.epochs * -(-trained // fit.training.batch_rollouts)
         prepared, step = self.to_embed(documents), {"head": 1.0}
         memory = 8.0 * documents * self.sizes.lm.hidden + 4 * self.sizes.lm.parameters(2)
@@ -119,7 +156,7 @@ class Work(Amounts):
         return Jobs(1, phases, documents * self.sizes.text_bytes, memory, disk)
 
     def accept(self) -> Jobs:
-        return Jobs(1 + bool(self.config.probe.bootstrap.rollouts), [])
+        return Jobs(1 + self.bootstrapped, [])
 
     def plan_bootstrap(self) -> Jobs:
         bootstrap, documents = self.config.probe.bootstrap, self.config.sample.probe_documents
@@ -130,7 +167,7 @@ class Work(Amounts):
         pairs = 2.0 * min(bootstrap.beam_width, documents) * documents
         beam = {"beam": pairs * (members * self.embedding + 30 * length)}
         search = Phase("steps", 2 * (length - 1), beam)
-        return self._on_probe_pool(int(bool(bootstrap.rollouts)), [search], host_bytes=3e8)
+        return self._on_probe_pool(int(self.bootstrapped), [search], host_bytes=3e8)
 
     def plan_groups(self) -> Jobs:
         """Counted as if sets were drawn from the whole probe pool, at the most."""

@@ -41,7 +41,7 @@ PRODUCTS = {
     "sample": SAMPLE,
     "scores": [
         *INITIAL,
-        *(Jobs("plan_bootstrap"), Jobs("probe", round="bootstrap")),
+        *(Jobs("plan_bootstrap"), Jobs("probe", round="bootstrap"), Jobs("first_order")),
         *(Jobs("fit", model="final"), Jobs("accept", model="final"), Jobs("score")),
     ],
     "scores_of_initial": [*INITIAL, Jobs("score_by", model="initial")],

@@ -117,6 +117,12 @@ def relation_finding(metrics: dict[str, Any]) -> str:
         text += ", not shown to be better)" if gain[0] <= 0 else ")"
     within = metrics["spearman_within_position"]["full"]
     text += f". Among documents at the same position the correlation is {number(within)}"
+    if trusted := metrics.get("first_order"):
+        text += (
+            "; the first-order labels themselves correlate with these measured influences at "
+            f"{number(trusted['within_position'])}, and with those of first steps alone at "
+            f"{number(trusted['first_step'])}"
+        )
     labels = metrics.get("label_reliability", {})  # older fits have none
     if labels.get("ceiling") is None:
         return f"{text}."

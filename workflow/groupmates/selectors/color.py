@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import nn
 
 from groupmates.artefacts.store import (
@@ -98,8 +97,7 @@ def order(
     A document is read as in probing: at most sequence_length + 1 tokens, end-of-text included. One
     without a predicted token comes last. A killed job goes on after its last block of documents.
     """
-    if torch.cuda.is_available():
-        torch.set_float32_matmul_precision("high")
+    lm.allow_tf32()
     read_artefact_json(prepared / LOSSES, "color")
     tokens = load_tokenizer(tokenizer)
     conditional, probed = (lm.load_lm(folder).eval() for folder in (prepared, base))

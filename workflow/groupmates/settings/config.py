@@ -267,6 +267,14 @@ class Probe(Section):
 
     shards: Positive
     """Number of probing jobs per round."""
+    labels: Literal["rollouts", "first_order"]
+    """What the influence model is fitted to. `rollouts`: influences measured in rollouts (paper).
+    `first_order`: the influence of a single step to first order, by two forward passes a document and
+    without training.
+
+    With `first_order`, every probe document has a label. There is no second round. Of random rollouts
+    there are only the `fit.heldout_rollouts`: they measure how far the labels can be trusted.
+    """
     rollout_length: Annotated[int, Field(ge=2)]
     """Documents per rollout, T (paper: 10).
 
@@ -628,18 +636,11 @@ class Config(Section):
 
     @model_validator(mode="after")
     def sections_agree(self) -> Self:
-        bootstrap = self.probe.bootstrap
         length, documents = self.probe.rollout_length, self.sample.probe_documents
         if documents < length:
             raise ValueError(
                 f"sample.probe_documents ({documents}) must be at least probe.rollout_length "
                 f"({length}): a rollout visits distinct documents"
-            )
-        if bootstrap.rollouts * length > bootstrap.max_appearances * documents:
-            raise ValueError(
-                f"probe.bootstrap.rollouts x rollout_length ({bootstrap.rollouts * length}) must be at "
-                f"most max_appearances x sample.probe_documents "
-                f"({bootstrap.max_appearances * documents})"
             )
         groups = self.probe.groups
         if groups.sets and groups.sizes[-1] > documents:
@@ -647,17 +648,15 @@ class Config(Section):
                 f"probe.groups.sizes ({groups.sizes[-1]}) must be at most sample.probe_documents "
                 f"({documents}): a set holds distinct documents"
             )
-        rollouts = self.probe.random.rollouts
-        kept = self.fit.validation_rollouts + self.fit.heldout_rollouts
-        if kept >= rollouts:
+        if self.probe.labels == "rollouts":
+            self._check_rounds()
+        elif (kept := (self.fit.validation_rollouts + self.fit.heldout_rollouts) * length) > (
+            documents // 2
+        ):
             raise ValueError(
-                f"fit.validation_rollouts + fit.heldout_rollouts ({kept}) must be fewer than "
-                f"probe.random.rollouts ({rollouts}): the model is fitted on the rest"
-            )
-        if bootstrap.beam_width < (bootstrap.rollouts + 1) // 2:
-            raise ValueError(
-                f"probe.bootstrap.beam_width ({bootstrap.beam_width}) must be at least half of "
-                f"probe.bootstrap.rollouts ({bootstrap.rollouts}): a beam gives one rollout"
+                f"(fit.validation_rollouts + fit.heldout_rollouts) x probe.rollout_length ({kept}) "
+                f"must be at most half of sample.probe_documents ({documents}): with probe.labels: "
+                "first_order, the model is fitted to the other documents"
             )
         for name, section in self.select.selected().items():
             if why := section.refused(self):
@@ -669,6 +668,29 @@ class Config(Section):
                 "base.architecture.hidden_size must be an even multiple of base.architecture.heads"
             )
         return self
+
+    def _check_rounds(self) -> None:
+        """Whether there are documents for the rollouts, and rollouts for the fit."""
+        probe, fit = self.probe, self.fit
+        bootstrap, rollouts = probe.bootstrap, probe.random.rollouts
+        steps = bootstrap.rollouts * probe.rollout_length
+        room = bootstrap.max_appearances * self.sample.probe_documents
+        if steps > room:
+            raise ValueError(
+                f"probe.bootstrap.rollouts x rollout_length ({steps}) must be at most max_appearances "
+                f"x sample.probe_documents ({room})"
+            )
+        kept = fit.validation_rollouts + fit.heldout_rollouts
+        if kept >= rollouts:
+            raise ValueError(
+                f"fit.validation_rollouts + fit.heldout_rollouts ({kept}) must be fewer than "
+                f"probe.random.rollouts ({rollouts}): the model is fitted on the rest"
+            )
+        if bootstrap.beam_width < (bootstrap.rollouts + 1) // 2:
+            raise ValueError(
+                f"probe.bootstrap.beam_width ({bootstrap.beam_width}) must be at least half of "
+                f"probe.bootstrap.rollouts ({bootstrap.rollouts}): a beam gives one rollout"
+            )
 
 
 def load(raw: dict[str, Any]) -> Config:

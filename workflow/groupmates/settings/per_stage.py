@@ -60,16 +60,43 @@ def one_step_fit(config: Config) -> Fit:
     """The fit's settings for rollouts of one step: the same share of them chosen by and held out."""
     fit, probe = config.fit, config.probe
     share = one_steps(config) / (probe.random.rollouts + probe.bootstrap.rollouts)
-    training = fit.training.model_copy(
-        update={"batch_rollouts": fit.training.batch_rollouts * probe.rollout_length}
+    return _of_single_documents(
+        config,
+        validation_rollouts=max(1, round(fit.validation_rollouts * share)),
+        heldout_rollouts=max(1, round(fit.heldout_rollouts * share)),
     )
-    return fit.model_copy(
-        update={
-            "validation_rollouts": max(1, round(fit.validation_rollouts * share)),
-            "heldout_rollouts": max(1, round(fit.heldout_rollouts * share)),
-            "training": training,
-        }
+
+
+def final_fit(config: Config) -> Fit:
+    """The final fit's settings. A first-order label is as a rollout of one step; the held-out rollouts
+    are what they are."""
+    fit, probe = config.fit, config.probe
+    if probe.labels == "rollouts":
+        return fit
+    return _of_single_documents(
+        config, validation_rollouts=fit.validation_rollouts * probe.rollout_length
     )
+
+
+def _of_single_documents(config: Config, **changed: int) -> Fit:
+    """The fit's settings with as many documents in a batch, where a rollout has one."""
+    training = config.fit.training
+    batch = training.batch_rollouts * config.probe.rollout_length
+    training = training.model_copy(update={"batch_rollouts": batch})
+    return config.fit.model_copy(update={"training": training, **changed})
+
+
+def rounds(config: Config) -> list[str]:
+    """The rounds of rollouts that the final model is fitted to, or held out from."""
+    two = config.probe.labels == "rollouts" and config.probe.bootstrap.rollouts
+    return ["random", "bootstrap"] if two else ["random"]
+
+
+def random_round(config: Config) -> RandomRound:
+    """The first round; where the model is fitted to first-order labels, its figures alone need it."""
+    if config.probe.labels == "rollouts":
+        return config.probe.random
+    return RandomRound(rollouts=config.fit.heldout_rollouts)
 
 
 def group_jobs(config: Config) -> int:
@@ -82,7 +109,7 @@ def group_jobs(config: Config) -> int:
     if not groups.sets or not by_groups:
         return 0
     steps = 2 * groups.sets * groups.sizes[-1]  # of random sets, and of near ones
-    jobs = -(-steps * probe.shards // (probe.random.rollouts * probe.rollout_length))
+    jobs = -(-steps * probe.shards // (random_round(config).rollouts * probe.rollout_length))
     return min(jobs, probe.shards, 2 * groups.sets)
 
 
@@ -146,7 +173,7 @@ class BaseSettings(StageSettings):
 class RandomPlanSettings(StageSettings):
     seed: int
     rollout_length: Annotated[int, From("probe.rollout_length")]
-    random: Annotated[RandomRound, From("probe.random")]
+    random: Annotated[RandomRound, From(random_round)]
 
 
 class BootstrapPlanSettings(StageSettings):
@@ -169,7 +196,7 @@ class ProbeSettings(StageSettings):
 
 class FitSettings(StageSettings):
     seed: int
-    fit: Fit
+    fit: Annotated[Fit, From(final_fit)]
 
 
 class OneStepFitSettings(FitSettings):

@@ -182,7 +182,14 @@ class GroupMates(Selector, name="group_mates"):
             return (*scores, SEMANTIC_CLUSTERS if semantic else CLUSTERS)
 
     def refused(self, config: Any) -> str | None:
-        if self.rounds == "random" and not config.probe.bootstrap.rollouts:
+        if config.probe.labels == "first_order":
+            if self.relation == "fitted":
+                return (
+                    "has relation: fitted, but probe.labels: first_order tells nothing of relations"
+                )
+            if self.rounds == "random":
+                return "has rounds: random, but with probe.labels: first_order there is one model"
+        elif self.rounds == "random" and not config.probe.bootstrap.rollouts:
             return "has rounds: random, but probe.bootstrap.rollouts is 0: there is no other round"
         return None
 

@@ -37,6 +37,7 @@ STAGES = {
     "plan-random": Stage("stages.draw_rollouts", "run_random", "probe"),
     "plan-one-step": Stage("stages.draw_rollouts", "run_one_step", "probe"),
     "probe": Stage("stages.probe", "run", "probe", **TENSORS),
+    "first-order": Stage("stages.first_order", "run", "probe", **TENSORS),
     "fit": Stage("stages.fit", "run", "fit", **TRAINING),
     "accept": Stage("stages.accept", "run", "fit"),
     "plan-bootstrap": Stage("stages.draw_rollouts", "run_bootstrap", "probe", **TENSORS),

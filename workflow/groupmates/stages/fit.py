@@ -49,18 +49,26 @@ def run(
     probe_pool: Path,
     probes: list[Path],
     bootstrap: list[Path] | None = None,
+    first_order: list[Path] | None = None,
     output: Path,
 ) -> None:
     """Fit on rollouts drawn at random, of many steps or of one, and on bootstrapped ones.
 
-    Reported figures come from held-out random rollouts. Neither training nor early stopping sees them.
+    Or on `first_order` labels of single documents. Reported figures come from held-out random rollouts.
+    Neither training nor early stopping sees them.
     """
     fit = settings.fit
     pool = store.read_table(probe_pool, "probe_pool", ["doc_id", "text", "input_ids"])
-    rounds = [read_rollouts("random", probes, pool["doc_id"].to_pylist())]
+    doc_ids = pool["doc_id"].to_pylist()
+    rounds = [read_rollouts("random", probes, doc_ids)]
     if bootstrap:
-        rounds.append(read_rollouts("bootstrap", bootstrap, pool["doc_id"].to_pylist()))
-    training, validation, heldout = split(settings, rounds)
+        rounds.append(read_rollouts("bootstrap", bootstrap, doc_ids))
+    if first_order:
+        labelled = read_first_order(first_order, doc_ids)
+        training, validation, heldout = split_labels(settings, labelled, rounds[0])
+        rounds.append(labelled)
+    else:
+        training, validation, heldout = split(settings, rounds)
     scale = label_scale(
         np.concatenate([r.influence for r in training]), fit.standardise == "per_position"
     )
@@ -73,7 +81,13 @@ def run(
     model.encoder.calibrate(prepared)
     progress.finish()
     provenance = Provenance.of(
-        "fit", settings, base=base, probe_pool=probe_pool, probes=probes, bootstrap=bootstrap
+        "fit",
+        settings,
+        base=base,
+        probe_pool=probe_pool,
+        probes=probes,
+        bootstrap=bootstrap,
+        first_order=first_order,
     )
     optimizer = make_optimizer(model, fit.training)
     seed = hash64(settings.seed, "fit steps", output.name)
@@ -88,6 +102,8 @@ def run(
         progress.finish()
         metrics["coverage"] = {r.round: coverage(r) for r in rounds}
         metrics["label_reliability"] = label_reliability(rounds[0])
+        if first_order:
+            metrics["first_order"] = first_order_agreement(labelled, heldout)
         report(output.name, metrics)
         with store.replacing(output) as folder:
             model.save(folder)
@@ -143,6 +159,39 @@ def split(
     held, validated = settings.fit.heldout_rollouts, settings.fit.validation_rollouts
     heldout, validation, training = np.split(order, [held, held + validated])
     return [drawn.take(np.sort(training)), *rounds[1:]], drawn.take(validation), drawn.take(heldout)
+
+
+def read_first_order(paths: list[Path], doc_ids: list[str]) -> Rollouts:
+    """First-order labels as rollouts of one step, in the order of the probe pool."""
+    table = store.concatenate(paths, "first_order", ["doc_id", "influence_nats"])
+    found = dict(zip(table["doc_id"].to_pylist(), table["influence_nats"].to_pylist(), strict=True))
+    document = np.arange(len(doc_ids))
+    influence = np.array([found[doc_id] for doc_id in doc_ids])
+    return Rollouts("first_order", document, document[:, None], influence[:, None])
+
+
+def split_labels(
+    settings: FitSettings, labelled: Rollouts, heldout: Rollouts
+) -> tuple[list[Rollouts], Rollouts, Rollouts]:
+    """Training and validation labels, of documents that are in no held-out rollout."""
+    free = np.setdiff1d(labelled.number, heldout.document)
+    order = generator(settings.seed, "fit split").permutation(free)
+    validation, training = np.split(order, [settings.fit.validation_rollouts])
+    return [labelled.take(np.sort(training))], labelled.take(validation), heldout
+
+
+def first_order_agreement(labelled: Rollouts, exact: Rollouts) -> dict[str, float]:
+    """Rank correlation of first-order labels with measured influences of the same documents.
+
+    `first_step`: with those of the rollouts' first steps, which begin at the checkpoint as the labels
+    do. `within_position`: with those of all steps, positions apart.
+    """
+    label_RT = labelled.influence[exact.document, 0]
+    within = label_scale(exact.influence, per_position=True).standardise(exact.influence)
+    return {
+        "first_step": spearman(label_RT[:, 0], exact.influence[:, 0]),
+        "within_position": spearman(label_RT, within),
+    }
 
 
 def make_optimizer(model: InfluenceModel, hyper: FitTraining) -> torch.optim.AdamW:
@@ -260,7 +309,11 @@ def evaluate(
     label. Intervals: 95 %, rollouts drawn anew.
     """
     truth = heldout.influence
-    position = label_scale(np.concatenate([r.influence for r in training]), per_position=True)
+    steps, trained = truth.shape[1], np.concatenate([r.influence for r in training])
+    if trained.shape[1] == steps:
+        position = label_scale(trained, per_position=True)
+    else:  # labels of single documents know of one position
+        position, scale = label_scale(truth, per_position=True), scale.extended(steps)
     nats = {
         "full": scale.to_nats(predict(model, prepared, heldout.document)),
         "no_relation": scale.to_nats(predict_individual(model, prepared, heldout.document)),

@@ -29,17 +29,20 @@ def run_plan(
     probe_pool: Path,
     random: Path,
     bootstrap: list[Path] | None = None,
+    first_order: list[Path] | None = None,
     model: Path,
     output: Path,
 ) -> None:
     """Draw sets of documents that the final model was not fitted on, where there are enough of them.
 
-    Enough: random sets could all be disjoint. `random` and `bootstrap` are the plans of the rounds.
+    Enough: random sets could all be disjoint. `random` and `bootstrap` are the plans of the rounds,
+    `first_order` has labels that the model was fitted to.
     """
     sets, sizes = settings.groups.sets, np.array(settings.groups.sizes)
     length = int(sizes[-1])
     pool = read_table(probe_pool, "probe_pool", ["doc_id", "text", "input_ids"])
-    seen_N = np.isin(pool["doc_id"].to_numpy(), fitted_on(random, bootstrap or [], model))
+    ids_of_fit = fitted_on(random, bootstrap or [], first_order or [], model)
+    seen_N = np.isin(pool["doc_id"].to_numpy(), ids_of_fit)
     enough = int((~seen_N).sum()) >= sets * length
     among = np.flatnonzero(~seen_N) if enough else np.arange(len(pool))
     which = "that the fit has not seen" if enough else "of which the fit has seen some"
@@ -67,16 +70,27 @@ def run_plan(
         "embedding": emb_ND[document],
     }
     provenance = Provenance.of(
-        "groups", settings, pool=probe_pool, random=random, bootstrap=bootstrap, model=model
+        "groups",
+        settings,
+        pool=probe_pool,
+        random=random,
+        bootstrap=bootstrap,
+        first_order=first_order,
+        model=model,
     )
     write_table(output, "group_sets", provenance, columns, emb_ND.shape[1])
 
 
-def fitted_on(random: Path, bootstrap: list[Path], model: Path) -> np.ndarray:
-    """Ids of the documents in all rollouts but those that the model's figures are held out on."""
-    heldout = read_column(model / "heldout.parquet", "heldout", "rollout").to_numpy()
+def fitted_on(
+    random: Path, bootstrap: list[Path], first_order: list[Path], model: Path
+) -> np.ndarray:
+    """Ids of the documents with a label that the model was fitted to, or its epoch chosen by."""
+    heldout = read_table(model / "heldout.parquet", "heldout", ["rollout", "doc_id"])
+    if first_order:
+        labelled = [read_column(path, "first_order", "doc_id").to_numpy() for path in first_order]
+        return np.setdiff1d(np.concatenate(labelled), heldout["doc_id"].to_numpy())
     plan = read_table(random, "rollouts")
-    fitted = ~np.isin(plan["rollout"].to_numpy(), heldout)
+    fitted = ~np.isin(plan["rollout"].to_numpy(), heldout["rollout"].to_numpy())
     parts = [plan["doc_id"].to_numpy()[fitted]]
     parts += [read_column(path, "rollouts", "doc_id").to_numpy() for path in bootstrap]
     return np.unique(np.concatenate(parts))

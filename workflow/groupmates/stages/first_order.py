@@ -1,0 +1,64 @@
+"""First-order influences of the documents of the probe pool, one by one, without a training step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from groupmates.artefacts.store import Provenance, write_table
+from groupmates.artefacts.unfinished import Kept
+from groupmates.models.first_order import FirstOrder
+from groupmates.models.probing import sequences_of
+from groupmates.models.reference import reference_part
+from groupmates.progress import Progress
+from groupmates.settings.per_stage import ProbeSettings
+
+
+def run(
+    settings: ProbeSettings,
+    *,
+    base: Path,
+    probe_pool: Path,
+    reference: Path,
+    part: int,
+    parts: int,
+    output: Path,
+) -> None:
+    """Label the `part`-th of `parts` nearly equal shares of the batches of documents.
+
+    A document has one label. It does not depend on the number of parts: batches do not.
+    """
+    sequences = sequences_of(probe_pool)
+    doc_ids, tokens = list(sequences), list(sequences.values())
+    examples, _ = reference_part(reference, "selection", settings.selection_examples)
+    model = FirstOrder(base, examples, settings.learning_rate)
+    batches = model.batches(tokens)
+    ours = batches[len(batches) * part // parts : len(batches) * (part + 1) // parts]
+    documents = sum(map(len, ours))
+    provenance = Provenance.of(
+        "probe", settings, base=base, pool=probe_pool, reference=reference
+    ).also(part=part, parts=parts)
+    with Kept(output, "first_order", provenance) as kept:
+        losses = kept.values
+        progress = Progress(f"first order {part + 1}/{parts}", documents, "documents", len(losses))
+        first = 0
+        for rows in ours:
+            first += len(rows)
+            if first <= len(losses):  # of an attempt before
+                continue
+            here, names = [tokens[i] for i in rows], [doc_ids[i] for i in rows]
+            losses += model.losses(here, names).tolist()
+            progress.advance(len(rows))
+            kept.measured(losses)
+        progress.finish()
+        towards_N, away_N = np.array(losses).reshape(-1, 2).T
+        row_N = np.concatenate([np.empty(0, np.int64), *ours])
+        columns = {
+            "doc_id": [doc_ids[i] for i in row_N],
+            "loss_towards_nats": towards_N,
+            "loss_away_nats": away_N,
+            "influence_nats": model.rate * (away_N - towards_N),
+        }
+        write_table(output, "first_order", provenance, columns)
+        kept.clear()
