@@ -33,6 +33,7 @@ TINY = {
         "batch_sequences": 4,
     },
     "probe": {
+        "labels": "rollouts",  # what has two rounds and two models
         "rollout_length": 3,
         "random": {"rollouts": 16},
         "bootstrap": {"rollouts": 6, "beam_width": 8, "max_appearances": 4},

@@ -160,12 +160,15 @@ def test_wrong_paths_are_told_by_their_key_and_not_by_types_of_python(wrong):
 REFUSED = """
 sample.probe_documents: 9
     sample.probe_documents (9) must be at least probe.rollout_length (10)
+probe.labels: rollouts
 probe.bootstrap.max_appearances: 1
 probe.bootstrap.rollouts: 201
     probe.bootstrap.rollouts x rollout_length (2010) must be at most
     max_appearances x sample.probe_documents (2000)
+probe.labels: rollouts
 fit.heldout_rollouts: 140
     fit.validation_rollouts + fit.heldout_rollouts (160) must be fewer than probe.random.rollouts (160)
+probe.labels: rollouts
 probe.bootstrap.beam_width: 39
     probe.bootstrap.beam_width (39) must be at least half of probe.bootstrap.rollouts (80)
 probe.labels: first_order
@@ -263,12 +266,16 @@ def test_settings_that_do_not_go_together_are_refused(keys, message):
     assert " ".join(message.split()) in refusal(changed(**wrong))
 
 
+ROLLOUTS = {"probe__labels": "rollouts"}
+
+
 @pytest.mark.parametrize(
     "keys",
     [
-        {"sample__probe_documents": 200, "probe__bootstrap__rollouts": 80},  # 800 = 4 x 200
-        {"fit__heldout_rollouts": 139},
-        {"probe__bootstrap__beam_width": 40},
+        {"sample__probe_documents": 200} | ROLLOUTS,  # 80 of 10 documents = 4 x 200
+        {"fit__heldout_rollouts": 139} | ROLLOUTS,
+        {"probe__bootstrap__beam_width": 40} | ROLLOUTS,
+        {"fit__validation_rollouts": 60},  # and 40: half of the documents
         {"base__architecture__heads": 48},
         {"probe__groups__sizes": [2000]},
         {"probe__groups__sets": 0, "probe__groups__sizes": [2001]},  # none are drawn
@@ -357,8 +364,8 @@ def test_every_key_runs_a_stage_again_or_shapes_the_graph(key):
         ("reference.delimiter", {"Reference", "prepare-quality"}),
         ("probe.learning_rate.factor", {"Probe", "order-oracle-greedy"}),
         ("probe.labels", {"RandomPlan", "Fit"}),
-        ("probe.rollout_length", {"RandomPlan", "BootstrapPlan", "OneStepFit"}),
-        ("probe.random.rollouts", {"RandomPlan", "OneStepFit"}),
+        ("probe.rollout_length", {"RandomPlan", "BootstrapPlan", "Fit", "OneStepFit"}),
+        ("fit.heldout_rollouts", {"RandomPlan", "Fit", "OneStepFit"}),
         ("fit.relation.sharpness", {"Fit", "OneStepFit"}),
         ("score.batch_tokens", {"Score", "Embed"}),
         ("semantic.embedding_size", {"SemanticFit"}),
@@ -415,7 +422,14 @@ def test_one_step_models_hold_out_the_same_share_of_their_labels():
     ],
 )
 def test_sets_are_probed_in_jobs_like_those_of_rollouts_where_a_method_goes_by_groups(keys, jobs):
+    keys = ROLLOUTS | keys
     assert per_stage.group_jobs(config.load(changed(**keys))) == jobs
+
+
+def test_the_paper_s_labels_hold_out_of_the_random_round_what_others_probe_for_it():
+    assert stages_of("probe.random.rollouts", **ROLLOUTS) >= {"RandomPlan", "OneStepFit"}
+    assert "RandomPlan" not in stages_of("fit.heldout_rollouts", **ROLLOUTS)
+    assert "RandomPlan" not in stages_of("probe.random.rollouts")
 
 
 def test_windows_matter_to_the_format_that_has_them_alone():

@@ -319,6 +319,7 @@ def test_a_file_that_is_damaged_behind_the_texts_that_are_read_is_told_as_by_a_s
         ("a.jsonl.gz", gzip.compress(LONG_ROWS) + bytes(512)),
         ("a.jsonl.zst", compressed(LONG_ROWS, window_log=31)),
     ],
+    ids=["padded", "largest window"],  # gzip's bytes have the time: no name of a test
 )
 def test_a_padded_file_and_one_of_the_largest_window_are_whole(name, content, tmp_path):
     planned = plan(load(pool_of(tmp_path / name, content)), tmp_path / "run", {})

@@ -116,7 +116,9 @@ def test_a_method_is_charged_every_job_that_it_needs_and_no_other(method, cluste
     select = {"methods": [method], "variants": OURS, "group_mates": chosen, "semdedup": chosen}
     select["quality"] = {"positives": "reference"}
     charged = ReportSettings.of(
-        load(checkout.merged(checkout.DEFAULTS, {"select": select}))
+        load(
+            checkout.merged(checkout.DEFAULTS, {"select": select, "probe": {"labels": "rollouts"}})
+        )
     ).charged
     orders = {job for job in JOBS if re.match(rf"order(_gpu)? method={method} ", job)}
     seconds = comparison.selection_seconds(RUN, method, charged[method])
