@@ -42,7 +42,6 @@ class FirstOrder:
     """
 
     def __init__(self, base: Path, reference: Reference, learning_rate: StepRate) -> None:
-        lm.allow_tf32()
         model, optimizer, hyper = open_base(base)
         model.eval()  # dropout would be another model at either side
         check_reference(model, reference, base, "selection")

@@ -1,15 +1,15 @@
 """The language model that is probed: loading, saving, losses, training steps, exact restore.
 
-Losses are in nats per label token, lower is better. bf16 autocast on a GPU, float32 on a CPU; losses
-are always computed and summed in float32 or better.
+Losses are in nats per label token, lower is better. On a GPU, training is under bf16 autocast, and
+losses that are compared are in TF32. On a CPU all is float32. Losses are summed in float32 or better.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -47,15 +47,26 @@ def autocast() -> Any:
     return torch.autocast("cuda", torch.bfloat16) if torch.cuda.is_available() else nullcontext()
 
 
-def allow_tf32() -> None:
-    """On a GPU, products of float32 are rounded as TF32: far faster, and finer than bf16."""
-    if torch.cuda.is_available():
-        torch.set_float32_matmul_precision("high")
+@contextmanager
+def in_float32(products: Literal["high", "highest"]) -> Iterator[None]:
+    """Without autocast. Products on a GPU are in TF32 if `high`, in float32 if `highest`."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(products if torch.cuda.is_available() else before)
+    try:
+        with torch.autocast(device().type, enabled=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def comparable() -> Any:
+    """For losses whose differences count: those may be smaller than bf16 can tell (DECISIONS.md)."""
+    return in_float32("high")
 
 
 def unit_roundoff() -> float:
-    """Largest relative error of a rounded activation, by the precision of `autocast`."""
-    return 2.0**-9 if torch.cuda.is_available() else 2.0**-24
+    """Largest relative error of a rounded activation, within `comparable`."""
+    return 2.0**-11 if torch.cuda.is_available() else 2.0**-24
 
 
 def make_lm(
@@ -352,8 +363,7 @@ def loss_tokens(model: nn.Module) -> int:
 def mean_losses(model: PreTrainedModel, sequences: list[np.ndarray]) -> np.ndarray:
     """Mean loss per predicted token of each sequence, float64 [N], nats; NaN where none is predicted.
 
-    Every token but the first is predicted. No autocast: what differs between two models may be smaller
-    than a weight's rounding to bf16.
+    Every token but the first is predicted.
     """
     found_N = np.full(len(sequences), np.nan)
     lengths_N = np.array([len(s) for s in sequences])
@@ -361,7 +371,8 @@ def mean_losses(model: PreTrainedModel, sequences: list[np.ndarray]) -> np.ndarr
     for rows in length_batches(lengths_N[predicting], loss_tokens(model)):
         here = predicting[rows]
         ids = torch.from_numpy(pad_right([sequences[i] for i in here], 0)).to(device())
-        logits = model(input_ids=ids[:, :-1], use_cache=False).logits.float()
+        with comparable():
+            logits = model(input_ids=ids[:, :-1], use_cache=False).logits.float()
         losses_BL = logits.logsumexp(-1) - logits.gather(-1, ids[:, 1:, None]).squeeze(-1)
         predicted_B = torch.from_numpy(lengths_N[here] - 1).to(device())
         real_BL = torch.arange(losses_BL.shape[1], device=device()) < predicted_B[:, None]

@@ -21,7 +21,7 @@ from groupmates.models.tokenizer import token_lists
 from groupmates.progress import note
 from groupmates.settings.sections import StepRate
 
-# Spread over rounding. Below it, bf16 ranks steps otherwise than float64: Spearman under 0.95.
+# Spread over rounding. Below it, rounded losses rank steps otherwise than float64: Spearman under 0.95.
 FAR_ABOVE = 3
 
 

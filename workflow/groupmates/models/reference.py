@@ -15,7 +15,14 @@ from transformers import PreTrainedModel
 
 from groupmates.artefacts.store import read_table
 from groupmates.maths.packing import length_batches, pad_right
-from groupmates.models.language_model import autocast, check_fits, check_ids, device
+from groupmates.models.language_model import (
+    autocast,
+    check_fits,
+    check_ids,
+    comparable,
+    device,
+    in_float32,
+)
 from groupmates.models.tokenizer import load_tokenizer, token_lists
 
 BATCH_TOKENS = 8192
@@ -87,7 +94,7 @@ class Reference:
         was_training = model.training
         model.eval()
         for ids, example, before, labels, owner in self.batches:
-            with autocast():
+            with comparable():
                 logits = label_logits(model, ids, example, before)
             losses = cross_entropy(logits.float(), labels, reduction="none")
             sums.index_add_(0, owner, losses.double())
@@ -127,8 +134,8 @@ def head_is_linear(model: PreTrainedModel) -> bool:
     known = getattr(model, "_groupmates_head_is_linear", None)
     if known is None:
         ids = torch.arange(8, device=device())[None, :]
-        # Callers may be in autocast, whose rounding would hide or feign a difference.
-        with torch.autocast(device().type, enabled=False):
+        # Rounding as of callers, in autocast or in TF32, would hide or feign a difference.
+        with in_float32("highest"):
             full = model(input_ids=ids, use_cache=False).logits
             hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
             head = model.get_output_embeddings()

@@ -97,7 +97,6 @@ def order(
     A document is read as in probing: at most sequence_length + 1 tokens, end-of-text included. One
     without a predicted token comes last. A killed job goes on after its last block of documents.
     """
-    lm.allow_tf32()
     read_artefact_json(prepared / LOSSES, "color")
     tokens = load_tokenizer(tokenizer)
     conditional, probed = (lm.load_lm(folder).eval() for folder in (prepared, base))
