@@ -141,6 +141,10 @@ COMMANDS = {
     f"{EIGHT_CORES} --configfile workflow/configs/dclm-400m-4x.yaml": Run(
         "{block Plan of the run}", before=plain_settings
     ),
+    f"{EIGHT_CORES} --configfile workflow/configs/dclm-400m-4x.yaml "
+    "workflow/configs/dclm-400m-4x-lean.yaml": Run(
+        "Plan of the run dclm-400m-4x-lean", before=plain_settings
+    ),
     "python -m groupmates copy results/mine results/mine-small": Run("goes on from results/mine"),
     f"{LOCAL}mine.yaml --config run=mine-small 'select={{budget: {{ratio: 0.1}}}}'": Run(
         "This was a dry-run", further=" -n"
