@@ -168,6 +168,16 @@ def test_a_head_is_looked_at_in_float32_though_its_caller_is_in_autocast():
     assert set(seen) == {torch.float32}
 
 
+def test_losses_that_are_compared_know_no_autocast_of_their_caller():
+    model = small.tiny_lm().eval()
+    sequences, starts = example_set()
+    reference, precision = Reference(sequences, starts, 64), torch.get_float32_matmul_precision()
+    plain = reference.loss(model), lm.mean_losses(model, sequences).tolist()
+    with torch.autocast(lm.device().type, torch.bfloat16):
+        assert (reference.loss(model), lm.mean_losses(model, sequences).tolist()) == plain
+    assert torch.get_float32_matmul_precision() == precision
+
+
 @pytest.mark.parametrize("name", scaled_models())
 def test_label_losses_keep_what_a_model_does_to_its_logits(name):
     torch.manual_seed(0)
