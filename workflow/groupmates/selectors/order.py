@@ -20,6 +20,7 @@ import pyarrow as pa
 from groupmates.artefacts import store
 from groupmates.artefacts.catalogue import ARTEFACTS
 from groupmates.artefacts.store import Provenance
+from groupmates.maths import grouping
 from groupmates.pool.damage import changed
 from groupmates.pool.documents import Document, read_documents, rejects_of
 from groupmates.pool.identity import identified
@@ -141,7 +142,7 @@ def read_members(
     rows = [np.flatnonzero(c % partitions == partition) for c in clusters]
     cluster_N = np.concatenate([c[r] for c, r in zip(clusters, rows, strict=True)])
     shard_N = np.repeat(np.arange(len(rows)), [len(r) for r in rows])
-    by_cluster = np.argsort(cluster_N, kind="stable")  # pool order within a cluster
+    by_cluster = grouping.by_cluster(cluster_N)  # pool order within a cluster
     for others in (scored_by, semantic):
         if others is not None:
             check_same_documents(score, others)

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from groupmates.artefacts import store
 from groupmates.artefacts.catalogue import DOCUMENT
 from groupmates.artefacts.store import Provenance, read_column
+from groupmates.maths.grouping import by_cluster
 from groupmates.maths.quota import documents_of_ratio, take
 from groupmates.pool.documents import REPEATED
 from groupmates.progress import Progress, note
@@ -106,8 +107,8 @@ def repeated(rejects: Path, score: list[Path], offsets: np.ndarray) -> np.ndarra
 
 def rank_within(cluster_N: np.ndarray) -> np.ndarray:
     """How many documents before each one are of its cluster."""
-    by_cluster = np.argsort(cluster_N, kind="stable")
-    grouped = cluster_N[by_cluster]
+    order = by_cluster(cluster_N)
+    grouped = cluster_N[order]
     rank_N = np.empty(len(cluster_N), np.int32)
-    rank_N[by_cluster] = np.arange(len(grouped)) - np.searchsorted(grouped, grouped)
+    rank_N[order] = np.arange(len(grouped)) - np.searchsorted(grouped, grouped)
     return rank_N
