@@ -5,6 +5,7 @@
 #   make test     lint, types and tests: at most ten minutes on two cores
 #   make test-all     these, and what needs SLURM, a browser or more time
 #   make check    only lint, format and types
+#   make bench    every stage against a plain implementation: cost, growth, memory; CPU only
 #   make calibrate   what snakemake plan needs to know of this machine, in a few minutes;
 #                    CONFIG=FILE and PROFILE=FOLDER as in the run
 #   make env      only the environment (.venv): CPU build of torch
@@ -19,7 +20,7 @@ BIN := $(VENV)/bin
 BUILD := $(if $(CUDA)$(wildcard $(VENV)/.installed-cuda),cuda,cpu)
 STAMP := $(VENV)/.installed-$(BUILD)
 
-.PHONY: demo status test test-long test-all check calibrate env link-profiles slurm-up slurm-down clean
+.PHONY: demo status test test-long test-all check bench calibrate env link-profiles slurm-up slurm-down clean
 
 RUN ?= demo
 PROFILE ?= profiles/local
@@ -42,6 +43,9 @@ test-long: env
 	$(PYTEST) 3 -m "$(LONG)"
 
 test-all: test test-long
+
+bench: env
+	PYTHONPATH=workflow:tests $(BIN)/python -m benchmarks.bench
 
 calibrate: env
 	$(BIN)/python -m groupmates calibrate --profile $(PROFILE) $(addprefix --configfile ,$(CONFIG))
