@@ -25,6 +25,7 @@ from groupmates.selectors.order import Members
 MEAN, NEAREST = Relation("mean", 1.0, 1.0, 1.0), Relation("nearest", 1.0, 1.0, 64.0)
 PAPER_DOCUMENTS, PAPER_WIDTH, PAPER_CAP = 81_920, 10_000, 20
 LENGTH, EXPANSION = 10, 5
+LINES, TABLE = ".jsonl.zst", ".parquet"
 BEAM_AT_PAPER = "bootstrap beam, the paper's shape"
 
 
@@ -75,19 +76,19 @@ def cases(small: bool) -> list[Case]:
             lambda n, folder: beam_as_in_the_paper(n, d),
             repeats=1,
         ),
-        Case(
-            "materialise .jsonl.zst",
-            "MB of text",
-            (1,) if small else (8, 16, 32),
-            lambda n, folder: materialise(n, folder, ".jsonl.zst"),
-            {32: 2.3},
-        ),
-        Case(
-            "materialise Parquet",
-            "MB of text",
-            (1,) if small else (8, 16, 32),
-            lambda n, folder: materialise(n, folder, ".parquet"),
-            {32: 3},
+        *(
+            Case(
+                stage,
+                "MB of text",
+                (1,) if small else (8, 16, 32),
+                lambda n, folder, ours=ours, other=other: materialise(n, folder, ours, other),
+                {32: asked} if asked else {},
+            )
+            for stage, ours, other, asked in (
+                ("materialise .jsonl.zst", LINES, LINES, 2.3),
+                ("materialise Parquet, plain: the same as .jsonl.zst", TABLE, LINES, 3),
+                ("materialise Parquet, plain: the same file", TABLE, TABLE, None),
+            )
         ),
     ]
 
@@ -191,28 +192,34 @@ def beam_as_in_the_paper(documents: int, size: int) -> Pair:
     return Pair(lambda: search(influence, emb, width, cap.copy()), None, lambda a, b: (True, "–"))
 
 
-def materialise(megabytes: int, folder: Path, end: str) -> Pair:
-    """Every second document of a pool file is selected."""
-    records, pool = documents_of(megabytes), folder / f"pool{end}"
-    if end == ".parquet":
-        pq.write_table(pa.Table.from_pylist(records), pool, row_group_size=1000, compression="zstd")
-    else:
-        lines = "".join(json.dumps(record) + "\n" for record in records)
-        pool.write_bytes(zstandard.ZstdCompressor(level=3).compress(lines.encode()))
+def materialise(megabytes: int, folder: Path, ours: str, other: str) -> Pair:
+    """Every second document of a pool file is selected; `ours`, `other`: how the pools' names end."""
+    records = documents_of(megabytes)
+    pools = {end: folder / f"pool{end}" for end in (ours, other)}
+    for pool in pools.values():
+        write_pool(records, pool)
     rows = np.arange(0, len(records), 2)
-    one, other = folder / f"ours{end}", folder / f"plain{end}"
-    straight = plain.copy_table if end == ".parquet" else plain.copy_lines
+    one, two = folder / f"ours{ours}", folder / f"plain{other}"
+    straight = plain.copy_table if other == TABLE else plain.copy_lines
 
     def agreement(a: object, b: object) -> tuple[bool, str]:
-        found, expected = read_back(one), read_back(other)
+        found, expected = read_back(one), read_back(two)
         equal = np.mean([x == y for x, y in zip(found, expected, strict=True)])
         return share(float(equal), "of rows", 1.0)
 
     return Pair(
-        lambda: copy_rows(PoolFile(str(pool), pool.name), rows, one),
-        lambda: straight(pool, rows, other),
+        lambda: copy_rows(PoolFile(str(pools[ours]), pools[ours].name), rows, one),
+        lambda: straight(pools[other], rows, two),
         agreement,
     )
+
+
+def write_pool(records: list[dict[str, Any]], pool: Path) -> None:
+    if pool.suffix == TABLE:
+        pq.write_table(pa.Table.from_pylist(records), pool, row_group_size=1000, compression="zstd")
+    else:
+        lines = "".join(json.dumps(record) + "\n" for record in records)
+        pool.write_bytes(zstandard.ZstdCompressor(level=3).compress(lines.encode()))
 
 
 def documents_of(megabytes: int) -> list[dict[str, Any]]:
@@ -235,7 +242,7 @@ def documents_of(megabytes: int) -> list[dict[str, Any]]:
 
 
 def read_back(path: Path) -> list[dict[str, Any]]:
-    if path.suffix == ".parquet":
+    if path.suffix == TABLE:
         return pq.read_table(path).to_pylist()
     with zstandard.open(path, "rt", encoding="utf-8") as lines:
         return [json.loads(line) for line in lines]

@@ -11,6 +11,7 @@ import os
 import resource
 import statistics
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -110,6 +111,8 @@ def peak(work: Callable[[], Any]) -> float:
             after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             os.write(write, f"{after - before}".encode())
             status = 0
+        except BaseException:  # the child ends here, whatever happens
+            traceback.print_exc()
         finally:
             os._exit(status)
     os.close(write)
