@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
@@ -14,10 +15,10 @@ import zstandard
 from benchmarks.bench import plain
 from benchmarks.bench.measure import Case, Pair
 from groupmates.artefacts.store import Provenance, embeddings, row_groups, table_writer
+from groupmates.maths import rollouts
 from groupmates.maths.greedy import greedy_order
 from groupmates.maths.grouping import by_cluster
 from groupmates.maths.relation import Relation
-from groupmates.maths.rollouts import beam_rollouts
 from groupmates.pool.copy_rows import copy_rows
 from groupmates.pool.listing import PoolFile
 from groupmates.selectors.order import Members
@@ -72,7 +73,7 @@ def cases(small: bool) -> list[Case]:
         Case(
             BEAM_AT_PAPER,
             "documents",
-            (41, 82) if small else (5_120, 10_240, 20_480),
+            (41, 82) if small else (2_560, 5_120, 10_240),
             lambda n, folder: beam_as_in_the_paper(n, d),
             repeats=1,
         ),
@@ -181,15 +182,23 @@ def beam(documents: int, size: int, width: int) -> Pair:
 
 
 def search(influence: np.ndarray, emb: np.ndarray, width: int, cap: np.ndarray) -> np.ndarray:
-    return beam_rollouts(influence, emb, MEAN, width, LENGTH, width, EXPANSION, cap)
+    return rollouts.beam_rollouts(influence, emb, MEAN, width, LENGTH, width, EXPANSION, cap)
 
 
 def beam_as_in_the_paper(documents: int, size: int) -> Pair:
-    """One direction, with the paper's share of beams in the documents and the example's cap."""
+    """One direction, with the paper's share of beams in the documents and the example's cap.
+
+    Blocks shrink as theta [W, N] does, so that a search has as many blocks as at the paper's size.
+    """
     influence, emb = cluster(documents, size)
     width = documents * PAPER_WIDTH // PAPER_DOCUMENTS
-    cap = np.full(documents, PAPER_CAP)
-    return Pair(lambda: search(influence, emb, width, cap.copy()), None, lambda a, b: (True, "–"))
+    block = rollouts.BLOCK_ELEMENTS * documents * width // (PAPER_DOCUMENTS * PAPER_WIDTH)
+
+    def ours() -> np.ndarray:
+        with patch.object(rollouts, "BLOCK_ELEMENTS", block):
+            return search(influence, emb, width, np.full(documents, PAPER_CAP))
+
+    return Pair(ours, None, lambda a, b: (True, "–"))
 
 
 def materialise(megabytes: int, folder: Path, ours: str, other: str) -> Pair:

@@ -64,15 +64,15 @@ class Row:
 
 
 def measure(case: Case, folder: Path, repeats: int) -> list[Row]:
-    """Rows of a case, by size; peaks of memory at the largest size."""
+    """Rows of a case, by size; peaks of memory at the largest size, where there are two sides."""
     rows = []
     for size in case.sizes:
         here = folder / f"{size}"
         here.mkdir(parents=True)
         pair = case.build(size, here)
         peaks: list[float | None] = [None, None]
-        if size == max(case.sizes):
-            peaks = [peak(pair.ours), None if pair.plain is None else peak(pair.plain)]
+        if size == max(case.sizes) and pair.plain is not None:
+            peaks = [peak(pair.ours), peak(pair.plain)]
         ours, plain, agrees, told = [], [], True, "–"
         for repeat in range(repeats):
             took, found = seconds(pair.ours)
