@@ -223,6 +223,11 @@ def test_a_fit_to_first_order_labels_is_judged_by_rollouts_of_other_documents(of
     assert found["rollouts"] == {"training": 24 - documents - 3, "heldout": 3}
     assert found["unseen_labels"] == 3 * STEPS
     assert (found["alpha"], found["beta"]) == (1.0, 1.0)  # single documents tell nothing of it
+    # What the position does to all alike is in both, so that only documents make the difference.
+    predicted, oracle = held["predicted_nats"].to_numpy(), held["influence_nats"].to_numpy()
+    means = [values.reshape(-1, STEPS).mean(0) for values in (predicted, oracle)]
+    assert np.ptp(means[1]) > 5e-3
+    assert means[0] == pytest.approx(means[1], abs=2e-3)
 
 
 def test_first_order_labels_are_what_the_model_learns(small_run, planted, of_first_order):

@@ -306,14 +306,15 @@ def evaluate(
 
     Correlations are in nats over all held-out steps; `within_position` ones compare standardised
     values, so that the position explains nothing. `unseen` counts only documents without a training
-    label. Intervals: 95 %, rollouts drawn anew.
+    label. A model of single documents takes
+    the position's mean and deviation from the held-out rollouts. Intervals: 95 %, rollouts drawn anew.
     """
     truth = heldout.influence
     steps, trained = truth.shape[1], np.concatenate([r.influence for r in training])
     if trained.shape[1] == steps:
         position = label_scale(trained, per_position=True)
-    else:  # labels of single documents know of one position
-        position, scale = label_scale(truth, per_position=True), scale.extended(steps)
+    else:  # labels of single documents know nothing of positions
+        position = scale = label_scale(truth, per_position=True)
     nats = {
         "full": scale.to_nats(predict(model, prepared, heldout.document)),
         "no_relation": scale.to_nats(predict_individual(model, prepared, heldout.document)),
