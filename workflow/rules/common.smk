@@ -151,7 +151,12 @@ SEEDS = range(CONFIG.evaluate.seeds)
 ROUNDS = per_stage.rounds(CONFIG)
 FITTED = ["initial", "final"][-len(ROUNDS) :]  # a model after each round
 PARTS = [f"{i:05d}" for i in range(CONFIG.probe.shards)]
-FIRST_ORDER = [artefact("first_order", part=part) for part in PARTS]
+# Labels that the final model is fitted to in the place of rollouts; none where it is fitted to those.
+FIRST_ORDER = [
+    artefact("first_order", part=part)
+    for part in PARTS
+    if CONFIG.probe.labels == "first_order"
+]
 # Of the sets of documents whose group influence is probed; none where none are.
 GROUP_PARTS = [f"{i:05d}" for i in range(per_stage.group_jobs(CONFIG))]
 SCORES = [artefact("score", shard=shard) for shard in SHARDS]
@@ -201,12 +206,6 @@ def probed(round):
 def bootstrapped(wildcards):
     wanted = wildcards.model == "final" and "bootstrap" in ROUNDS
     return probed("bootstrap") if wanted else []
-
-
-def labelled(wildcards):
-    """First-order labels, where the final model is fitted to them."""
-    wanted = wildcards.model == "final" and CONFIG.probe.labels == "first_order"
-    return FIRST_ORDER if wanted else []
 
 
 def corpus_of_shard(wildcards):

@@ -14,7 +14,7 @@ rule fit:
             "one_step" if wildcards.model == "one_step" else "random"
         ),
         bootstrap=bootstrapped,
-        first_order=labelled,
+        first_order=lambda wildcards: FIRST_ORDER if wildcards.model == "final" else [],
     output:
         directory(artefact("fit")),
     log:

@@ -9,7 +9,7 @@ rule plan_groups:
         probe_pool=artefact("probe_pool"),
         random=artefact("rollouts", round="random"),
         bootstrap=[artefact("rollouts", round=round) for round in ROUNDS[1:]],
-        first_order=FIRST_ORDER if CONFIG.probe.labels == "first_order" else [],
+        first_order=FIRST_ORDER,
         model=artefact("fit", model="final"),
         accepted=artefact("accept", model="final"),
     output:

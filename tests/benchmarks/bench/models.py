@@ -37,14 +37,13 @@ PADDED_TOGETHER = 8  # examples of a batch of the plain reference loss
 def cases(small: bool) -> list[Case]:
     """All of them; `small` only tries them out."""
     shape = "48 × 1" if small else "384 × 6"
-    asked = {16: 3.5}, {6: 3.5}, {32: 3.5}, {32: 2.5}
     return [
         Case(
             f"scoring, encoder of {shape}",
             "documents",
             (3,) if small else (4, 8, 16),
             lambda n, folder: score(n, folder, small),
-            asked[0],
+            {16: 3.5},
             repeats=3,
         ),
         Case(
@@ -52,24 +51,22 @@ def cases(small: bool) -> list[Case]:
             "documents",
             (3,) if small else (2, 3, 6),
             lambda n, folder: fit_step(n, folder, small),
-            asked[1],
+            {6: 3.5},
             repeats=3,
         ),
-        Case(
-            "probe rollout, padded to the window",
-            "examples",
-            (5,) if small else (8, 16, 32),
-            lambda n, folder: rollout(n, WINDOW, small),
-            asked[2],
-            repeats=3,
-        ),
-        Case(
-            "probe rollout, padded to the batch's longest",
-            "examples",
-            (5,) if small else (8, 16, 32),
-            lambda n, folder: rollout(n, None, small),
-            asked[3],
-            repeats=3,
+        *(
+            Case(
+                f"probe rollout, padded to {how}",
+                "examples",
+                (5,) if small else (8, 16, 32),
+                lambda n, folder, width=width: rollout(n, width, small),
+                {32: asked},
+                repeats=3,
+            )
+            for how, width, asked in (
+                ("the window", WINDOW, 3.5),
+                ("the batch's longest", None, 2.5),
+            )
         ),
     ]
 

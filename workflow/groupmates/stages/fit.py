@@ -306,8 +306,8 @@ def evaluate(
 
     Correlations are in nats over all held-out steps; `within_position` ones compare standardised
     values, so that the position explains nothing. `unseen` counts only documents without a training
-    label. A model of single documents takes
-    the position's mean and deviation from the held-out rollouts. Intervals: 95 %, rollouts drawn anew.
+    label. A model of single documents takes the position's mean and deviation from the held-out
+    rollouts. Intervals: 95 %, rollouts drawn anew.
     """
     truth = heldout.influence
     steps, trained = truth.shape[1], np.concatenate([r.influence for r in training])
