@@ -175,6 +175,7 @@ ARTEFACTS = {
         "groups/correlation.json",
         "how well predicted group influence ranks sets by their true one, by kind and size of the "
         "sets, with the relation and without",
+        version=2,
     ),
     "score": Artefact(
         "score/shard-{shard}.parquet",
