@@ -415,7 +415,7 @@ def surveyed(arguments: dict[str, Any], map_points: int = 300) -> Survey:
     selected = reading.by_method(arguments["select"])
     names = {path.name for path in arguments["pool"]}
     return survey(
-        arguments["score"], arguments["cluster"], selected, "group_mates", names, map_points
+        arguments["score"], arguments["cluster"], selected, "group_mates", names, map_points, {}
     )
 
 
