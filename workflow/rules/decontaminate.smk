@@ -2,7 +2,7 @@
 # such rule. `take` leaves the documents out, or the report alone tells of them.
 # reads: examples, pool, check/. writes: decontaminate/.
 
-if EXAMPLES:
+if TASK_EXAMPLES:
 
     rule decontaminate_examples:
         output:
@@ -14,8 +14,8 @@ if EXAMPLES:
             **asks(mem_mb=4000, runtime=30),
         params:
             settings=settings("TaskExamplesSettings", "task_examples"),
-            examples=unrecorded(listing.compact(EXAMPLES)),
-            seen=seen([file for path in EXAMPLES for file in folder_files(path) or [path]]),
+            examples=unrecorded(listing.compact(TASK_EXAMPLES)),
+            seen=seen([file for path in TASK_EXAMPLES for file in folder_files(path) or [path]]),
         shell:
             "{params.run} decontaminate-examples --log {log:q} --job {params.job:q}"
             " --settings {params.settings:q} --examples {params.examples:q} --output {output:q}"
