@@ -3,6 +3,7 @@
 # reads: examples, pool, check/. writes: decontaminate/.
 
 if TASK_EXAMPLES:
+    TASK_FILES = [f for path in TASK_EXAMPLES for f in folder_files(path) or [path]]
 
     rule decontaminate_examples:
         output:
@@ -15,7 +16,7 @@ if TASK_EXAMPLES:
         params:
             settings=settings("TaskExamplesSettings", "task_examples"),
             examples=unrecorded(listing.compact(TASK_EXAMPLES)),
-            seen=seen([file for path in TASK_EXAMPLES for file in folder_files(path) or [path]]),
+            seen=seen(TASK_FILES),
         shell:
             "{params.run} decontaminate-examples --log {log:q} --job {params.job:q}"
             " --settings {params.settings:q} --examples {params.examples:q} --output {output:q}"
