@@ -59,6 +59,8 @@ GRAPH_ONLY = {
     # Of a format that is not the default.
     "materialise.open_lm.window_tokens",
     "materialise.open_lm.windows_per_shard",
+    "decontaminate.drop",
+    "decontaminate.examples",
     "evaluate.seeds",
 }
 ONE_OF_TWO = {

@@ -43,8 +43,9 @@ class Standing:
 class Explanation:
     """`share_below`: of the pool, with lower influence; `ranked`: documents in the cluster's order;
     `clusters`: whether `cluster` is one of the semantic or of the influence-aware ones;
-    `origin`: influence from which thetas are counted, other than 0 with `sign: ceiling`;
-    `overlap`: what it shares with an evaluation example, where it was left out for that."""
+    `origin`: influence from which thetas are counted, other than 0 with `sign: ceiling`.
+
+    `overlap`: what the document shares with an evaluation example, where it was left out for that."""
 
     method: str
     doc_id: str
