@@ -355,7 +355,16 @@ def test_every_key_runs_a_stage_again_or_shapes_the_graph(key):
         ("pool.columns.source", {"Score", "order-quality"}),
         (
             "pool.bad_records",
-            {"Check", "CheckPool", "Sample", "Score", "Embed", "Tokenise", "order-quality"},
+            {
+                "Check",
+                "CheckPool",
+                "Decontaminate",
+                "Sample",
+                "Score",
+                "Embed",
+                "Tokenise",
+                "order-quality",
+            },
         ),
         (
             "sample.sequence_length",
