@@ -19,6 +19,7 @@ configfile: next(f"{d}/config.yaml" for d in FOLDERS if os.path.exists(f"{d}/con
 include: "workflow/rules/common.smk"
 include: "workflow/rules/corpus.smk"
 include: "workflow/rules/check.smk"
+include: "workflow/rules/decontaminate.smk"
 include: "workflow/rules/sample.smk"
 include: "workflow/rules/base.smk"
 include: "workflow/rules/probe.smk"

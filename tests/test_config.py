@@ -59,6 +59,8 @@ GRAPH_ONLY = {
     # Of a format that is not the default.
     "materialise.open_lm.window_tokens",
     "materialise.open_lm.windows_per_shard",
+    "decontaminate.drop",
+    "decontaminate.examples",
     "evaluate.seeds",
 }
 ONE_OF_TWO = {
@@ -353,7 +355,16 @@ def test_every_key_runs_a_stage_again_or_shapes_the_graph(key):
         ("pool.columns.source", {"Score", "order-quality"}),
         (
             "pool.bad_records",
-            {"Check", "CheckPool", "Sample", "Score", "Embed", "Tokenise", "order-quality"},
+            {
+                "Check",
+                "CheckPool",
+                "Decontaminate",
+                "Sample",
+                "Score",
+                "Embed",
+                "Tokenise",
+                "order-quality",
+            },
         ),
         (
             "sample.sequence_length",

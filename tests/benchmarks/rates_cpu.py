@@ -32,6 +32,7 @@ from groupmates.maths.randomness import generator, hash64, priorities
 from groupmates.maths.relation import Relation
 from groupmates.maths.rollouts import beam_rollouts
 from groupmates.maths.statistics import spearman
+from groupmates.maths.word_windows import Windows
 from groupmates.models.tokenizer import document_tokens, load_tokenizer
 from groupmates.pool.copy_rows import copy_rows
 from groupmates.pool.documents import read_documents
@@ -41,6 +42,7 @@ from groupmates.records.jobs import processor
 from groupmates.settings.config import PoolColumns
 
 CLUSTER, SIZE = 2948, 768
+WORDS = [f"word{i}" for i in range(1000)]
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -74,6 +76,10 @@ def main() -> None:
 
     found["read"] = text_bytes / seconds(check)
     found["tokenise"] = text_bytes / seconds(lambda: document_tokens(tokenizer, texts))
+    # A million windows, of which the texts hold few: the time of a job's lookups.
+    words = [" ".join(random.choice(WORDS, 1000)) for _ in range(1000)]
+    windows = Windows(words, [0] * len(words))
+    found["windows"] = text_bytes / seconds(lambda: list(windows.shared(texts)))
     with tempfile.TemporaryDirectory() as folder:
         half = np.arange(0, len(documents), 2)
         copied = Path(folder) / file.name

@@ -328,6 +328,7 @@ class Page(HTMLParser):
 INPUTS = (
     *("random", "bootstrap", "initial", "final", "groups", "score", "cluster", "centroids"),
     *("semantic", "semantic_cluster", "semantic_centroids", "select", "curves", "summary"),
+    *("task_examples", "overlaps"),
 )
 
 
@@ -411,12 +412,50 @@ def test_sources_of_pool_and_selection_are_counted_over_all_shards(tmp_path):
     assert tally.documents_GS[0].sum() == 400
 
 
-def surveyed(arguments: dict[str, Any], map_points: int = 300) -> Survey:
+def test_documents_with_words_of_examples_are_counted_per_task_and_shown(tmp_path):
+    arguments = synthetic_run(tmp_path)
+    words = " ".join(f"w{i}" for i in range(14))
+    examples = {"task": ["quiz", "quiz", "exam"], "example": [0, 1, 0]}
+    examples["words"] = [words, "too short", words]
+    folder = tmp_path / "decontaminate"
+    listed = tables.write(folder / "examples.parquet", "task_examples", MADE, **examples)
+    found = {
+        "doc_id": ["s0-3", "s0-3", "s0-4"],
+        "source_file": "a-0.jsonl",
+        "source_row": [3, 3, 4],
+    }
+    found |= {"task": ["quiz", "exam", "quiz"], "windows": [2, 1, 5], "words": words}
+    overlaps = [tables.write(folder / "shard-00000.parquet", "overlaps", MADE, **found)]
+    nothing = {name: [] for name in found}
+    overlaps.append(tables.write(folder / "shard-00001.parquet", "overlaps", MADE, **nothing))
+    page = report(arguments | {"task_examples": listed, "overlaps": overlaps}).text
+    assert "2 of 400 documents (0.5" in page
+    assert "They could be selected: decontaminate.drop is false." in page
+    rows = re.findall(r'<th scope="row">(quiz|exam)</th>(.*?)</tr>', page, re.DOTALL)
+    counts = {task: re.findall(r"<td>(\d+)</td>", cells) for task, cells in rows}
+    assert counts == {"quiz": ["2", "1", "2", "7"], "exam": ["1", "0", "1", "1"]}
+    assert page.count(f"<blockquote>{words}</blockquote>") == 3
+
+
+def test_a_document_that_could_not_be_selected_was_not_passed_over(tmp_path):
+    arguments = synthetic_run(tmp_path)
+    passed = surveyed(arguments).passed_over.to_pylist()
+    out = next(document for document in passed if document["shard"] == 0)
+    listed = {name: [out[name]] for name in ("doc_id", "source_file", "source_row")}
+    path = tables.write(tmp_path / "overlaps.parquet", "overlaps", MADE, **listed)
+    left = surveyed(arguments, dropped={"shard-00000.parquet": path}).passed_over
+    assert left["doc_id"].to_pylist() == [d["doc_id"] for d in passed if d != out]
+
+
+def surveyed(
+    arguments: dict[str, Any], map_points: int = 300, dropped: dict[str, Path] | None = None
+) -> Survey:
     """The survey of a synthetic run, all of whose texts can be read."""
     selected = reading.by_method(arguments["select"])
     names = {path.name for path in arguments["pool"]}
     return survey(
-        arguments["score"], arguments["cluster"], selected, "group_mates", names, map_points
+        *(arguments["score"], arguments["cluster"], selected, "group_mates", names, map_points),
+        dropped or {},
     )
 
 

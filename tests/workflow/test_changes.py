@@ -11,6 +11,8 @@ import pytest
 import zstandard
 
 import checkout
+from checkout import lines
+from groupmates import __main__ as cli
 from in_process import goes_on, planned
 
 
@@ -131,3 +133,50 @@ def test_a_rule_trains_in_as_many_processes_as_the_profile_says(
     found = json.loads((root / "fit/initial/metrics.json").read_text())
     assert found["labels"] == metrics["labels"]
     assert not planned(folder, "--", "results/tiny/fit/initial")
+
+
+def test_documents_with_words_of_an_evaluation_example_are_left_out_and_others_taken(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def selected(root: Path) -> list[str]:
+        tables = sorted(root.glob("select/group_mates/*.parquet"))
+        return [
+            i for t in tables for i in pq.read_table(t, columns=["doc_id"])["doc_id"].to_pylist()
+        ]
+
+    before = selected(finished / "results/tiny")
+    corpus = sorted((finished / "results/tiny/corpus").glob("shard-*"))
+    texts = {
+        f"corpus/{file.name}#{row}": json.loads(line)["text"]
+        for file in corpus
+        for row, line in enumerate(lines(file))
+    }
+    doc_id = next(i for i in before if len(texts[i].split()) > 30)
+    (tmp_path / "examples.jsonl").write_text(json.dumps({"text": texts[doc_id]}) + "\n")
+    named = {"decontaminate": {"examples": [str(tmp_path / "examples.jsonl")]}}
+    folder = checkout.copy(finished, tmp_path, named)
+    looking = {"decontaminate_examples": 1, "decontaminate": 3}
+    taking = {
+        "take": 2,
+        "materialise": 6,
+        "assemble": 2,
+        "evaluate": 4,
+        "summarise": 1,
+        "report": 1,
+    }
+    assert planned(folder) == looking | taking
+    root = goes_on(folder, "--until", "take")
+    assert planned(folder) == {rule: jobs for rule, jobs in taking.items() if rule != "take"}
+    found = {
+        row["doc_id"]
+        for t in root.glob("decontaminate/shard-*.parquet")
+        for row in pq.read_table(t).to_pylist()
+    }
+    after = selected(root)
+    assert doc_id in found and not found & set(after)
+    assert len(after) == round((350 - len(found)) / 4)
+    cli.main(["explain", str(root), doc_id])
+    told = capsys.readouterr().out
+    assert "not selected" in told and "left out" in told and "example 0 of" in told
+    checkout.configure(folder, {"decontaminate": named["decontaminate"] | {"drop": False}})
+    assert planned(folder) == taking

@@ -45,6 +45,7 @@ AFFECTS: dict[str, tuple[object, set[str]]] = {
     "pool.columns.text": ("url", CHECK | SAMPLE),
     "pool.columns.id": ("url", CHECK | SAMPLE),
     "pool.columns.source": (None, SCORE),
+    "decontaminate.drop": (False, set()),  # without examples
     "reference.delimiter": ("", REFERENCE),
     "reference.split.loss_on": ("all", REFERENCE),
     "reference.split.evaluation_share": (0.4, REFERENCE),
@@ -187,6 +188,7 @@ OTHER_INPUTS = {
     "sample.paths",
     "reference.paths",
     "reference.evaluation_paths",
+    "decontaminate.examples",
 }
 
 

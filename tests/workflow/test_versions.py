@@ -45,6 +45,7 @@ def rules(tmp_path_factory: pytest.TempPathFactory) -> tuple[Names, Names]:
     for format in get_args(Format):
         change = {
             "materialise": {"format": format},
+            "decontaminate": {"examples": ["examples.jsonl"]},
             "select": {"methods": [*SELECTORS], "quality": {"positives": "reference"}},
         }
         settings = checkout.merged(checkout.TINY, change)

@@ -143,6 +143,7 @@ try:
     REFERENCE_EVALUATION = listing.expand(
         list(CONFIG.reference.evaluation_paths or []), "reference.evaluation_paths"
     )
+    TASK_EXAMPLES = listing.expand_tasks(CONFIG.decontaminate.examples)
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
@@ -160,6 +161,8 @@ FIRST_ORDER = [
 # Of the sets of documents whose group influence is probed; none where none are.
 GROUP_PARTS = [f"{i:05d}" for i in range(per_stage.group_jobs(CONFIG))]
 SCORES = [artefact("score", shard=shard) for shard in SHARDS]
+# Documents that share words with evaluation examples; none where no examples are named.
+OVERLAPS = [artefact("overlaps", shard=shard) for shard in SHARDS if TASK_EXAMPLES]
 CLUSTERS = [artefact("cluster", shard=shard) for shard in SHARDS]
 # Of the methods with clusters: semantic alone.
 SEMANTIC = [m for m in METHODS if CONFIG.select.clusters_of(m) == "semantic"]

@@ -23,6 +23,7 @@ rule report:
         artefact("centroids"),
         [*SEMANTIC_SCORES, *SEMANTIC_CLUSTERS] if SEMANTIC else [],
         artefact("semantic_centroids") if SEMANTIC else [],
+        [artefact("task_examples"), OVERLAPS] if TASK_EXAMPLES else [],
         SELECTIONS,
         CURVES,
         artefact("summary"),

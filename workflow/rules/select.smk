@@ -81,6 +81,7 @@ rule take:
             SEMANTIC_CLUSTERS if wildcards.method in SEMANTIC else CLUSTERS
         ),
         rejects=artefact("rejects"),
+        overlaps=OVERLAPS if CONFIG.decontaminate.drop else [],
     output:
         [artefact("select", shard=shard) for shard in SHARDS],
     log:
@@ -91,8 +92,10 @@ rule take:
         settings=settings("TakeSettings", "select"),
         score=listed("score"),
         cluster=listed("cluster"),
+        overlaps=lambda wildcards, input, resources: listing.compact(input.overlaps),
         output=lambda wildcards, output: listing.compact(list(output)),
     shell:
         "{params.run} take --log {log:q} --job {params.job:q} --settings {params.settings:q}"
         " --method {wildcards.method} --orders {input.orders:q} --score {params.score:q}"
-        " --cluster {params.cluster:q} --rejects {input.rejects:q} --output {params.output:q}"
+        " --cluster {params.cluster:q} --rejects {input.rejects:q}"
+        " --overlaps {params.overlaps:q} --output {params.output:q}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -15,10 +16,11 @@ import zstandard
 from benchmarks.bench import plain
 from benchmarks.bench.measure import Case, Pair
 from groupmates.artefacts.store import Provenance, embeddings, row_groups, table_writer
-from groupmates.maths import rollouts
+from groupmates.maths import rollouts, word_windows
 from groupmates.maths.greedy import greedy_order
 from groupmates.maths.grouping import by_cluster
 from groupmates.maths.relation import Relation
+from groupmates.maths.word_windows import Windows
 from groupmates.pool.copy_rows import copy_rows
 from groupmates.pool.listing import PoolFile
 from groupmates.selectors.order import Members
@@ -90,6 +92,13 @@ def cases(small: bool) -> list[Case]:
                 ("materialise Parquet, plain: the same as .jsonl.zst", TABLE, LINES, 3),
                 ("materialise Parquet, plain: the same file", TABLE, TABLE, None),
             )
+        ),
+        Case(
+            "decontaminate, 13 words",
+            "MB of text",
+            (1,) if small else (4, 8, 16),
+            lambda n, folder: decontaminate(n),
+            repeats=3,
         ),
     ]
 
@@ -221,6 +230,23 @@ def materialise(megabytes: int, folder: Path, ours: str, other: str) -> Pair:
         lambda: straight(pools[other], rows, two),
         agreement,
     )
+
+
+def decontaminate(megabytes: int) -> Pair:
+    """Every hundredth document holds an example of 100 words; there are ten times as many examples."""
+    texts = [record["text"] for record in documents_of(megabytes)]
+    foreign = [word_windows.words(text)[:100] for text in texts[::10]]
+    texts = [text for n, text in enumerate(texts) if n % 10 or n % 100 == 0]
+    examples = [" ".join(example) for example in foreign]
+    windows = Windows(examples, [0] * len(examples))
+
+    def ours() -> list[tuple[int, list[str]]]:
+        return [(found.text, found.words) for found in windows.shared(texts)]
+
+    def agreement(a: list, b: list) -> tuple[bool, str]:
+        return a == b, f"the same {len(b):,} windows"
+
+    return Pair(ours, partial(plain.shared_windows, texts, plain.window_set(examples)), agreement)
 
 
 def write_pool(records: list[dict[str, Any]], pool: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -124,3 +125,25 @@ def copy_table(pool: Path, rows: np.ndarray, destination: Path) -> None:
                 chosen = [r for row, r in enumerate(records, start) if row in wanted]
                 output.write_table(pa.Table.from_pylist(chosen, schema))
                 start += len(records)
+
+
+WORD = re.compile(r"[^\W_]+")
+
+
+def window_set(examples: list[str]) -> set[tuple[str, ...]]:
+    """All runs of 13 words, as a set of tuples."""
+    found: set[tuple[str, ...]] = set()
+    for words in map(str.split, examples):
+        found.update(tuple(words[i : i + 13]) for i in range(len(words) - 12))
+    return found
+
+
+def shared_windows(texts: list[str], windows: set[tuple[str, ...]]) -> list[tuple[int, list[str]]]:
+    """Each run of 13 words of each text is looked up in the set."""
+    found = []
+    for number, text in enumerate(texts):
+        words = WORD.findall(text.lower())
+        for i in range(len(words) - 12):
+            if tuple(words[i : i + 13]) in windows:
+                found.append((number, words[i : i + 13]))
+    return found

@@ -89,6 +89,19 @@ ARTEFACTS = {
         "found; none where pool.bad_records is stop",
         columns("source_file string, source_row int64, reason string, found string"),
     ),
+    "task_examples": Artefact(
+        "decontaminate/examples.parquet",
+        "the texts of the evaluation examples, as words joined by spaces; example: its row in the "
+        "task's file, from 0; of a beginning that several texts of an example share, all but the "
+        "first have the last twelve words",
+        columns("task dictionary, example int64, words string"),
+    ),
+    "overlaps": Artefact(
+        "decontaminate/shard-{shard}.parquet",
+        "a row for each document and task that share 13 words in a row: in how many places of the "
+        "document, the first of these places, and the task's first example that has its words",
+        DOCUMENT | columns("task dictionary, example int64, windows int64, words string"),
+    ),
     "tokenizer": Artefact("sample/tokenizer", "the language model's tokenizer, a HF folder"),
     "probe_pool": Artefact(
         "sample/probe_pool.parquet",

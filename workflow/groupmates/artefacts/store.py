@@ -20,6 +20,7 @@ from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import BaseModel
 from safetensors import SafetensorError
@@ -348,6 +349,22 @@ def by_pool_file(table: pa.Table) -> dict[str, pa.Table]:
     ends = [*starts[1:], len(code_N)]
     listed = names.dictionary.to_pylist()
     return {listed[code_N[a]]: table.slice(a, b - a) for a, b in zip(starts, ends, strict=True)}
+
+
+def listed_rows(score: Path, listed: pa.Table) -> np.ndarray:
+    """Rows of a score file whose documents are `listed` by source_file and source_row, ascending."""
+    if not len(listed):
+        return np.empty(0, np.int64)
+    scored = read_table(score, "score", ["source_file", "source_row"])
+    wanted = set(_places(listed))
+    near = np.flatnonzero(pc.is_in(scored["source_row"], listed["source_row"].combine_chunks()))
+    places = _places(scored.take(near))
+    return near[[place in wanted for place in places]]
+
+
+def _places(table: pa.Table) -> list[tuple[str, int]]:
+    names = table["source_file"].cast(pa.string()).to_pylist()
+    return list(zip(names, table["source_row"].to_pylist(), strict=True))
 
 
 def rows_of(score: Path) -> int:

@@ -52,6 +52,19 @@ class Work(Amounts):
     def check_pool(self) -> Jobs:
         return Jobs(1, [], 24.0 * self.sizes.documents, 0, 8.0 * self.sizes.documents)
 
+    def decontaminate_examples(self) -> Jobs:
+        return Jobs(int(self.decontaminated), [])
+
+    def decontaminate(self) -> Jobs:
+        documents, text = self.in_shard, self.in_shard * self.sizes.text_bytes
+        phases = [Phase("documents", documents, {"windows": text, "read": text})]
+        return Jobs(self.shards * self.decontaminated, phases)
+
+    @property
+    def decontaminated(self) -> bool:
+        """Whether evaluation examples are looked for."""
+        return bool(self.config.decontaminate.examples)
+
     def sample(self) -> Jobs:
         """Files named in sample.paths are counted as all: a plan of the worst case."""
         sample, sizes = self.config.sample, self.sizes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -42,7 +43,9 @@ class Standing:
 class Explanation:
     """`share_below`: of the pool, with lower influence; `ranked`: documents in the cluster's order;
     `clusters`: whether `cluster` is one of the semantic or of the influence-aware ones;
-    `origin`: influence from which thetas are counted, other than 0 with `sign: ceiling`."""
+    `origin`: influence from which thetas are counted, other than 0 with `sign: ceiling`.
+
+    `overlap`: what the document shares with an evaluation example, where it was left out for that."""
 
     method: str
     doc_id: str
@@ -58,6 +61,7 @@ class Explanation:
     quota: str | None
     origin: float
     neighbours: list[Neighbour]
+    overlap: dict[str, Any] | None
 
 
 def explain(run: Path, doc_id: str, method: str, neighbours: int) -> Explanation:
@@ -107,6 +111,7 @@ def explain(run: Path, doc_id: str, method: str, neighbours: int) -> Explanation
         neighbours=[
             Neighbour(ids[i], i, float(similarity_K[i]), float(influence_K[i])) for i in near
         ],
+        overlap=selection.overlap(place),
     )
 
 
@@ -144,6 +149,10 @@ def told(found: Explanation) -> str:
         ("rank", rank),
         (found.method, "selected" if here.selected else "not selected"),
     ]
+    if found.overlap is not None:
+        shared = found.overlap
+        where = f"example {shared['example']} of {shared['task']}"
+        lines.append(("left out", f"shares words with {where}, counted from 0: {shared['words']}"))
     if here.theta is not None:
         lines.append(("theta", _theta(found)))
     lines.append(("nearest", "selected documents of its cluster, by cosine"))

@@ -27,6 +27,7 @@ from groupmates.artefacts.store import (
     embedding_size,
     embeddings,
     intact,
+    listed_rows,
     open_table,
     read_folder_json,
     read_table,
@@ -60,7 +61,8 @@ class Order:
 class Selection:
     """The files of a method's selection; `made` is the provenance of its order.
 
-    `embedded`: the embeddings that it compares documents by, rows as in `score`.
+    `embedded`: the embeddings that it compares documents by, rows as in `score`. `overlaps`: what was
+    left out for what it shares with evaluation examples; none where nothing was.
     """
 
     run: Path
@@ -69,6 +71,7 @@ class Selection:
     score: list[Path]
     cluster: list[Path]
     orders: list[Path]
+    overlaps: list[Path]
     embedded: list[Path]
     made: dict[str, Any]
 
@@ -118,6 +121,23 @@ class Selection:
             recorded = {"model": self.made["inputs"]["model"]}
             check_unchanged(recorded, {"model": model}, self.orders[0])
 
+    @cached_property
+    def left_out(self) -> np.ndarray:
+        """Codes of the documents that were left out for what they share with examples."""
+        files = zip(self.score, self.overlaps, strict=False)
+        rows = [listed_rows(score, read_table(file, "overlaps")) for score, file in files]
+        shards = np.repeat(np.arange(len(rows)), [len(r) for r in rows])
+        return _codes(shards, np.concatenate([np.empty(0, np.int64), *rows]))
+
+    def overlap(self, place: tuple[int, int]) -> dict[str, Any] | None:
+        """What a document shares with an example, where it was left out for that."""
+        if _codes(*np.array([place]).T)[0] not in self.left_out:
+            return None
+        document = self.document(place)
+        listed = read_table(self.overlaps[place[0]], "overlaps").to_pylist()
+        same = ("source_file", "source_row")
+        return next(row for row in listed if all(row[name] == document[name] for name in same))
+
     def find(self, doc_id: str) -> tuple[int, int]:
         """Place of a document."""
         tasks = ((shard, file, doc_id) for shard, file in enumerate(self.score))
@@ -164,6 +184,7 @@ class Selection:
         files = [self.orders[cluster % len(self.orders)]] if by_cluster else self.orders
         for table in (t for file in files for t in row_groups(file, "order", names)):
             here = np.isin(_codes(table["shard"].to_numpy(), table["row"].to_numpy()), wanted)
+            here &= self._takeable(table)
             found.append(table.filter(here))
         by = [(name, "ascending") for name in ("key", "rank", "shard", "row")]
         ordered = pa.concat_tables(found).sort_by(by)
@@ -178,9 +199,15 @@ class Selection:
     def last_key(self) -> float:
         """Key of the last document that was taken; 8 bytes per document of the order."""
         taken = sum(open_table(file, "select").metadata.num_rows for file in self.select)
-        tasks = ((file, "order", "key") for file in self.orders)
-        key_N = np.concatenate(list(_parallel(_column, tasks)))
+        names = ["shard", "row", "key"]
+        tables = _parallel(read_table, ((file, "order", names) for file in self.orders))
+        key_N = np.concatenate([t["key"].to_numpy()[self._takeable(t)] for t in tables])
         return float(np.partition(key_N, taken - 1)[taken - 1])
+
+    def _takeable(self, order: pa.Table) -> np.ndarray:
+        """Which rows of an order are of documents that were not left out."""
+        codes_N = _codes(order["shard"].to_numpy(), order["row"].to_numpy())
+        return ~np.isin(codes_N, self.left_out)
 
     def read(self, place_N2: np.ndarray) -> tuple[list[str], np.ndarray, np.ndarray]:
         """Ids, individual influences and embeddings of these documents, in their order."""
@@ -196,6 +223,7 @@ FILES = {
     "orders": path("order").replace("{partition}", "{n}"),
     "score": path("score").replace("{shard}", "{n}"),
     "cluster": path("cluster").replace("{shard}", "{n}"),
+    "overlaps": path("overlaps").replace("{shard}", "{n}"),
 }
 MEANT = {"cluster": path("semantic_cluster").replace("{shard}", "{n}")}
 

@@ -18,6 +18,7 @@ TABLES = (".parquet", ".arrow")
 LINES = tuple(
     f".{kind}{end}" for kind in ("jsonl", "ndjson", "json") for end in ("", ".gz", ".zst", ".zstd")
 )
+TASKS = "tasks.yaml"  # what a folder of evaluation tasks has
 _LAST_NUMBER = re.compile(r"(.*?)([0-9]+)([^0-9]*)", re.DOTALL)
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(:[\w.-]+)?")
 _RANGE = re.compile(r"\{([0-9]+)\.\.([0-9]+)\}")
@@ -72,6 +73,19 @@ def expand(patterns: list[str], setting: str = "pool.paths") -> list[str]:
     raises `UserError` that names `setting`.
     """
     paths = [path for pattern in patterns for path in _matched(pattern, setting)]
+    check_paths(paths, setting)
+    return paths
+
+
+def expand_tasks(patterns: list[str], setting: str = "decontaminate.examples") -> list[str]:
+    """Paths as of `expand`; a folder of evaluation tasks stands for itself."""
+    paths = [
+        path
+        for pattern in patterns
+        for path in (
+            [pattern] if lying.exists(f"{pattern}/{TASKS}") else _matched(pattern, setting)
+        )
+    ]
     check_paths(paths, setting)
     return paths
 

@@ -40,7 +40,8 @@ class Pool:
     """Where everything about the pool lies; score, cluster and select in the same order.
 
     Clusters are those of the featured method; `clustered` are the embeddings that they are of,
-    `compared` those that it compares documents by.
+    `compared` those that it compares documents by. `dropped`: documents that could not be selected, by
+    the name of their score file.
     """
 
     score: list[Path]
@@ -50,6 +51,7 @@ class Pool:
     files: list[PoolFile]
     clustered: list[Path]
     compared: list[Path]
+    dropped: dict[str, Path]
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def examine(
     """
     names = {file.name for file in readable}
     points = settings.report.map_points
-    found = survey(pool.score, pool.cluster, pool.select, featured, names, points)
+    found = survey(pool.score, pool.cluster, pool.select, featured, names, points, pool.dropped)
     closer = look_closer(pool, found, readable, settings)
     told = telling(closer)
     shown = [_shown(pool, closer, row, told, featured) for row in closer.explained]

@@ -171,6 +171,8 @@ def origins(found: Found) -> dict[str, Any]:
     tables["semantic_cluster"] = "cluster"  # written by the same stage
     records = [table_record(path, kind) for at, kind in tables.items() for path in found.all(at)]
     records += [read_json(fit / "provenance.json") for fit in found.all("fit")]
+    for name in ("task_examples", "overlaps"):
+        records += [table_record(path, name) for path in found.all(name)]
     for name in ("groups", "summary"):
         records += [read_json(path)["provenance"] for path in found.all(name)]
 

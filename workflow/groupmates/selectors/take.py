@@ -29,20 +29,23 @@ def run(
     score: list[Path],
     cluster: list[Path],
     rejects: Path,
+    overlaps: list[Path] | None = None,
     output: list[Path],
 ) -> None:
     """Take a method's documents until the budget is met; one table of them per score shard.
 
-    Of documents of one id, which `rejects` lists, only the first can be taken. Whatever a selection
-    from another pool left beside the tables is removed.
+    Of documents of one id, which `rejects` lists, only the first can be taken. Those in `overlaps`, one
+    table per score shard, cannot be. Whatever a selection from another pool left beside the tables is
+    removed.
     """
     progress = Progress(f"take {method}", sum(map(store.rows_of, score)), "documents")
-    provenance = Provenance.of("select", settings, orders=orders, score=score, cluster=cluster)
+    made_of = {"orders": orders, "score": score, "cluster": cluster, "overlaps": overlaps}
+    provenance = Provenance.of("select", settings, **made_of)
     provenance = provenance.also(method=method)
     n_tokens = [read_column(path, "score", "n_tokens").to_numpy() for path in score]
     offsets = np.cumsum([0, *map(len, n_tokens)])
     order = read_orders(orders, score, offsets)
-    left_out = repeated(rejects, score, offsets)
+    left_out = left_out_of(rejects, overlaps or [], score, offsets)
     if len(left_out):
         stay = ~np.isin(order["place"], left_out)
         order = {name: values[stay] for name, values in order.items()}
@@ -84,25 +87,18 @@ def run(
     )
 
 
-def repeated(rejects: Path, score: list[Path], offsets: np.ndarray) -> np.ndarray:
-    """Positions in the pool of scored documents whose id an earlier document has, int64."""
+def left_out_of(
+    rejects: Path, overlaps: list[Path], score: list[Path], offsets: np.ndarray
+) -> np.ndarray:
+    """Positions in the pool of scored documents that cannot be taken, int64."""
     listed = store.read_table(rejects, "rejects", ["source_file", "source_row", "reason"])
-    listed = listed.filter(pc.equal(listed["reason"], REPEATED))
-    if not len(listed):
-        return np.empty(0, np.int64)
-    places = set(
-        zip(listed["source_file"].to_pylist(), listed["source_row"].to_pylist(), strict=True)
-    )
-    found: list[int] = []
-    for path, first in zip(score, offsets, strict=False):
-        table = store.read_table(path, "score", ["source_file", "source_row"])
-        files, rows = (
-            table["source_file"].cast("string").to_pylist(),
-            table["source_row"].to_pylist(),
-        )
-        here = zip(files, rows, strict=True)
-        found += [int(first) + n for n, place in enumerate(here) if place in places]
-    return np.array(found, np.int64)
+    repeated = listed.filter(pc.equal(listed["reason"], REPEATED))
+    found = [np.empty(0, np.int64)]
+    for n, (path, first) in enumerate(zip(score, offsets, strict=False)):
+        found.append(first + store.listed_rows(path, repeated))
+        if overlaps:
+            found.append(first + store.listed_rows(path, store.read_table(overlaps[n], "overlaps")))
+    return np.unique(np.concatenate(found))
 
 
 def rank_within(cluster_N: np.ndarray) -> np.ndarray:

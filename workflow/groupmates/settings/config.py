@@ -82,6 +82,27 @@ class Pool(Section):
         return self
 
 
+class Decontaminate(Section):
+    """Documents of the pool that share 13 words in a row with an example of an evaluation task. The
+    report tells how many there are for each task."""
+
+    examples: list[FilledText]
+    """Files of the examples, in any format of the pool, and folders of tasks. `[]`: nothing is looked
+    for.
+
+    A record has `query` and `choices`, `context_options` and `continuation`, `context` and
+    `continuation`, `prompt` and `response`, or `text`. A folder has a `tasks.yaml` with a list `tasks`
+    of `name`, `file` and `type`, as the tasks of llm-foundry: `multiple_choice`, `schema` or
+    `language_modeling`. A task with `missing: true` is passed over. An example of fewer than 13 words
+    matches nothing, and is counted.
+    """
+    drop: bool
+    """Whether such documents are left out of every selection. `false`: they are only reported.
+
+    The budget is then met by other documents. The sample that is probed keeps them.
+    """
+
+
 class Corpus(Section):
     """The built-in corpus. It is read only where a path says `builtin`. It is made once per run:
     delete `results/{run}/corpus` to make it anew after packages were upgraded."""
@@ -618,6 +639,7 @@ class Config(Section):
     """Every random choice derives from this seed, the stage and the item. The number of jobs,
     threads or devices changes no choice."""
     pool: Pool
+    decontaminate: Decontaminate
     corpus: Corpus
     reference: Reference
     sample: Sample

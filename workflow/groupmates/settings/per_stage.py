@@ -149,6 +149,15 @@ class CheckPoolSettings(CheckSettings):
     max_bad_share: Annotated[float, From("pool.max_bad_share")]
 
 
+class TaskExamplesSettings(StageSettings):
+    """What the examples are depends on their files alone."""
+
+
+class DecontaminateSettings(StageSettings):
+    text_columns: TextColumns
+    bad_records: OfBadRecords
+
+
 class SampleSettings(StageSettings):
     seed: int
     text_columns: TextColumns

@@ -31,6 +31,8 @@ STAGES = {
     "corpus": Stage("stages.corpus", "run", "corpus"),
     "check": Stage("stages.check", "run", "check"),
     "check-pool": Stage("stages.check", "run_pool", "check"),
+    "decontaminate-examples": Stage("stages.decontaminate", "run_examples", "decontaminate"),
+    "decontaminate": Stage("stages.decontaminate", "run", "decontaminate"),
     "sample": Stage("stages.sample", "run", "sample"),
     "reference": Stage("stages.reference", "run", "sample"),
     "base": Stage("stages.base", "run", "base", **TRAINING),
@@ -70,6 +72,7 @@ STAGES = {
 PARTS = {  # rows of the report's cost table, in the order of the data flow: what each is for
     "corpus": "the built-in pool",
     "check": "reads every pool file",
+    "decontaminate": "finds evaluation examples in the pool",
     "sample": "documents to probe with",
     "base": "the model to be probed",
     "probe": "oracle influences",

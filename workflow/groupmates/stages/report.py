@@ -26,7 +26,7 @@ from groupmates.artefacts.store import (
 )
 from groupmates.pool.listing import PoolFile, located
 from groupmates.progress import note
-from groupmates.report import atlas, comparison, examples, kept, sections, words
+from groupmates.report import atlas, comparison, examples, kept, overlaps, sections, words
 from groupmates.report.data import reading, repeats, texts
 from groupmates.report.figures import canvas
 from groupmates.settings.per_stage import ReportSettings
@@ -108,6 +108,7 @@ def content(
         **of_groups,
         **looked,
         **shares,
+        **overlaps.section(found, summary["pool_documents"]),
         **spent,
         **sections.against_plan(found.run / catalogue.path("plan")),
         **sections.origins(found),
@@ -136,6 +137,7 @@ def pool_of(
         files,
         clustered=meaning if of_meaning else score,
         compared=meaning if "semantic" in settings.charged.get(featured, []) else score,
+        dropped=overlaps.dropped(found),
     )
 
 

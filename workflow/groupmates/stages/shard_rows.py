@@ -82,8 +82,8 @@ def write_rows(
                 for group in groups:
                     writer.write(group)
 
-        blocks = _blocks(done, shard, columns, bad_records)
-        read = ((file, documents, tokens_of(file, documents)) for file, documents in blocks)
+        whole = blocks(done, shard, columns, bad_records)
+        read = ((file, documents, tokens_of(file, documents)) for file, documents in whole)
         for file, documents, tokens in ahead(read):
             unsaved.append(rows_of(file, documents, tokens))
             progress.advance(len(documents))
@@ -111,7 +111,7 @@ def _saved_groups(kept: Kept, artefact: str) -> Iterator[pa.Table]:
         yield from row_groups(kept.file(piece), artefact, list(ARTEFACTS[artefact].columns or ()))
 
 
-def _blocks(
+def blocks(
     done: int, shard: Shard, columns: PoolColumns, bad_records: BadRecords
 ) -> Iterator[tuple[PoolFile, list[Document]]]:
     """The documents of row group after row group, past the first `done`: whole groups."""

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pyarrow as pa
 
-from groupmates.artefacts.store import read_clusters, read_table
+from groupmates.artefacts.store import listed_rows, read_clusters, read_table
 from groupmates.errors import UserError
 from groupmates.maths.randomness import priorities
 from groupmates.progress import Progress
@@ -92,10 +92,12 @@ def survey(
     featured: str,
     readable: set[str],
     points: int,
+    dropped: dict[str, Path],
 ) -> Survey:
     """A sample of so many `points`, and what else there is to show.
 
     `readable`: the pool files whose texts can be shown; extremes are of these, if there are any.
+    `dropped`: documents that could not be selected, by the name of their score file.
     """
     check_shards(score, select)
     worst_C = worst_selected(list(select[featured].values()))
@@ -118,6 +120,8 @@ def survey(
         kept_N = kept_MN[list(select).index(featured)]
         worst_C = padded(worst_C, int(cluster_N.max(initial=-1)) + 1, -np.inf)
         passed_N = ~kept_N & (influence_N < np.minimum(worst_C[cluster_N], 0.0))
+        if path.name in dropped:
+            passed_N[listed_rows(path, read_table(dropped[path.name], "overlaps"))] = False
         counts_C = np.bincount(cluster_N[passed_N], minlength=len(worst_C))
         passed_C = padded(passed_C, len(counts_C), 0) + counts_C
         of_document = {"row": np.arange(len(scored)), "cluster": cluster_N}
