@@ -379,9 +379,9 @@ def test_the_relation_is_said_to_help_whole_sets_only_where_it_is_shown(tmp_path
     arguments = synthetic_run(tmp_path)
     text = " ".join(report(arguments).text.replace(formatting.SPACE, " ").split())
     assert (
-        "Of sets of 20 documents that the fit has not seen, summed individual influence ranks the "
-        "true group influence with a Spearman correlation of 0.70 over 32 random sets (95 % interval "
-        "0.60 to 0.80) and 0.50 over 32 sets of near neighbours (95 % interval 0.40 to 0.60). Of the "
+        "Whole sets were drawn from documents that the fit has not seen. Of sets of 20, summed "
+        "individual influence ranks the true group influence with a Spearman correlation of 0.70 over "
+        "32 random sets (95 % interval 0.60 to 0.80) and 0.50 over 32 sets of near neighbours (95 % interval 0.40 to 0.60). Of the "
         "8 cases of kind and size, with the selection&#39;s relation (alpha = beta = 1) it is shown "
         "to be higher in 1 and lower in 0, with the fitted one it is shown to be higher in 0 and "
         "lower in 2 (95 % interval of the difference without zero)."
@@ -634,15 +634,15 @@ FITTED = {
 )
 def test_without_two_labels_of_one_document_nothing_is_said_of_a_ceiling(labels):
     told = words.relation_finding(FITTED | labels)
-    assert told.endswith("Among documents at the same position the correlation is 0.40.")
+    assert told.endswith("Among documents at the same position the model reaches 0.40.")
 
 
 def test_how_far_labels_agree_stands_beside_how_well_they_are_predicted():
     labels = {"correlation": 0.25, "pairs": 1321, "ceiling": 0.5}
     told = words.relation_finding(FITTED | {"label_reliability": labels}).replace("\u00a0", " ")
     assert told.endswith(
-        "correlation is 0.40; two labels of one document, from different rollouts, correlate at 0.25 "
-        "(1,321 pairs), so that to know every document's own influence would give about 0.50."
+        "the model reaches 0.40. Two labels of one document, from different rollouts, correlate at "
+        "0.25 (1,321 pairs): to know every document's own influence would give about 0.50."
     )
 
 

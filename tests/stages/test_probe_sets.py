@@ -20,6 +20,7 @@ from groupmates.artefacts.store import (
 from groupmates.models.influence import InfluenceModel
 from groupmates.models.reference import Reference
 from groupmates.models.tokenizer import token_lists
+from groupmates.report.words import groups_finding
 from groupmates.settings.config import Groups
 from groupmates.settings.per_stage import GroupPlanSettings, GroupsSettings, ProbeSettings
 from groupmates.stages import probe, probe_sets, set_agreement
@@ -226,7 +227,7 @@ def correlated(sets, probed, model, output, sharpness=2.0) -> dict:
     return read_artefact_json(output, "groups")
 
 
-def by_hand(folder, shared):
+def by_hand(folder, shared, beta=1.001):
     """Three random sets of two; `shared`: similarity of their documents, in as many unit vectors."""
     plan = {
         "set": np.repeat(range(6), 2),
@@ -254,7 +255,7 @@ def by_hand(folder, shared):
         rows = slice(3 - 3 * part, 6 - 3 * part)
         columns = {name: list(values)[rows] for name, values in probed.items()}
         tables.write(folder / f"part-{part}.parquet", "group_probe", made, **columns)
-    relation = {"kernel": "nearest", "alpha": 1.0, "beta": 1.0, "sharpness": 1.0}
+    relation = {"kernel": "nearest", "alpha": 1.0, "beta": beta, "sharpness": 1.0}
     relation |= {"label_mean_nats": [-0.01] * 3, "label_std_nats": [0.5, 0.2, 0.2]}
     (folder / "fit").mkdir()
     small.write_folder_provenance(folder / "fit", "fit", made)
@@ -267,8 +268,8 @@ def test_a_relation_that_tells_copies_apart_turns_the_order_of_three_sets(tmp_pa
     """Nats of the two steps: 0.5 and 0.2 times what is standardised, beside what is equal for all.
 
     Alone -0.5 - 0.2, -0.45 - 0.2, -0.4 - 0.2: the first set seems to be the best. Fitted, the second
-    document counts by 1 minus its similarity to the first: -0.5, -0.45 - 0.08, -0.4 - 0.2, as the truth
-    has it. With the similarity to the power of 64 only a copy counts nothing: -0.5, -0.45 - 0.2, -0.6.
+    document counts by about 1 minus its similarity to the first: -0.5, -0.45 - 0.08, -0.4 - 0.2, as
+    the truth has it. With the similarity to the power of 64 only a copy counts nothing: -0.5, -0.45 - 0.2, -0.6.
     """
     found = correlated(*by_hand(tmp_path, (1.0, 0.6, 0.0)), tmp_path / "found.json", 64.0)
     assert [(r["kind"], r["size"], r["sets"]) for r in found["agreement"]] == [
@@ -284,6 +285,13 @@ def test_a_relation_that_tells_copies_apart_turns_the_order_of_three_sets(tmp_pa
             gain = row["minus_none"][name]
             assert gain["value"] == pytest.approx(values[name] - values["none"])
             assert gain["interval"][0] <= gain["value"] <= gain["interval"][1]
+
+
+def test_a_model_of_single_documents_has_no_fitted_relation_to_judge(tmp_path):
+    found = correlated(*by_hand(tmp_path, (1.0, 0.6, 0.0), beta=1.0), tmp_path / "found.json")
+    assert set(found["relations"]) == {"unit"}
+    assert set(found["agreement"][0]["spearman"]) == {"unit", "none"}
+    assert "fitted" not in groups_finding(found)
 
 
 def test_the_artefact_says_where_sets_were_drawn_from(small_run, model, tmp_path):

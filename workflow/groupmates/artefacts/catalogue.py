@@ -138,6 +138,7 @@ ARTEFACTS = {
         "fit/{model}",
         "relational influence model: weights, tokenizer, relation.json, metrics.json, "
         "heldout.parquet",
+        version=2,
     ),
     "heldout": Artefact(
         "fit/{model}/heldout.parquet",
@@ -175,6 +176,7 @@ ARTEFACTS = {
         "groups/correlation.json",
         "how well predicted group influence ranks sets by their true one, by kind and size of the "
         "sets, with the relation and without",
+        version=2,
     ),
     "score": Artefact(
         "score/shard-{shard}.parquet",

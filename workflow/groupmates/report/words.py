@@ -102,35 +102,34 @@ def holds_zero(bounds: list[float] | None) -> bool:
 def relation_finding(metrics: dict[str, Any]) -> str:
     """How well the influence model ranks held-out labels, and whether more than position does."""
     spearman, gain = metrics["spearman"], metrics["spearman_difference_interval"]
-    text = (
-        f"On {count(metrics['rollouts']['heldout'])} held-out rollouts the final influence model "
-        f"ranks documents as the oracle does with a Spearman correlation of "
+    told = [
+        f"The final influence model ranks the documents of {count(metrics['rollouts']['heldout'])} "
+        f"held-out rollouts as the oracle does with a Spearman correlation of "
         f"{number(spearman['full'])} (95{SPACE}% interval "
-        f"{interval(metrics['spearman_interval_full'])})"
-    )
+        f"{interval(metrics['spearman_interval_full'])})."
+    ]
     if spearman["position_mean"] is not None and gain is not None:
-        text += (
-            f"; the mean of each position alone, which knows no document, reaches "
+        unsure = ", not shown to be better" if gain[0] <= 0 else ""
+        told.append(
+            f"The mean of each position alone, which knows no document, reaches "
             f"{number(spearman['position_mean'])} (95{SPACE}% interval of the difference "
-            f"{interval(gain, 3)}"
+            f"{interval(gain, 3)}{unsure})."
         )
-        text += ", not shown to be better)" if gain[0] <= 0 else ")"
     within = metrics["spearman_within_position"]["full"]
-    text += f". Among documents at the same position the correlation is {number(within)}"
+    told.append(f"Among documents at the same position the model reaches {number(within)}.")
     if trusted := metrics.get("first_order"):
-        text += (
-            "; the first-order labels themselves correlate with these measured influences at "
-            f"{number(trusted['within_position'])}, and with those of first steps alone at "
-            f"{number(trusted['first_step'])}"
+        told.append(
+            f"The first-order labels themselves reach {number(trusted['within_position'])} there, and "
+            f"{number(trusted['first_step'])} where a rollout begins."
         )
     labels = metrics.get("label_reliability", {})  # older fits have none
-    if labels.get("ceiling") is None:
-        return f"{text}."
-    return (
-        f"{text}; two labels of one document, from different rollouts, correlate at "
-        f"{number(labels['correlation'])} ({count(labels['pairs'])} pairs), so that to know every "
-        f"document's own influence would give about {number(labels['ceiling'])}."
-    )
+    if labels.get("ceiling") is not None:
+        told.append(
+            f"Two labels of one document, from different rollouts, correlate at "
+            f"{number(labels['correlation'])} ({count(labels['pairs'])} pairs): to know every "
+            f"document's own influence would give about {number(labels['ceiling'])}."
+        )
+    return " ".join(told)
 
 
 def groups_finding(found: dict[str, Any]) -> str:
@@ -144,15 +143,17 @@ def groups_finding(found: dict[str, Any]) -> str:
         for alone in [row["spearman"]["none"]]
     )
     text = (
-        f"Of sets of {count(largest[0]['size'])} {found['documents']['drawn_from']}, summed individual "
-        f"influence ranks the true group influence with a Spearman correlation of {by_kind}."
+        f"Whole sets were drawn from {found['documents']['drawn_from']}. Of sets of "
+        f"{count(largest[0]['size'])}, summed individual influence ranks the true group influence with "
+        f"a Spearman correlation of {by_kind}."
     )
     cases = []
     for name, what in RELATIONS_OF_SETS.items():
-        bounds = [row["minus_none"][name]["interval"] for row in rows]
-        higher = sum(low > 0 for low, _ in bounds)
-        lower = sum(high < 0 for _, high in bounds)
-        cases.append(f"with {what} it is shown to be higher in {higher} and lower in {lower}")
+        if name in rows[0]["minus_none"]:
+            bounds = [row["minus_none"][name]["interval"] for row in rows]
+            higher = sum(low > 0 for low, _ in bounds)
+            lower = sum(high < 0 for _, high in bounds)
+            cases.append(f"with {what} it is shown to be higher in {higher} and lower in {lower}")
     return (
         f"{text} Of the {len(rows)} cases of kind and size, {', '.join(cases)} "
         f"(95{SPACE}% interval of the difference without zero)."

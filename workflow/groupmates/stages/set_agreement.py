@@ -18,16 +18,14 @@ from groupmates.maths.relation import Relation
 from groupmates.progress import note
 from groupmates.settings.per_stage import GroupsSettings
 
-RELATIONS = ("fitted", "unit")  # against none: individual influence alone
-
 
 def run(
     settings: GroupsSettings, *, sets: Path, probed: list[Path], model: Path, output: Path
 ) -> None:
     """Rank correlations over sets, by kind and size, with 95 % intervals over sets.
 
-    `fitted`: alpha, beta and sharpness as the model has them; `unit`: alpha = beta = 1 at the
-    selection's sharpness; `none`: individual influence alone.
+    `fitted`: alpha, beta and sharpness as the model has them, if it learned any; `unit`: alpha = beta
+    = 1 at the selection's sharpness; `none`: individual influence alone.
     """
     known = read_sets(sets, probed)
     record = store.read_folder_json(model, "fit", "relation.json")
@@ -57,7 +55,7 @@ def run(
             "distinct": len(np.unique(doc_id)),
             "seen_by_the_fit": len(np.unique(doc_id[seen])),
         },
-        "relations": {name: vars(used[name]) for name in RELATIONS},
+        "relations": {name: vars(relation) for name, relation in used.items() if name != "none"},
     }
     provenance = Provenance.of("groups", settings, sets=sets, probed=probed, model=model)
     store.write_json(output, "groups", provenance, body)
@@ -100,10 +98,15 @@ def read_sets(sets: Path, probed: list[Path]) -> Sets:
 
 
 def relations(record: dict[str, Any], sharpness: float | None) -> dict[str, Relation]:
-    """The fitted relation, that of the selection, and none."""
+    """The fitted relation, that of the selection, and none.
+
+    Without the first where the fit saw labels of single documents: alpha and beta are then what they
+    began as.
+    """
     relation = Relation.from_json(record)
-    return {
-        "fitted": relation.used_as("fitted"),
+    learned = (relation.alpha, relation.beta) != (1.0, 1.0)
+    fitted = {"fitted": relation} if learned else {}
+    return fitted | {
         "unit": relation.used_as("unit", sharpness),
         "none": relation.used_as("none"),
     }
@@ -126,7 +129,8 @@ def compare(
                 spearman_P[place[name]] - spearman_P[none],
                 drawn_BP[:, place[name]] - drawn_BP[:, none],
             )
-            for name in RELATIONS
+            for name in predicted
+            if name != "none"
         },
     }
 

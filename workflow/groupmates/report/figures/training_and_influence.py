@@ -243,6 +243,7 @@ def groups(rows: Sequence[dict[str, Any]]) -> Axes:
     """
     sizes = sorted({row["size"] for row in rows})
     names = {"none": "no relation", "unit": "alpha = beta = 1", "fitted": "fitted relation"}
+    names = {name: shown for name, shown in names.items() if name in rows[0]["spearman"]}
     axes = panel("groups", 3.9, x="documents in the set", y="Spearman, predicted and true")
     for k, (kind, style) in enumerate((("random", "-"), ("near", "--"))):
         of_kind = sorted((r for r in rows if r["kind"] == kind), key=lambda r: r["size"])
