@@ -381,7 +381,8 @@ def test_the_relation_is_said_to_help_whole_sets_only_where_it_is_shown(tmp_path
     assert (
         "Whole sets were drawn from documents that the fit has not seen. Of sets of 20, summed "
         "individual influence ranks the true group influence with a Spearman correlation of 0.70 over "
-        "32 random sets (95 % interval 0.60 to 0.80) and 0.50 over 32 sets of near neighbours (95 % interval 0.40 to 0.60). Of the "
+        "32 random sets (95 % interval 0.60 to 0.80) and 0.50 over 32 sets of near neighbours (95 % "
+        "interval 0.40 to 0.60). Of the "
         "8 cases of kind and size, with the selection&#39;s relation (alpha = beta = 1) it is shown "
         "to be higher in 1 and lower in 0, with the fitted one it is shown to be higher in 0 and "
         "lower in 2 (95 % interval of the difference without zero)."

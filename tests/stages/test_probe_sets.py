@@ -269,7 +269,8 @@ def test_a_relation_that_tells_copies_apart_turns_the_order_of_three_sets(tmp_pa
 
     Alone -0.5 - 0.2, -0.45 - 0.2, -0.4 - 0.2: the first set seems to be the best. Fitted, the second
     document counts by about 1 minus its similarity to the first: -0.5, -0.45 - 0.08, -0.4 - 0.2, as
-    the truth has it. With the similarity to the power of 64 only a copy counts nothing: -0.5, -0.45 - 0.2, -0.6.
+    the truth has it. With the similarity to the power of 64 only a copy counts nothing: -0.5,
+    -0.45 - 0.2, -0.6.
     """
     found = correlated(*by_hand(tmp_path, (1.0, 0.6, 0.0)), tmp_path / "found.json", 64.0)
     assert [(r["kind"], r["size"], r["sets"]) for r in found["agreement"]] == [

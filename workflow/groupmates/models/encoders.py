@@ -97,9 +97,10 @@ def feature_size(
 class LmEncoder(nn.Module):
     """Unit-length linear map of the language model's hidden states, averaged over tokens.
 
-    Input embeddings tell which words there are, the last layer what comes next; with the middle layer
-    they tell of unseen documents more than the last alone (workflow/docs/experiments.md). Features are standardised with the statistics of the probe pool (`calibrate`), and the map
-    begins as the pool's whitening: near-duplicates then stand out among documents of one kind.
+    Input embeddings tell which words there are, the last layer what comes next; with a middle layer
+    between them they predict labels of unseen documents better than the last alone. Features are
+    standardised with the statistics of the probe pool (`calibrate`), and the map begins as the
+    pool's whitening: near-duplicates then stand out among documents of one kind.
     """
 
     mean: torch.Tensor
