@@ -20,6 +20,7 @@ from planned import configuration
 
 LM = Shape(hidden=8, layers=2, vocabulary=300)
 ENCODER = Shape(hidden=16, layers=1, vocabulary=50)
+EMBEDDED = 16  # the configuration's embedding size: three layers of the model have 24
 
 
 def sizes(**changed) -> Sizes:
@@ -176,15 +177,15 @@ def test_proportional_quotas_pick_a_share_and_marginal_ones_order_all():
         (jobs,) = work(select={"group_mates": {"quota": quota}})["order-group-mates"]
         return {p.unit: p for p in jobs.phases}["documents"].parts["greedy"]
 
-    assert greedy("marginal") == 1000 * (1000 / 25) * 8  # 25 clusters of 40, embeddings of 8
+    assert greedy("marginal") == 1000 * (1000 / 25) * EMBEDDED  # 25 clusters of 40
     assert greedy("proportional") == 0.25 * greedy("marginal")
 
 
 def test_kmeans_compares_the_sample_with_every_centroid_in_every_iteration():
     (jobs,) = work()["centroids"]
     fit = {p.unit: p for p in jobs.phases}["iterations"]
-    assert fit.parts == {"kmeans": 1000 * 25 * 8 * 5, "sums": 1000 * 8 * 5}
-    assert fit.size == 1000 * 25 * 8 * 5 + WEIGHTS["sums"] * 1000 * 8 * 5
+    assert fit.parts == {"kmeans": 1000 * 25 * EMBEDDED * 5, "sums": 1000 * EMBEDDED * 5}
+    assert fit.size == 1000 * 25 * EMBEDDED * 5 + WEIGHTS["sums"] * 1000 * EMBEDDED * 5
 
 
 def test_a_selection_is_trained_on_by_every_method_and_seed_for_the_same_steps():
@@ -266,13 +267,13 @@ def test_semantic_clusters_are_made_beside_the_others_where_a_method_asks_for_th
     sizes_of = [
         {p.unit: p for p in j.phases}["iterations"].parts["sums"] for j in found["centroids"]
     ]
-    assert sizes_of == [1000 * 8 * 5, 1000 * 5 * 5]  # influence-aware, semantic
+    assert sizes_of == [1000 * EMBEDDED * 5, 1000 * 5 * 5]  # influence-aware, semantic
     assert [j.count for j in found["cluster"]] == [3, 3]
     (order,) = found["order-semdedup"]
     assert order.phases[1].parts == {"greedy": 1000 * 40 * 5}
     influence = {"methods": ["semdedup"], "semdedup": {"clusters": "influence"}}
     other = work(select=influence, semantic={"embedding_size": 5})
-    assert other["order-semdedup"][0].phases[1].parts == {"greedy": 1000 * 40 * 8}
+    assert other["order-semdedup"][0].phases[1].parts == {"greedy": 1000 * 40 * EMBEDDED}
     assert not {"fit-semantic", "embed"} & set(other)
 
 

@@ -21,7 +21,7 @@ def bert(tmp_path_factory):
 @pytest.fixture(scope="module")
 def lm_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("lm")
-    small.tiny_lm().save_pretrained(folder)
+    small.tiny_lm(small.LLAMA.model_copy(update={"layers": 4})).save_pretrained(folder)
     return folder
 
 
@@ -41,15 +41,17 @@ def lm_encoder(folder, found, batch_tokens: int = 64) -> tuple[LmEncoder, torch.
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 50, 5000])
-def test_features_are_the_mean_hidden_states_of_each_document_alone(lm_folder, batch_tokens):
+def test_features_are_mean_states_of_three_layers_of_each_document_alone(lm_folder, batch_tokens):
     found = sequences()
     encoder, prepared = lm_encoder(lm_folder, found, batch_tokens)
     lm = encoder._lm[0]
     for row, sequence in zip(prepared, found, strict=True):
         ids = torch.from_numpy(sequence.astype(np.int64))[None]
         with torch.no_grad():
-            hidden = lm(input_ids=ids, output_hidden_states=True).hidden_states[-1]
-        assert torch.allclose(row, hidden[0].mean(0), atol=1e-5)
+            states = lm(input_ids=ids, output_hidden_states=True).hidden_states
+        layers = [states[0], states[2], states[4]]
+        wanted = torch.cat([hidden[0].mean(0) for hidden in layers])
+        assert torch.allclose(row, wanted, atol=1e-5)
 
 
 def test_embeddings_have_unit_length_and_the_size_that_fits(lm_folder):
@@ -57,7 +59,7 @@ def test_embeddings_have_unit_length_and_the_size_that_fits(lm_folder):
     embeddings = encoder(prepared, np.arange(9))
     assert embeddings.shape == (9, 8)
     assert torch.allclose(embeddings.norm(dim=-1), torch.ones(9), atol=1e-6)
-    assert LmEncoder(lm_folder, 1000).size == 16  # no more than the model's hidden size
+    assert LmEncoder(lm_folder, 1000).size == 3 * 16  # no more than three layers have
 
 
 def test_a_documents_embedding_is_its_own_in_any_order_and_company(lm_folder):

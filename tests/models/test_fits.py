@@ -30,19 +30,19 @@ def test_the_hidden_size_is_what_the_model_gives_and_not_what_its_configuration_
     assert lm.hidden_size(small.tiny_lm()) == 16
 
 
-def test_an_encoder_of_projected_hidden_states_has_their_mean_and_their_size(tmp_path):
+def test_an_encoder_of_projected_hidden_states_has_the_size_of_all_layers_it_reads(tmp_path):
     model = brought.projected_opt(tmp_path, 50).eval()
     sequences = [np.arange(3), np.arange(5, 12)]
     encoder = LmEncoder(tmp_path, 100)
     found = encoder.prepare(["", ""], sequences, 64)
-    assert (encoder.size, tuple(found.shape)) == (8, (2, 8))
+    assert (encoder.size, tuple(found.shape)) == (24, (2, 24))  # embeddings 16, the one layer 8
     with torch.no_grad():
         for row, sequence in zip(found, sequences, strict=True):
             ids = torch.from_numpy(sequence)[None]
-            hidden = model.model(input_ids=ids).last_hidden_state[0]
-            assert torch.allclose(row, hidden.mean(0), atol=1e-6)
-    encoder.calibrate(torch.randn(20, 8))
-    assert encoder(found, np.arange(2)).shape == (2, 8)
+            last = model.model(input_ids=ids).last_hidden_state[0]
+            assert torch.allclose(row[16:], last.mean(0), atol=1e-6)
+    encoder.calibrate(torch.randn(20, 24))
+    assert encoder(found, np.arange(2)).shape == (2, 24)
 
 
 def test_a_semantic_encoder_of_projected_hidden_states_opens_again(tmp_path):

@@ -151,6 +151,7 @@ ARTEFACTS = {
         "fit/{model}",
         "relational influence model: weights, tokenizer, relation.json, metrics.json, "
         "heldout.parquet",
+        version=2,
     ),
     "heldout": Artefact(
         "fit/{model}/heldout.parquet",

@@ -47,6 +47,7 @@ WEIGHTS = {name: 1.0 for name, what in KERNELS.items() if what.startswith("FLOP"
     "kmeans": 1.0,
     "sums": 340.0,  # measured with tests/benchmarks/rates_cpu.py
 }
+LM_LAYERS = 3  # whose hidden states the encoder `lm` reads
 IMPORTS_BYTES = {True: 700_000_000, False: 200_000_000}  # of a job with torch, and without
 
 
@@ -94,7 +95,9 @@ class Amounts:
         self.states = 16.0 * sizes.lm.parameters(2)  # weights, gradients, two moments; float32
         encoder = sizes.encoder
         self.embedding = (
-            encoder.hidden if encoder else min(config.fit.encoder.embedding_size, sizes.lm.hidden)
+            encoder.hidden
+            if encoder
+            else min(config.fit.encoder.embedding_size, LM_LAYERS * sizes.lm.hidden)
         )
         select = config.select
         self.methods = list(select.selected().values())
@@ -174,6 +177,16 @@ class Amounts:
         tokens of bge-base, and 5.8 by this arithmetic.
         """
         return 6.0 * shape.parameters(2) + 50.0 * self.config.score.batch_tokens * shape.hidden
+
+    def encoder_bytes(self) -> float:
+        """Memory of the influence model's encoder and of one of its passes.
+
+        The probed model tells the hidden states of all its layers in float32, of which three are used.
+        """
+        if self.sizes.encoder:
+            return self.forward_bytes(self.sizes.encoder)
+        lm = self.sizes.lm
+        return self.forward_bytes(lm) + 4.0 * self.config.score.batch_tokens * lm.hidden * lm.layers
 
     @property
     def clusters(self) -> int:

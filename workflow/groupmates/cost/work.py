@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from groupmates.cost import selectors
 from groupmates.cost.flops import forward_flops
-from groupmates.cost.jobs import TOKENS_AHEAD, Amounts, Jobs, Phase
+from groupmates.cost.jobs import LM_LAYERS, TOKENS_AHEAD, Amounts, Jobs, Phase
 from groupmates.cost.sizes import Sizes
 from groupmates.maths.packing import MICRO_TOKENS
 from groupmates.settings.config import Config, Fit
@@ -154,7 +154,8 @@ class Work(Amounts):
         trained = rollouts - fit.validation_rollouts
         steps = fit.training.epochs * -(-trained // fit.training.batch_rollouts)
         prepared, step = self.to_embed(documents), {"head": 1.0}
-        memory = 8.0 * documents * self.sizes.lm.hidden + 4 * self.sizes.lm.parameters(2)
+        features = LM_LAYERS * self.sizes.lm.hidden
+        memory = 8.0 * documents * features + 4 * self.sizes.lm.parameters(2)
         if encoder is not None:
             prepared = {"tokenise": prepared["tokenise"]}
             tokens = fit.training.batch_rollouts * length * self.sizes.encoder_tokens
@@ -210,7 +211,7 @@ class Work(Amounts):
         parts = {"read": text, **self.to_embed(documents)}
         # The language model's tokens are counted of every document, whichever the encoder.
         parts |= {"tokenise": parts.get("tokenise", 0.0) + text, "rows": documents}
-        passes = self.forward_bytes(self.sizes.encoder or self.sizes.lm)
+        passes = self.encoder_bytes()
         block = min(documents, 4096) * (3 * self.sizes.text_bytes + 4 * self.row_bytes)
         jobs = self.shards * (1 + len(self.other_models))
         phases = [Phase("documents", documents, parts, TOKENS_AHEAD)]

@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from groupmates.errors import UserError
-from groupmates.models.encoders import mean_hidden_states
+from groupmates.models.encoders import mean_hidden_states, three_layers
 from groupmates.models.language_model import device, next_token_loss
 from groupmates.models.reference import label_logits
 
@@ -73,7 +73,7 @@ def _answers(model: PreTrainedModel, ids_BM: np.ndarray, z_loss: float, where: s
     if not alike(labels, logits.reshape(labels.shape)):
         expected = "logits of single labels equal to those of whole sequences"
         raise unusable(expected, "others", where)
-    mean_BF = mean_hidden_states(model, list(ids_BM), ids_BM.size)
+    mean_BF = mean_hidden_states(model, list(ids_BM), ids_BM.size, states_of=three_layers)
     if not mean_BF.isfinite().all():
         raise unusable("finite hidden states", "nan or inf", where)
     model.train()

@@ -312,15 +312,15 @@ class Encoder(Section):
     """The encoder turns a document into an embedding."""
 
     name: str
-    """`lm`: mean hidden states of the probed model, frozen, under a learned linear map. Any other
-    value is the folder or name of a Hugging Face encoder, which is fine-tuned (paper:
+    """`lm`: mean hidden states of three layers of the probed model, frozen, under a learned linear map.
+    Any other value is the folder or name of a Hugging Face encoder, which is fine-tuned (paper:
     `BAAI/bge-base-en-v1.5`).
 
     `lm` needs no download and one forward pass. A few hundred rollouts are enough for it.
     """
     embedding_size: Positive
-    """Embedding size of `lm`, at most the hidden size of the model. Other encoders have a size of
-    their own. The default keeps all directions of the demo's model."""
+    """Embedding size of `lm`, at most three times the hidden size of the model. Other encoders have a
+    size of their own."""
     chunk_tokens: Annotated[int, Field(ge=8)]
     """Tokens per chunk of a document (paper: 512). `lm` has no chunks."""
     chunks: Positive
