@@ -46,7 +46,12 @@ def random_cluster(rng):
 
 def windows_of(monkeypatch, documents, block, small=0):
     """Windows of so many documents, in every cluster that has more than `small`."""
-    for name, value in {"WINDOW": documents, "ADMITTED": documents, "BLOCK": block, "SMALL": small}.items():
+    for name, value in {
+        "WINDOW": documents,
+        "ADMITTED": documents,
+        "BLOCK": block,
+        "SMALL": small,
+    }.items():
         monkeypatch.setattr(greedy, name, value)
 
 

@@ -60,7 +60,7 @@ def _by_looks(
     matrix-vector product: every theta, in float32. The picks that follow are made among the WINDOW
     best, and stand as far as a lower bound on the others' theta proves that none comes before them.
     For the bound, the sum t of the picks since the look is split: along the cluster's mean direction
-    h . t is known, across it Cauchy-Schwarz limits it. 1500 picks of 3000 took LOOKS looks.
+    h . t is known, across it Cauchy-Schwarz limits it.
     """
     size = len(influence_N) if len(influence_N) <= SMALL else WINDOW
     square_N, rounding = _squares(grid_ND)
@@ -86,11 +86,13 @@ def _by_looks(
         gram_WW = grid_WD @ grid_WD.T
         influence_W, total_W, taken_W = influence_N[window], grid_WD @ selected_D, taken_N[window]
         before_W = total_W.copy()
-        picks, found, since = [], [], []  # since: h . t
+        picks: list[int] = []
+        found: list[float] = []
+        since: list[float] = []  # h . t
+        best = (influence_W * mean_factor(relation, total_W, done) + taken_W).min()
         for count in range(done, min(stop, done + ahead)):
             theta_W = influence_W * mean_factor(relation, total_W, count) + taken_W
             at = int(theta_W.argmin())
-            best = theta_W[at] if count == done else best
             if not theta_W[at] < limit:
                 break
             picks.append(at)

@@ -27,7 +27,9 @@ def on_grid(emb_ND: np.ndarray, dtype: type[np.floating] = np.float64) -> np.nda
     float32 holds the same multiples in half the memory, as long as no value reaches 4.
     """
     kind = np.result_type(emb_ND, dtype)
-    step_apart = 1.5 * 2.0 ** np.finfo(kind).nmant * GRID  # floats of this size are a grid step apart
+    step_apart = (
+        1.5 * 2.0 ** np.finfo(kind).nmant * GRID
+    )  # floats of this size are a grid step apart
     rounded = np.add(emb_ND, step_apart, dtype=kind)
     rounded -= step_apart
     return rounded.astype(dtype, copy=False)
