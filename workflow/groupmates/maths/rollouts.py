@@ -45,8 +45,9 @@ def beam_rollouts(
 
     `capacity_N` int [N] is lowered in place by the documents used. Under a low cap beams block each
     other and few are finished: the search is repeated with the capacity that is left until there
-    are R sets. Fewer come back only where what is left gives no new set. One matrix product
-    [W, D] x [D, N] per kernel update and step. `after_step` is called after each step of a search.
+    are R sets. Fewer come back only where what is left gives no new set. At most one matrix product
+    [W, D] x [D, N] per kernel update and step, unless beams run out of kept documents. `after_step`
+    is called after each step of a search.
     """
     search = _Search(influence_N, emb_ND, relation, beam_width, expansion, capacity_N)
     found = np.empty((0, length), np.int64)
@@ -158,7 +159,7 @@ class _Search:
         square_N = np.einsum("nd,nd->n", emb_ND, emb_ND)
         slack = 1e-3 * float(square_N.max())
         if relation.kernel == "mean":
-            mean_WD = emb_ND[beams].mean(axis=1)
+            mean_WD = sum(emb_ND[member] for member in beams.T) / beams.shape[1]
             centre_D = emb_ND.mean(axis=0)
             centre_D /= np.linalg.norm(centre_D) or 1.0
             (along_N, across_N), (along_W, across_W) = (
@@ -182,10 +183,10 @@ def _split(emb: np.ndarray, centre_D: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 class _Queue:
-    """The next documents of every beam of a step, best first; `kept` of each at a time.
+    """The next documents of every beam of a step, best first. KEPT times the expansion are kept.
 
-    theta [W, N] is computed once, in blocks, and of documents alone whose lower bound says that they
-    may be among the kept. Only for beams that run out it is computed again.
+    theta is computed once, in blocks, of the documents of the lowest bounds. Beams whose best may lie
+    among the others are repeated with four times as many. A beam that runs out is computed anew.
     """
 
     def __init__(self, search: _Search, beams: np.ndarray) -> None:
