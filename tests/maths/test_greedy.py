@@ -44,13 +44,23 @@ def random_cluster(rng):
     return (influence + shift).astype(np.float32), emb
 
 
+def windows_of(monkeypatch, documents, block, small=0):
+    """Windows of so many documents, in every cluster that has more than `small`."""
+    for name, value in {
+        "WINDOW": documents,
+        "ADMITTED": documents,
+        "BLOCK": block,
+        "SMALL": small,
+    }.items():
+        monkeypatch.setattr(greedy, name, value)
+
+
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize(("window", "block"), [(1, 1), (5, 3), (20, 64), (160, 64)])
 def test_greedy_agrees_with_the_formula_on_random_clusters(kernel, window, block, monkeypatch):
-    monkeypatch.setattr(greedy, "WINDOW", window)
-    monkeypatch.setattr(greedy, "BLOCK", block)
+    windows_of(monkeypatch, window, block)
     rng = np.random.default_rng(window)
-    for _ in range(80):
+    for _ in range(60):
         influence, emb = random_cluster(rng)
         relation = Relation(
             kernel,
@@ -97,8 +107,7 @@ def test_equal_documents_are_picked_in_pool_order(kernel, documents):
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_more_equal_influences_than_a_window_holds_are_picked_exactly(kernel, monkeypatch):
-    monkeypatch.setattr(greedy, "WINDOW", 8)
-    monkeypatch.setattr(greedy, "BLOCK", 8)
+    windows_of(monkeypatch, 8, 8)
     rng, relation = np.random.default_rng(0), Relation(kernel, 1.0, 1.0, 2.0)
     for _ in range(20):
         influence, emb = rng.choice([-1.0, 1.0], 100), unit(rng.normal(size=(100, 4)))

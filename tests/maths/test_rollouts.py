@@ -232,6 +232,47 @@ def test_the_size_of_a_block_changes_no_rollout(kernel, monkeypatch):
         )
 
 
+def sorted_anew(influence, emb, kernel, length, width, expansion, cap):
+    """The sets of one search, every theta sorted anew at every try."""
+    beams = [[d] for d in np.argsort(influence, kind="stable")[:width].tolist()]
+    scores = [float(influence[d]) for (d,) in beams]
+    for _ in range(length - 1):
+        thetas = theta_next(np.array(beams), influence, emb, relation(kernel))
+        used, tried, seen, grown = Counter(), set(), set(), []
+        while len(grown) < width:
+            candidates = []
+            for b, members in enumerate(beams):
+                if max(used[m] for m in members) < cap:
+                    left = np.argsort(thetas[b], kind="stable").tolist()
+                    left = [d for d in left if used[d] < cap and (b, d) not in tried]
+                    best = [d for d in left if np.isfinite(thetas[b, d])][:expansion]
+                    candidates += [(scores[b] + float(thetas[b, d]), b, d) for d in best]
+            if not candidates:
+                break
+            for total, b, d in sorted(candidates):
+                tried.add((b, d))
+                members = [*beams[b], d]
+                key = frozenset(members)
+                if len(grown) < width and key not in seen and max(used[m] for m in members) < cap:
+                    seen.add(key)
+                    used.update(members)
+                    grown.append((total, members))
+        scores, beams = [total for total, _ in grown], [members for _, members in grown]
+    return [tuple(sorted(beams[b])) for b in np.argsort(scores, kind="stable")]
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize(("elements", "kept"), [(2**25, 8), (400, 1), (400, 8)])
+def test_a_search_is_that_of_thetas_sorted_anew_at_every_try(kernel, elements, kept, monkeypatch):
+    monkeypatch.setattr(rollouts_module, "BLOCK_ELEMENTS", elements)
+    monkeypatch.setattr(rollouts_module, "KEPT", kept)
+    for seed, cap in ((0, 2), (1, 5), (2, PLENTY)):
+        influence, emb = pool(150, seed=seed)
+        expected = sorted_anew(influence, emb, kernel, 4, 30, 3, cap)
+        found = beams(influence, emb, kernel, len(expected), 4, 30, 3, cap)
+        assert sets(found) == expected
+
+
 def test_relation_decides_between_a_copy_and_another_direction():
     # Documents 1 and 2 help equally; 1 is a copy of 0, so after 0 it brings less.
     influence = np.array([-2.0, -1.0, -1.0], np.float32)

@@ -19,14 +19,20 @@ from typing import Any, Literal, Protocol, Self
 import numpy as np
 
 GRID = 2.0**-20
-ROUNDS_TO_GRID = 1.5 * 2.0**52 * GRID  # float64 of this size are a grid step apart
 
 
-def on_grid(emb_ND: np.ndarray) -> np.ndarray:
-    """Embeddings as float64 multiples of 2**-20, whose similarities are exact (see above)."""
-    rounded = np.add(emb_ND, ROUNDS_TO_GRID, dtype=np.float64)
-    rounded -= ROUNDS_TO_GRID
-    return rounded
+def on_grid(emb_ND: np.ndarray, dtype: type[np.floating] = np.float64) -> np.ndarray:
+    """Embeddings as multiples of 2**-20, whose similarities are exact in float64 (see above).
+
+    float32 holds the same multiples in half the memory, as long as no value reaches 4.
+    """
+    kind = np.result_type(emb_ND, dtype)
+    step_apart = (
+        1.5 * 2.0 ** np.finfo(kind).nmant * GRID
+    )  # floats of this size are a grid step apart
+    rounded = np.add(emb_ND, step_apart, dtype=kind)
+    rounded -= step_apart
+    return rounded.astype(dtype, copy=False)
 
 
 class Related(Protocol):
@@ -113,6 +119,11 @@ def mean_factor(relation: Relation, total_N: np.ndarray, count: int) -> np.ndarr
     if count == 0:
         return np.ones_like(total_N)
     return relation.alpha - relation.alpha / (relation.beta * count) * total_N
+
+
+def nearest_factor(relation: Relation, nearest_N: np.ndarray) -> np.ndarray:
+    """Factor of the nearest kernel, something selected; `nearest_N`: largest similarity, at least 0."""
+    return relation.alpha - relation.alpha / relation.beta * nearest_N**relation.sharpness
 
 
 # No relation: every factor is exactly 1, theta is the individual influence.

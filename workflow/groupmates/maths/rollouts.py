@@ -14,6 +14,7 @@ from groupmates.maths.randomness import generator
 from groupmates.maths.relation import Relation
 
 BLOCK_ELEMENTS = 2**25  # of a block of theta [W, N]: 128 MB
+KEPT = 8  # times the expansion: documents that are kept for each beam
 
 
 def random_rollouts(n_documents: int, rollouts: int, length: int, seed: int) -> np.ndarray:
@@ -44,12 +45,13 @@ def beam_rollouts(
 
     `capacity_N` int [N] is lowered in place by the documents used. Under a low cap beams block each
     other and few are finished: the search is repeated with the capacity that is left until there
-    are R sets. Fewer come back only where what is left gives no new set. One matrix product
-    [W, D] x [D, N] per kernel update and step. `after_step` is called after each step of a search.
+    are R sets. Fewer come back only where what is left gives no new set. At most one matrix product
+    [W, D] x [D, N] per kernel update and step, unless beams run out of kept documents. `after_step`
+    is called after each step of a search.
     """
     search = _Search(influence_N, emb_ND, relation, beam_width, expansion, capacity_N)
     found = np.empty((0, length), np.int64)
-    done: set[bytes] = set()
+    done: set[tuple[int, ...]] = set()
     while len(found) < rollouts:
         first = np.argsort(influence_N, kind="stable")
         first = first[capacity_N[first] > 0][:beam_width]
@@ -63,24 +65,36 @@ def beam_rollouts(
             break
         beams = beams[np.argsort(scores, kind="stable")[: rollouts - len(found)]]
         np.subtract.at(capacity_N, beams.ravel(), 1)
-        done |= {np.sort(beam).tobytes() for beam in beams}
+        done |= {tuple(beam) for beam in np.sort(beams, axis=1).tolist()}
         found = np.concatenate([found, beams])
     return found
 
 
 def theta_next(
-    beams: np.ndarray, influence_N: np.ndarray, emb_ND: np.ndarray, relation: Relation
+    beams: np.ndarray,
+    influence_N: np.ndarray,
+    emb_ND: np.ndarray,
+    relation: Relation,
+    documents: np.ndarray | None = None,
 ) -> np.ndarray:
-    """theta of every document after every beam, float32 [W, N]; infinite for the beam's own."""
+    """theta of every document after every beam, float32 [W, N]; infinite for the beam's own.
+
+    Of these `documents` alone, where they are given.
+    """
+    ours = slice(None) if documents is None else documents
+    emb_MD = emb_ND[ours]
     if relation.kernel == "mean":
-        related = (emb_ND[beams].sum(axis=1) / beams.shape[1]) @ emb_ND.T
+        related = (emb_ND[beams].sum(axis=1) / beams.shape[1]) @ emb_MD.T
     else:
-        related = np.zeros((len(beams), len(emb_ND)), np.float32)
+        related = np.zeros((len(beams), len(emb_MD)), np.float32)
         for member in beams.T:
-            np.maximum(related, emb_ND[member] @ emb_ND.T, out=related)
+            np.maximum(related, emb_ND[member] @ emb_MD.T, out=related)
         related **= relation.sharpness
-    theta = (relation.alpha - relation.alpha / relation.beta * related) * influence_N
-    np.put_along_axis(theta, beams, np.inf, axis=1)
+    theta = (relation.alpha - relation.alpha / relation.beta * related) * influence_N[ours]
+    column_N = np.full(len(emb_ND), -1)
+    column_N[ours] = np.arange(len(emb_MD))
+    beam, member = np.nonzero(column_N[beams] >= 0)
+    theta[beam, column_N[beams[beam, member]]] = np.inf
     return theta.astype(np.float32, copy=False)
 
 
@@ -96,7 +110,7 @@ class _Search:
     capacity_N: np.ndarray
 
     def expand(
-        self, beams: np.ndarray, scores: np.ndarray, seen: set[bytes]
+        self, beams: np.ndarray, scores: np.ndarray, seen: set[tuple[int, ...]]
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Parents, next documents and scores of the new beams; their sets are added to `seen`.
 
@@ -104,66 +118,149 @@ class _Search:
         their cap, are passed over. Where that leaves beams unfilled, every beam's next best documents
         are tried, until the beams are full or nothing is left.
         """
-        used = np.zeros_like(self.capacity_N)
-        tried: list[tuple[int, int]] = []
-        thetas: dict[int, np.ndarray] = {}
+        used, capacity = [0] * len(self.capacity_N), self.capacity_N.tolist()
+        members = beams.tolist()
+        queue = _Queue(self, beams)
         accepted: list[tuple[int, int, float]] = []
         while len(beams) and len(accepted) < self.width:
-            open_N = used < self.capacity_N
-            candidates, totals = self._candidates(beams, scores, open_N, tried, thetas)
-            order = np.argsort(totals, axis=None, kind="stable")
-            order = order[np.isfinite(totals.ravel()[order])]
-            if not len(order):
+            parents, documents, thetas = queue.take(np.array(used) < self.capacity_N)
+            if not len(parents):
                 break
-            for flat in order.tolist():
-                parent, document = flat // totals.shape[1], int(candidates.ravel()[flat])
-                tried.append((parent, document))
-                members = np.append(beams[parent], document)
-                key = np.sort(members).tobytes()
-                if key in seen or (used[members] >= self.capacity_N[members]).any():
+            totals = scores[parents] + thetas
+            order = np.argsort(totals, kind="stable")
+            candidates = (values[order].tolist() for values in (parents, documents, totals))
+            for parent, document, total in zip(*candidates, strict=True):
+                if used[document] >= capacity[document]:
+                    continue
+                if any(used[member] >= capacity[member] for member in members[parent]):
+                    continue
+                key = tuple(sorted([*members[parent], document]))
+                if key in seen:
                     continue
                 seen.add(key)
-                used[members] += 1
-                accepted.append((parent, document, float(totals.ravel()[flat])))
+                for member in key:
+                    used[member] += 1
+                accepted.append((parent, document, total))
                 if len(accepted) == self.width:
                     break
         if not accepted:
             nothing = np.empty(0, np.int64)
             return nothing, nothing, np.empty(0)
-        parents, documents, sums = zip(*accepted, strict=True)
-        return np.array(parents), np.array(documents), np.array(sums)
+        new_parents, new_documents, sums = zip(*accepted, strict=True)
+        return np.array(new_parents), np.array(new_documents), np.array(sums)
 
-    def _candidates(
-        self,
-        beams: np.ndarray,
-        scores: np.ndarray,
-        open_N: np.ndarray,
-        tried: list[tuple[int, int]],
-        thetas: dict[int, np.ndarray],
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The best next documents of every beam and their summed scores, both [W, E].
+    def lowest_theta(self, beams: np.ndarray) -> np.ndarray:
+        """A lower bound on theta of every document after any of these beams, float64 [N].
 
-        Infinite for what is tried already, and wherever the new set would hold a document that is not
-        open. Beams go in blocks, so that memory is a block's rows of theta; `thetas` holds those of a
-        single block from one try to the next.
+        Mean kernel: along the pool's mean direction the similarity to a beam's mean is known, across
+        it Cauchy-Schwarz limits it. The slack is more than the rounding of theta.
         """
-        count = min(self.expansion, len(self.influence_N))
-        block = max(1, BLOCK_ELEMENTS // len(self.influence_N))
-        tried_by = np.array(tried, np.int64).reshape(-1, 2)
-        chosen, totals = [], []
-        for start in range(0, len(beams), block):
-            part = beams[start : start + block]
-            theta = thetas.get(start)
-            if theta is None:
-                theta = theta_next(part, self.influence_N, self.emb_ND, self.relation)
-                if block >= len(beams):  # one block: a later try begins where this one ends
-                    thetas[start] = theta
+        emb_ND, relation = self.emb_ND, self.relation
+        square_N = np.einsum("nd,nd->n", emb_ND, emb_ND)
+        slack = 1e-3 * float(square_N.max())
+        if relation.kernel == "mean":
+            mean_WD = sum(emb_ND[member] for member in beams.T) / beams.shape[1]
+            centre_D = emb_ND.mean(axis=0)
+            centre_D /= np.linalg.norm(centre_D) or 1.0
+            (along_N, across_N), (along_W, across_W) = (
+                _split(emb, centre_D) for emb in (emb_ND, mean_WD)
+            )
+            ends = np.stack([along_N * along_W.min(), along_N * along_W.max()])
+            off = across_N * across_W.max() + slack
+            related = np.stack([ends.min(axis=0) - off, ends.max(axis=0) + off])
+        else:
+            most = (float(square_N.max()) + slack) ** relation.sharpness + slack
+            related = np.array([[-slack], [most]])
+        factors = relation.alpha - relation.alpha / relation.beta * related
+        lowest: np.ndarray = (factors * self.influence_N.astype(np.float64)).min(axis=0)
+        return lowest
+
+
+def _split(emb: np.ndarray, centre_D: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Lengths of vectors along a unit vector and across it."""
+    along = emb @ centre_D
+    return along, np.sqrt(np.maximum(np.square(emb).sum(axis=1) - along**2, 0.0) + 1e-5)
+
+
+class _Queue:
+    """The next documents of every beam of a step, best first. KEPT times the expansion are kept.
+
+    theta is computed once, in blocks, of the documents of the lowest bounds. Beams whose best may lie
+    among the others are repeated with four times as many. A beam that runs out is computed anew.
+    """
+
+    def __init__(self, search: _Search, beams: np.ndarray) -> None:
+        self._search, self._beams = search, beams
+        self._kept = min(KEPT * search.expansion, len(search.influence_N))
+        self._documents = np.zeros((len(beams), self._kept), np.int64)
+        self._thetas = np.full((len(beams), self._kept), np.inf, np.float32)
+        self._gone: list[tuple[np.ndarray, np.ndarray]] = []  # what was taken
+        self._more = np.full(len(beams), True)  # whether there may be more than is kept
+        self._lowest_N = search.lowest_theta(beams) if len(beams) else np.empty(0)
+
+    def take(self, open_N: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Beams, documents and thetas [.]: the `expansion` best of every beam not taken before.
+
+        By beam, then by theta. Nothing of a beam that holds, or would hold, a document not open.
+        """
+        alive = open_N[self._beams].all(axis=1)
+        self._thetas[~alive] = np.inf
+        self._thetas[~open_N[self._documents]] = np.inf
+        short = np.isfinite(self._thetas).sum(axis=1) < self._search.expansion
+        self._refill(np.flatnonzero(short & alive & self._more), open_N)
+        left = np.isfinite(self._thetas)
+        beam, place = np.nonzero(left & (left.cumsum(axis=1) <= self._search.expansion))
+        taken = self._documents[beam, place], self._thetas[beam, place]
+        self._thetas[beam, place] = np.inf
+        self._gone.append((beam, taken[0]))
+        return beam, *taken
+
+    def _refill(self, rows: np.ndarray, open_N: np.ndarray) -> None:
+        """Keep the best open documents of these beams that were not taken."""
+        if not len(rows):
+            return
+        opened = np.flatnonzero(open_N)
+        opened = opened[np.argsort(self._lowest_N[opened], kind="stable")]
+        one_block = len(rows) * len(open_N) <= BLOCK_ELEMENTS
+        many = len(opened) if one_block else max(len(opened) // 16, 4 * self._kept)
+        while len(rows):
+            among = None if many >= len(opened) else np.sort(opened[:many])
+            bound = np.inf if among is None else self._lowest_N[opened[many]]
+            block = max(1, BLOCK_ELEMENTS // min(many, len(open_N)))
+            enough = np.concatenate(
+                [
+                    self._keep(rows[start : start + block], among, bound, open_N)
+                    for start in range(0, len(rows), block)
+                ]
+            )
+            rows, many = rows[~enough], 4 * many
+
+    def _keep(
+        self, rows: np.ndarray, among: np.ndarray | None, bound: float, open_N: np.ndarray
+    ) -> np.ndarray:
+        """Keep the best of the documents `among`; whether none with a theta above `bound` is kept."""
+        search = self._search
+        theta = theta_next(
+            self._beams[rows], search.influence_N, search.emb_ND, search.relation, among
+        )
+        column_N = np.arange(len(open_N))
+        if among is None:
             theta[:, ~open_N] = np.inf
-            theta[~open_N[part].all(axis=1)] = np.inf
-            inside = (tried_by[:, 0] >= start) & (tried_by[:, 0] < start + block)
-            theta[tried_by[inside, 0] - start, tried_by[inside, 1]] = np.inf
-            best = np.argpartition(theta, count - 1, axis=1)[:, :count]
-            chosen.append(best)
-            block_scores = scores[start : start + block, None]
-            totals.append(block_scores + np.take_along_axis(theta, best, axis=1))
-        return np.concatenate(chosen), np.concatenate(totals)
+        else:
+            column_N = np.full(len(open_N), -1)
+            column_N[among] = np.arange(len(among))
+        row_W = np.full(len(self._beams), -1)
+        row_W[rows] = np.arange(len(rows))
+        for beam, document in self._gone:
+            here = (row_W[beam] >= 0) & (column_N[document] >= 0)
+            theta[row_W[beam[here]], column_N[document[here]]] = np.inf
+        best = np.argpartition(theta, self._kept - 1, axis=1)[:, : self._kept]
+        best.sort(axis=1)  # of equal thetas the first document is taken first
+        thetas = np.take_along_axis(theta, best, axis=1)
+        ascending = np.argsort(thetas, axis=1, kind="stable")
+        best, thetas = (np.take_along_axis(v, ascending, axis=1) for v in (best, thetas))
+        self._documents[rows] = best if among is None else among[best]
+        self._thetas[rows] = thetas
+        self._more[rows] = np.isfinite(thetas[:, -1])
+        enough: np.ndarray = thetas[:, -1] < bound
+        return enough | np.isinf(bound)
