@@ -374,7 +374,8 @@ class Score(Section):
     """Scoring of the whole pool by the influence model."""
 
     batch_tokens: Positive
-    """Tokens per forward pass of the encoder. It sets the memory of a scoring job."""
+    """Tokens per forward pass of the encoder. It sets the memory of a scoring job, which halves it
+    where the accelerator has less."""
 
 
 class Semantic(Section):
