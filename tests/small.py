@@ -270,7 +270,13 @@ def fit_settings(name: str, kernel: str = "mean", **changed: object) -> config.F
         "dropout": 0.1,
     }
     fields = {
-        "encoder": {"name": name, "embedding_size": 8, "chunk_tokens": ROOM + 2, "chunks": 4},
+        "encoder": {
+            "name": name,
+            "embedding_size": 8,
+            "chunk_tokens": ROOM + 2,
+            "chunks": 4,
+            "pooling": "first",
+        },
         "relation": {"kernel": kernel, "sharpness": 4.0},
         "standardise": "per_position",
         "validation_rollouts": 4,

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import os
 import re
 import subprocess
 import sys
@@ -148,6 +149,12 @@ def test_torch_has_the_threads_of_the_command_line_and_one_without(monkeypatch):
     assert threads_seen(monkeypatch, "probe", "--told", "--threads", "2") == {"torch": 2, "told": 2}
     torch.set_num_threads(3)
     assert threads_seen(monkeypatch, "corpus", "--threads", "2") == {"torch": 3}  # has no torch
+
+
+def test_tokenizers_have_the_threads_of_the_command_line(monkeypatch):
+    monkeypatch.setenv("RAYON_NUM_THREADS", "5")
+    threads_seen(monkeypatch, "corpus", "--threads", "2")
+    assert os.environ["RAYON_NUM_THREADS"] == "2"
 
 
 def test_a_stage_imports_no_pandas_and_whoever_needs_it_later_finds_it():

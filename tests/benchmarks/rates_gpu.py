@@ -27,7 +27,7 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "workflow"))
 from groupmates.cost.calibration import read
-from groupmates.cost.flops import Shape, forward_flops, training_flops
+from groupmates.cost.flops import Shape, first_token_flops, forward_flops, training_flops
 from groupmates.maths.kmeans import Assignment, gpus
 from groupmates.models import language_model as lm
 from groupmates.models.encoders import mean_hidden_states
@@ -157,7 +157,7 @@ def encoder(bench: Bench, small: bool) -> dict[str, float]:
     shape = Shape(bert.hidden_size, bert.num_hidden_layers, bert.vocab_size)
 
     def flops(rows: np.ndarray) -> float:
-        return sum(forward_flops(shape, len(p), len(p)) for row in rows for p in pieces[row])
+        return sum(first_token_flops(shape, len(p), len(p)) for row in rows for p in pieces[row])
 
     every = np.arange(count)
     influence.eval()

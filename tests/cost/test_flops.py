@@ -4,7 +4,14 @@ import math
 
 import pytest
 
-from groupmates.cost.flops import Shape, clipped_mean, forward_flops, makespan, training_flops
+from groupmates.cost.flops import (
+    Shape,
+    clipped_mean,
+    first_token_flops,
+    forward_flops,
+    makespan,
+    training_flops,
+)
 
 SMALL = Shape(hidden=2, layers=3, vocabulary=5)
 
@@ -24,6 +31,11 @@ def test_a_forward_pass_is_two_per_weight_and_four_d_per_pair_and_layer_and_the_
     pairs = 4 * 3 * 2 * (7 * 1.5)
     logits = 2 * 2 * 5 * 4
     assert forward_flops(SMALL, tokens=7, context=1.5, logits=4) == weights + pairs + logits
+
+
+def test_of_a_last_layer_for_first_tokens_only_keys_and_values_are_of_every_token():
+    two_layers = 2 * (12 * 2 * 4) * 7 + 4 * 2 * 2 * (7 * 1.5)
+    assert first_token_flops(SMALL, tokens=7, context=1.5) == two_layers + 2 * (2 * 4) * 7
 
 
 def test_a_training_step_is_three_forward_passes_with_logits_of_every_token():

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from groupmates.cost.flops import Shape, forward_flops, training_flops
+from groupmates.cost.flops import Shape, first_token_flops, forward_flops, training_flops
 from groupmates.cost.jobs import KERNELS, WEIGHTS, Phase
 from groupmates.cost.sizes import Sizes
 from groupmates.cost.work import stages
@@ -159,15 +159,22 @@ def test_an_encoder_tokenises_once_more_and_sees_its_chunks():
     (jobs,) = work(sizes(encoder=ENCODER), fit={"encoder": {"name": "some/encoder"}})["score"]
     parts = jobs.phases[0].parts
     assert parts["tokenise"] == pytest.approx(2 * 1000 / 3 * 400)
-    assert parts["encoder_forward"] == pytest.approx(forward_flops(ENCODER, 1000 / 3 * 40, 40))
+    assert parts["encoder_forward"] == pytest.approx(first_token_flops(ENCODER, 1000 / 3 * 40, 40))
     assert jobs.disk_bytes == pytest.approx(1000 / 3 * (60 + 4 * 16))
+
+
+def test_an_encoder_whose_chunks_are_means_runs_its_last_layer_whole():
+    fit = {"encoder": {"name": "some/encoder", "pooling": "mean"}}
+    (jobs,) = work(sizes(encoder=ENCODER), fit=fit)["score"]
+    whole = forward_flops(ENCODER, 1000 / 3 * 40, 40)
+    assert jobs.phases[0].parts["encoder_forward"] == pytest.approx(whole)
 
 
 def test_the_fit_of_an_encoder_trains_on_the_documents_of_its_rollouts():
     initial, final = work(sizes(encoder=ENCODER), fit={"encoder": {"name": "some/encoder"}})["fit"]
     by_unit = {p.unit: p for p in initial.phases}
     assert by_unit["steps"].units == 2 * -(-(16 - 7) // 8)
-    step = 3 * forward_flops(ENCODER, 8 * 3 * 40, 40)
+    step = 3 * first_token_flops(ENCODER, 8 * 3 * 40, 40)
     assert by_unit["steps"].parts == pytest.approx({"encoder_train": 4 * step})
     assert {p.unit: p.units for p in final.phases}["steps"] == 2 * -(-(16 + 6 - 7) // 8)
 

@@ -54,6 +54,13 @@ def test_every_sequence_is_in_one_batch_that_keeps_the_limit(lengths, limit):
         assert len(batch) * sizes[batch].max() <= limit or len(batch) == 1
 
 
+def test_a_batch_ends_where_its_padding_would_cost_another_pass():
+    # Beside 10: 0 + 1 + 2 of padding, and 9 more. Beside 1, none.
+    found = [b.tolist() for b in length_batches(np.array([10, 1, 9, 8]), 100, 3)]
+    assert found == [[0, 2, 3], [1]]
+    assert [b.tolist() for b in length_batches(np.array([10, 1, 9, 8]), 100, 12)] == [[0, 2, 3, 1]]
+
+
 def test_equal_lengths_keep_their_order():
     assert np.concatenate(list(length_batches(np.full(5, 3), 6))).tolist() == [0, 1, 2, 3, 4]
 

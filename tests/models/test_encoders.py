@@ -1,13 +1,26 @@
 """Documents to embeddings: the same whatever stands beside a document, and free of its length."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torch.nn.functional import normalize
-from transformers import BertModel, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoModel,
+    BertConfig,
+    BertModel,
+    DistilBertConfig,
+    ElectraConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedTokenizerFast,
+    XLMRobertaConfig,
+)
 
 import small
 from groupmates.errors import UserError
+from groupmates.models import first_token
 from groupmates.models import tokenizer as text
 from groupmates.models.encoders import ChunkEncoder, LmEncoder
 from small import CLS, ROOM, SEP, VOCABULARY, bert_folder, words
@@ -182,6 +195,66 @@ def test_batching_changes_no_embedding(bert, batch_tokens):
     texts = [words(n, seed=n) for n in (1, 20, 3, 7, 40, 12)]
     alone = torch.cat([embed(encoder, [text]) for text in texts])
     assert torch.allclose(embed(encoder, texts, batch_tokens), alone, atol=1e-5)
+
+
+def bert_like(folder: Path, **changed: object) -> Path:
+    """The folder of a random encoder of two layers, of the kind `kind`."""
+    torch.manual_seed(1)
+    kind = changed.pop("kind", BertConfig)
+    shape = {"vocab_size": len(VOCABULARY), "hidden_size": 16, "num_hidden_layers": 2}
+    shape |= {"num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 16}
+    model = AutoModel.from_config(kind(**shape | changed))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    model.save_pretrained(folder)
+    return folder
+
+
+def of_first_tokens(encoder, first: bool, monkeypatch) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """First states of three texts, one padded, and gradients, with the short cut or without."""
+    monkeypatch.setattr(encoder, "_groupmates_built_as_bert", None if first else False, False)
+    ids = torch.arange(24).view(3, 8) + 4
+    real = torch.arange(8) < torch.tensor([[8], [3], [5]])
+    states = first_token.first_states(encoder, ids, real)
+    states.square().sum().backward()
+    grads = [p.grad.clone() for p in encoder.parameters() if p.grad is not None]
+    encoder.zero_grad()
+    return states.detach(), grads
+
+
+@pytest.mark.parametrize("kind", [BertConfig, XLMRobertaConfig, ElectraConfig])
+def test_the_last_layer_at_first_tokens_gives_the_vectors_and_gradients_of_the_whole(
+    tmp_path, monkeypatch, kind
+):
+    encoder = AutoModel.from_pretrained(bert_like(tmp_path, kind=kind)).eval()
+    widths: list[int] = []
+    last = encoder.encoder.layer[-1].intermediate
+    last.register_forward_hook(lambda module, inputs, output: widths.append(output.shape[1]))
+    whole, gradients = of_first_tokens(encoder, False, monkeypatch)
+    short, same = of_first_tokens(encoder, True, monkeypatch)
+    assert widths[0] == 8 and widths[-1] == 1
+    torch.testing.assert_close(short, whole, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(same, gradients, atol=1e-4, rtol=1e-4)
+
+
+def test_an_encoder_that_is_built_otherwise_runs_its_last_layer_whole(tmp_path, monkeypatch):
+    other = AutoModel.from_pretrained(bert_like(tmp_path / "a", kind=DistilBertConfig)).eval()
+    assert not first_token.built_as_bert(other)
+    # Its modules have BERT's names, but a token sees only those before it.
+    causal = AutoModel.from_pretrained(bert_like(tmp_path / "b", is_decoder=True)).eval()
+    assert not first_token.built_as_bert(causal)
+    ids = torch.arange(8)[None] + 4
+    whole = first_token.whole_states(causal, ids, None)[:, 0]
+    assert torch.equal(first_token.first_states(causal, ids, None), whole)
+
+
+def test_a_chunk_may_be_the_mean_over_its_tokens(bert):
+    encoder, text = ChunkEncoder(bert, ROOM + 2, 4, "mean").eval(), words(5)
+    ids = torch.tensor([[CLS, *(VOCABULARY[w] for w in text.split()), SEP]])
+    with torch.no_grad():
+        plain = BertModel.from_pretrained(bert).eval()(input_ids=ids).last_hidden_state[0].mean(0)
+    assert torch.allclose(embed(encoder, [text])[0], normalize(plain, dim=0), atol=1e-5)
 
 
 def test_rows_choose_documents_and_may_repeat(bert):

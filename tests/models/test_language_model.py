@@ -446,3 +446,18 @@ def test_weights_are_determined_by_the_seed():
     a, b, c = (lm.make_lm(small.LLAMA, 50, 64, 0, seed) for seed in (1, 1, 2))
     assert same(list(a.parameters()), list(b.parameters()))
     assert not same(list(a.parameters()), list(c.parameters()))
+
+
+@pytest.mark.parametrize(("known", "told"), [(False, 1), (True, 0)])
+def test_a_gpu_without_bf16_computes_in_float32_and_says_so_once(monkeypatch, capsys, known, told):
+    cuda = torch.cuda
+    monkeypatch.setattr(cuda, "is_available", lambda: True)
+    monkeypatch.setattr(cuda, "is_bf16_supported", lambda including_emulation=True: known)
+    monkeypatch.setattr(cuda, "get_device_name", lambda: "Tesla T4")
+    lm.has_bfloat16.cache_clear()
+    assert [lm.has_bfloat16(), lm.has_bfloat16()] == [known, known]
+    assert isinstance(lm.autocast(), torch.autocast) == known
+    assert lm.unit_roundoff() == (2.0**-11 if known else 2.0**-24)
+    assert capsys.readouterr().err.count("Tesla T4 has neither bf16 nor TF32") == told
+    monkeypatch.undo()
+    lm.has_bfloat16.cache_clear()

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import killed
 import small
 from groupmates.artefacts.store import embeddings, read_table
 from groupmates.errors import UserError
+from groupmates.models import passes
 from groupmates.models.influence import InfluenceModel
 from groupmates.models.tokenizer import load_tokenizer
 from groupmates.settings import config, per_stage
@@ -109,6 +111,45 @@ def test_a_row_group_is_tokenised_while_the_one_before_is_scored():
     assert next(items) == "second"
     with pytest.raises(UserError):
         next(items)
+
+
+def of_little_memory(monkeypatch, most: int) -> list[int]:
+    """Sizes of the passes that are tried, where the accelerator holds `most` tokens."""
+    score_of, tried = InfluenceModel.score_read, []
+
+    def limited(self, read, batch_tokens, *rest):
+        tried.append(batch_tokens)
+        if batch_tokens > most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return score_of(self, read, batch_tokens, *rest)
+
+    monkeypatch.setattr(InfluenceModel, "score_read", limited)
+    monkeypatch.setattr(passes, "LEAST_TOKENS", 10)
+    return tried
+
+
+def test_passes_that_memory_does_not_hold_are_halved_for_good_and_once_said(
+    tmp_path, model, monkeypatch, capfd
+):
+    whole = scored(tmp_path / "whole", model, 2, 100)
+    tried = of_little_memory(monkeypatch, 30)
+    halved = scored(tmp_path / "halved", model, 2, 100)
+    assert tried == [100, 50, 25, 25]  # the second file's begin as the first's ended
+    assert capfd.readouterr().err.count("passes of 100 tokens: they have 25 from here on") == 1
+    assert halved.drop(["individual_influence", "embedding"]).equals(
+        whole.drop(["individual_influence", "embedding"])
+    )
+    np.testing.assert_allclose(embeddings(halved), embeddings(whole), atol=1e-5)
+
+
+def test_memory_that_holds_not_even_a_small_pass_is_said_with_its_size(
+    tmp_path, model, monkeypatch
+):
+    of_little_memory(monkeypatch, 0)
+    with pytest.raises(UserError, match="nvidia-smi") as caught:
+        scored(tmp_path, model, 1, 45)
+    assert caught.value.expected == "memory on the accelerator for a pass of 11 tokens"
+    assert caught.value.found == "CUDA out of memory"
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

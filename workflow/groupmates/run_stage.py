@@ -53,7 +53,7 @@ def common_options() -> argparse.ArgumentParser:
         "--threads",
         type=int,
         default=1,
-        help="threads of torch, in stages that use it (default: 1)",
+        help="threads of torch and of tokenizers, in stages that use them (default: 1)",
     )
     parser.add_argument(
         "--processes", type=int, help="train in so many processes of this machine (default: 1)"
@@ -209,6 +209,8 @@ def prepare_and_run(argv: list[str], record: jobs.Record | None = None) -> int:
         raise
     for name in ("log", "job", "processes"):
         del arguments[name]
+    # Threads that tokenise; without, as many as the machine has cores, whoever else runs on it.
+    os.environ["RAYON_NUM_THREADS"] = str(arguments["threads"])
     if STAGES[argv[0]].torch:
         import torch
 

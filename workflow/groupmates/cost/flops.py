@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,15 @@ def forward_flops(shape: Shape, tokens: float, context: float, logits: float = 0
         + 4.0 * shape.layers * shape.hidden * pairs
         + 2.0 * shape.hidden * shape.vocabulary * logits
     )
+
+
+def first_token_flops(shape: Shape, tokens: float, context: float) -> float:
+    """Operations of a forward pass that only vectors of first tokens are read of.
+
+    Of the last layer only keys and values are of every token, 2 d^2 weights.
+    """
+    before = replace(shape, layers=shape.layers - 1)
+    return forward_flops(before, tokens, context) + 4.0 * shape.hidden**2 * tokens
 
 
 def training_flops(shape: Shape, tokens: float, length: float) -> float:

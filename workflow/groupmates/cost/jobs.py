@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from groupmates.cost.flops import Shape, forward_flops, training_flops
+from groupmates.cost.flops import Shape, first_token_flops, forward_flops, training_flops
 from groupmates.cost.sizes import Sizes
 from groupmates.maths.packing import MICRO_TOKENS
 from groupmates.settings.config import Config
@@ -126,11 +126,15 @@ class Amounts:
         if encoder is None:
             return self.hidden_states(documents)
         return {
-            "encoder_forward": forward_flops(
-                encoder, documents * sizes.encoder_tokens, self.chunk_context
-            ),
+            "encoder_forward": self.encoder_flops(encoder, documents),
             "tokenise": documents * sizes.text_bytes,
         }
+
+    def encoder_flops(self, encoder: Shape, documents: float) -> float:
+        """FLOP of a forward pass of the influence model's encoder over documents."""
+        first = self.config.fit.encoder.pooling == "first"
+        flops = first_token_flops if first else forward_flops
+        return flops(encoder, documents * self.sizes.encoder_tokens, self.chunk_context)
 
     def hidden_states(self, documents: float) -> dict[str, float]:
         """Parts of the language model's hidden states of documents."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from groupmates.cost import selectors
-from groupmates.cost.flops import forward_flops
 from groupmates.cost.jobs import LM_LAYERS, TOKENS_AHEAD, Amounts, Jobs, Phase
 from groupmates.cost.sizes import Sizes
 from groupmates.maths.packing import MICRO_TOKENS
@@ -158,8 +157,9 @@ class Work(Amounts):
         memory = 8.0 * documents * features + 4 * self.sizes.lm.parameters(2)
         if encoder is not None:
             prepared = {"tokenise": prepared["tokenise"]}
-            tokens = fit.training.batch_rollouts * length * self.sizes.encoder_tokens
-            step = {"encoder_train": 3 * forward_flops(encoder, tokens, self.chunk_context)}
+            trained = fit.training.batch_rollouts * length
+            tokens = trained * self.sizes.encoder_tokens
+            step = {"encoder_train": 3 * self.encoder_flops(encoder, trained)}
             memory = 16.0 * encoder.parameters(1) + 34.0 * tokens * encoder.hidden * encoder.layers
         phases = [
             Phase("documents", documents, prepared),

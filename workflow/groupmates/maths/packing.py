@@ -25,20 +25,26 @@ def windows(flat: np.ndarray, length: int) -> np.ndarray:
     return sliding_window_view(flat, length + 1)[::length]
 
 
-def length_batches(lengths: np.ndarray, max_tokens: int) -> Iterator[np.ndarray]:
+def length_batches(
+    lengths: np.ndarray, max_tokens: int, max_padding: int | None = None
+) -> Iterator[np.ndarray]:
     """Indices of sequences of nearly equal length, at most `max_tokens` with their padding.
 
     `lengths` int [N]; a sequence longer than `max_tokens` makes a batch of its own. Longest first,
     so that the largest batch shows at once whether it fits the memory. Sorting by length before
-    cutting keeps padding to a few percent of the tokens.
+    cutting keeps padding to a few percent of the tokens, where sequences make many batches. Where
+    they make few, `max_padding` tokens of a batch do: about the work that another batch costs.
     """
     order = np.argsort(-lengths, kind="stable")
     start = 0
     while start < len(order):
         longest = max(1, int(lengths[order[start]]))
-        size = max(1, max_tokens // longest)
-        yield order[start : start + size]
-        start += size
+        batch = order[start : start + max(1, max_tokens // longest)]
+        if max_padding is not None:
+            padding = np.cumsum(longest - lengths[batch])
+            batch = batch[: max(1, int(np.searchsorted(padding, max_padding, "right")))]
+        yield batch
+        start += len(batch)
 
 
 def pad_right(sequences: Sequence[np.ndarray], fill: int) -> np.ndarray:

@@ -27,7 +27,8 @@ def make_encoder(
     encoder = settings.encoder
     if encoder.name == "lm":
         return LmEncoder(lm_folder, encoder.embedding_size)
-    return ChunkEncoder(fitted or encoder.name, encoder.chunk_tokens, encoder.chunks)
+    folder = fitted or encoder.name
+    return ChunkEncoder(folder, encoder.chunk_tokens, encoder.chunks, encoder.pooling)
 
 
 class InfluenceModel(nn.Module):

@@ -1,13 +1,15 @@
 """The language model that is probed: loading, saving, losses, training steps, exact restore.
 
 Losses are in nats per label token, lower is better. On a GPU, training is under bf16 autocast, and
-losses that are compared are in TF32. On a CPU all is float32. Losses are summed in float32 or better.
+losses that are compared are in TF32. On a CPU, or a GPU without these two, all is float32. Losses are
+summed in float32 or better.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,12 +33,15 @@ from groupmates.errors import UserError
 from groupmates.maths.packing import MICRO_TOKENS, length_batches, pad_right
 from groupmates.models.distributed import averaging, processes
 from groupmates.models.tokenizer import check_folder, load_tokenizer, loading
+from groupmates.progress import note
 from groupmates.settings.config import Architecture, Optimizer
 
 # Tokens x layers x hidden size of one pass, about 34 bytes each are kept for its gradient: 14 GB. A
 # model of 2.8B parameters then needs about 70 GB with its AdamW state (workflow/docs/experiments.md).
 PASS_SIZE = MICRO_TOKENS * 24 * 1024
 CACHED_TOKENS = 2048
+# Tokens of padding, on a CPU, for which another pass would take as long.
+CPU_PADDING = 128
 
 
 def device() -> torch.device:
@@ -44,7 +49,23 @@ def device() -> torch.device:
 
 
 def autocast() -> Any:
-    return torch.autocast("cuda", torch.bfloat16) if torch.cuda.is_available() else nullcontext()
+    return torch.autocast("cuda", torch.bfloat16) if has_bfloat16() else nullcontext()
+
+
+@cache
+def has_bfloat16() -> bool:
+    """Whether there is a GPU that computes in bf16, and so in TF32; one that does not is told once.
+
+    Older ones (V100, T4) would emulate bf16, which is slower than float32. float16 would need scaled
+    losses.
+    """
+    if not torch.cuda.is_available():
+        return False
+    known = torch.cuda.is_bf16_supported(including_emulation=False)
+    if not known:
+        name = torch.cuda.get_device_name()
+        note("device", f"{name} has neither bf16 nor TF32: everything is computed in float32")
+    return known
 
 
 @contextmanager
@@ -66,7 +87,12 @@ def comparable() -> Any:
 
 def unit_roundoff() -> float:
     """Largest relative error of a rounded activation, within `comparable`."""
-    return 2.0**-11 if torch.cuda.is_available() else 2.0**-24
+    return 2.0**-11 if has_bfloat16() else 2.0**-24
+
+
+def batches(lengths: np.ndarray, max_tokens: int) -> Iterator[np.ndarray]:
+    """`length_batches`; on a CPU with as little padding as pays. A GPU waits for few, large passes."""
+    return length_batches(lengths, max_tokens, CPU_PADDING if device().type == "cpu" else None)
 
 
 def make_lm(
@@ -368,7 +394,7 @@ def mean_losses(model: PreTrainedModel, sequences: list[np.ndarray]) -> np.ndarr
     found_N = np.full(len(sequences), np.nan)
     lengths_N = np.array([len(s) for s in sequences])
     predicting = np.flatnonzero(lengths_N > 1)
-    for rows in length_batches(lengths_N[predicting], loss_tokens(model)):
+    for rows in batches(lengths_N[predicting], loss_tokens(model)):
         here = predicting[rows]
         ids = torch.from_numpy(pad_right([sequences[i] for i in here], 0)).to(device())
         with comparable():

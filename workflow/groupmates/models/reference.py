@@ -14,9 +14,10 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from groupmates.artefacts.store import read_table
-from groupmates.maths.packing import length_batches, pad_right
+from groupmates.maths.packing import pad_right
 from groupmates.models.language_model import (
     autocast,
+    batches,
     check_fits,
     check_ids,
     comparable,
@@ -74,7 +75,7 @@ class Reference:
         self.sequences, self.longest = sequences, int(lengths.max())
         self.labels_N = lengths - label_starts
         self.batches: list[tuple[torch.Tensor, ...]] = []
-        for rows in length_batches(lengths, batch_tokens):
+        for rows in batches(lengths, batch_tokens):
             ids = pad_right([sequences[i] for i in rows], 0)
             position = np.arange(ids.shape[1])[None, :]
             label = (position >= label_starts[rows, None]) & (position < lengths[rows, None])

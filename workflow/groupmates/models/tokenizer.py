@@ -179,27 +179,19 @@ def _block_tokens(
     tokenizer: PreTrainedTokenizerBase, texts: list[str], limit: int | None
 ) -> list[list[int]]:
     backend = getattr(tokenizer, "backend_tokenizer", None)  # of a fast tokenizer
-    if limit is None and backend is not None:
-        # 1.7 times as fast as below: no places in the text are kept. Measured with Pythia's.
-        backend.no_truncation()
-        backend.no_padding()
-        backend.encode_special_tokens = tokenizer.split_special_tokens
-        return [e.ids for e in backend.encode_batch_fast(texts, add_special_tokens=False)]
-    side = tokenizer.truncation_side
-    tokenizer.truncation_side = "right"  # whatever the tokenizer's own, the start is kept
+    if backend is None:
+        whole = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        return [ids[:limit] for ids in whole]
+    # 1.7 times as fast as the tokenizer's own call: no places in the text are kept. Measured with
+    # Pythia's. Other threads of Python run meanwhile but for 1 % of the time.
+    backend.no_padding()
+    backend.encode_special_tokens = tokenizer.split_special_tokens
+    if limit is not None:
+        backend.enable_truncation(limit)  # whatever the tokenizer's own side, the start is kept
     try:
-        return tokenizer(
-            texts,
-            add_special_tokens=False,
-            truncation=limit is not None,
-            max_length=limit,
-            verbose=False,
-        )["input_ids"]
+        return [e.ids for e in backend.encode_batch_fast(texts, add_special_tokens=False)]
     finally:
-        tokenizer.truncation_side = side
-        # A fast tokenizer keeps the truncation of its last call, and would save it with itself.
-        if backend is not None:
-            backend.no_truncation()
+        backend.no_truncation()  # it would be saved with the tokenizer
 
 
 def document_tokens(

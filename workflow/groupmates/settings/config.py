@@ -20,6 +20,7 @@ from groupmates.settings.sections import (
     FilledText,
     NotNegative,
     PoolColumns,
+    Pooling,
     Positive,
     Rate,
     Section,
@@ -325,6 +326,10 @@ class Encoder(Section):
     """Tokens per chunk of a document (paper: 512). `lm` has no chunks."""
     chunks: Positive
     """Largest number of chunks per document (paper: 4). `lm` has no chunks."""
+    pooling: Pooling
+    """How an encoder makes one vector of a chunk (paper: `first`). `first`: the vector of the first
+    token, as BGE, Arctic-Embed and GTE do. `mean`: over its tokens, as all-MiniLM-L6-v2 and E5 do.
+    `lm` has the mean."""
 
 
 class Relation(Section):
@@ -390,7 +395,8 @@ class Score(Section):
     """Scoring of the whole pool by the influence model."""
 
     batch_tokens: Positive
-    """Tokens per forward pass of the encoder. It sets the memory of a scoring job."""
+    """Tokens per forward pass of the encoder. It sets the memory of a scoring job, which halves it
+    where the accelerator has less."""
 
 
 class Semantic(Section):

@@ -10,6 +10,7 @@ import numpy as np
 from groupmates.artefacts.store import Provenance, digest
 from groupmates.errors import UserError
 from groupmates.models.influence import InfluenceModel
+from groupmates.models.passes import Passes
 from groupmates.models.tokenizer import document_tokens, load_tokenizer
 from groupmates.pool.damage import place
 from groupmates.pool.documents import Document, named
@@ -28,7 +29,7 @@ def run(
 ) -> None:
     """Score the documents of the files `pool`, which `check` lists, in pool order."""
     influence = InfluenceModel.load(model)
-    encoder = influence.encoder
+    encoder, passes = influence.encoder, Passes("score", settings.score.batch_tokens)
     tokenizer = load_tokenizer(model / "tokenizer")
 
     def tokenised(file: PoolFile, documents: list[Document]) -> tuple[list[int], Any]:
@@ -42,7 +43,7 @@ def run(
         file: PoolFile, documents: list[Document], tokens: tuple[list[int], Any]
     ) -> dict[str, Any]:
         n_tokens, read = tokens
-        individual, embeddings = influence.score_read(read, settings.score.batch_tokens)
+        individual, embeddings = passes.run(lambda tokens: influence.score_read(read, tokens))
         check_finite(file, documents, individual, embeddings)
         return {
             "doc_id": [d.doc_id for d in documents],

@@ -9,6 +9,7 @@ import numpy as np
 
 from groupmates.artefacts.store import Provenance, digests, read_table, replacing, write_json
 from groupmates.errors import UserError
+from groupmates.models.passes import Passes
 from groupmates.models.semantic import SemanticEncoder
 from groupmates.models.tokenizer import document_tokens, load_tokenizer, token_lists
 from groupmates.pool.damage import place
@@ -54,6 +55,7 @@ def run_embed(
 ) -> None:
     """Embed the documents of the files `pool`, which `check` lists: rows as `score` has."""
     meaning, of_text = SemanticEncoder.load(base, encoder), load_tokenizer(tokenizer)
+    passes = Passes("embed", settings.score.batch_tokens)
 
     def tokenised(file: PoolFile, documents: list[Document]) -> list[np.ndarray]:
         texts = [d.text for d in documents]
@@ -64,7 +66,7 @@ def run_embed(
     def embedded(
         file: PoolFile, documents: list[Document], windows: list[np.ndarray]
     ) -> dict[str, Any]:
-        emb_ND = meaning(windows, settings.score.batch_tokens)
+        emb_ND = passes.run(lambda tokens: meaning(windows, tokens))
         check_lengths(file, documents, emb_ND)
         return {"doc_id": [d.doc_id for d in documents], "embedding": emb_ND}
 
