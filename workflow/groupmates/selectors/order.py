@@ -196,11 +196,11 @@ def _read_embeddings(
     progress = Progress("embeddings", sum(map(len, rows)), "rows")
     for path, wanted in zip(files, rows, strict=True):
         first = 0
-        for table in store.row_groups(path, kind, ["embedding"]):
-            low, high = np.searchsorted(wanted, [first, first + len(table)])
+        for group_ND in store.embeddings(path, kind):
+            low, high = np.searchsorted(wanted, [first, first + len(group_ND)])
             to = place_N[filled + low : filled + high]
-            emb_ND[to] = store.embeddings(table)[wanted[low:high] - first]
-            first += len(table)
+            emb_ND[to] = group_ND[wanted[low:high] - first]
+            first += len(group_ND)
         filled += len(wanted)
         progress.advance(len(wanted))
     progress.finish()

@@ -9,7 +9,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 
 from groupmates.artefacts import store
 from groupmates.artefacts.store import Provenance
@@ -68,11 +67,12 @@ def read_sample(kind: str, keep_of: dict[Path, np.ndarray]) -> np.ndarray:
     progress, filled = Progress("cluster sample", len(sample_ND), "documents"), 0
     for path, keep in keep_of.items():
         start = 0
-        for table in store.row_groups(path, kind, ["doc_id", "embedding"]):
-            drawn = table.filter(pa.array(keep[start : start + len(table)]))
-            sample_ND[filled : filled + len(drawn)] = checked_embeddings(drawn, path, size)
-            start, filled = start + len(table), filled + len(drawn)
-            progress.advance(len(drawn))
+        for emb_ND in store.embeddings(path, kind):
+            kept = start + np.flatnonzero(keep[start : start + len(emb_ND)])
+            drawn_ND = checked(emb_ND[kept - start], path, kind, kept, size)
+            sample_ND[filled : filled + len(kept)] = drawn_ND
+            start, filled = start + len(emb_ND), filled + len(kept)
+            progress.advance(len(kept))
     progress.finish()
     return sample_ND
 
@@ -98,27 +98,28 @@ def run_assign(settings: ClusterSettings, *, score: Path, centroids: Path, outpu
     kind = store.embedded_as(score)
     rows = store.open_table(score, kind).metadata.num_rows
     progress = Progress(f"cluster {score.stem}", rows, "documents")
+    tables = store.row_groups(score, kind, ["doc_id"])
     with store.table_writer(output, "cluster", provenance) as writer:
-        for table in store.row_groups(score, kind, ["doc_id", "embedding"]):
-            emb_ND = checked_embeddings(table, score, centroids_KD.shape[1])
+        for table, emb_ND in zip(tables, store.embeddings(score, kind), strict=True):
+            row_N = np.arange(progress.done, progress.done + len(table))
+            checked(emb_ND, score, kind, row_N, centroids_KD.shape[1])
             writer.write({"doc_id": table["doc_id"], "cluster": assign(emb_ND)})
             progress.advance(len(table))
     progress.finish()
 
 
-def checked_embeddings(table: pa.Table, path: Path, size: int) -> np.ndarray:
-    """Embeddings [rows, size] of a table's rows, all finite and of at most unit length.
+def checked(emb_ND: np.ndarray, path: Path, kind: str, row_N: np.ndarray, size: int) -> np.ndarray:
+    """Embeddings [N, size] of these rows of a table, all finite and of at most unit length.
 
     An average of unit-length chunks is shorter than one of them; nothing is of length 0.
     """
-    emb_ND = store.embeddings(table)
     if emb_ND.shape[1] != size:
         found = f"size {emb_ND.shape[1]}, of another model"
         raise store.damaged(path, f"embeddings of size {size}, as in the other files", found)
     length_N = np.linalg.norm(emb_ND, axis=1)
     wrong = np.flatnonzero(~((length_N > 0) & (length_N <= LONGEST)))
     if len(wrong):
-        doc_id = table["doc_id"][int(wrong[0])].as_py()
+        doc_id = store.read_column(path, kind, "doc_id")[int(row_N[wrong[0]])].as_py()
         raise store.damaged(
             path,
             "finite embeddings of at most length 1",

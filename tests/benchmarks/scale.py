@@ -1,0 +1,245 @@
+"""Memory and CPU time of the stages after `score`, by the number of documents.
+
+    PYTHONPATH=workflow:tests python -m benchmarks.scale 300000 1000000 3000000 --folder SCRATCH
+
+Makes a pool of so many short documents, with scores and embeddings as `score` leaves them. The stages
+centroids, cluster, order, take and materialise then run as Snakemake starts them, one process a job.
+A table has the CPU seconds of each stage's jobs together, and the largest peak of one (ru_maxrss).
+A second one has the exponents of growth, and what they say of larger pools. A pool of three million
+documents takes 6 GB of SCRATCH, which is empty again afterwards.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
+
+import argparse
+import json
+import math
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# What a job's peak says is at least that of the process that starts it: this one imports little.
+SIZE = 384  # of an embedding
+PER_SHARD = 250_000
+ROW_GROUP = 4096
+PER_CLUSTER = 3000  # as in the paper
+TEXT_BYTES = 300
+LARGER = (29_500_000, 1_000_000_000)
+RELATION = {"kernel": "mean", "alpha": 1.0, "beta": 1.0, "sharpness": 32.0}
+
+
+@dataclass
+class Measured:
+    """Of the jobs of one stage: CPU seconds together, largest peak in MB."""
+
+    jobs: int
+    seconds: float
+    peak: float
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("documents", nargs="+", type=int)
+    parser.add_argument("--folder", type=Path, required=True, help="for files; must not be there")
+    parser.add_argument("--iterations", type=int, default=2, help="of k-means (default: 2)")
+    parser.add_argument("--partitions", type=int, default=4, help="of an order (default: 4)")
+    parser.add_argument("--make", action="store_true", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.make:
+        make(given.folder, given.documents[0])
+        return
+    found: dict[str, dict[int, Measured]] = {}
+    print("| stage | documents | jobs | CPU seconds | peak of a job |\n|---|---|---|---|---|")
+    for documents in given.documents:
+        given.folder.mkdir(parents=True)
+        try:
+            for stage, measured in stages(given, documents):
+                found.setdefault(stage, {})[documents] = measured
+                seconds, peak = f"{measured.seconds:,.0f}", f"{measured.peak:,.0f} MB"
+                print(
+                    f"| {stage} | {documents:,} | {measured.jobs} | {seconds} | {peak} |",
+                    flush=True,
+                )
+        finally:
+            shutil.rmtree(given.folder)
+    if len(given.documents) > 1:
+        laws(found)
+
+
+def stages(given: argparse.Namespace, documents: int) -> Iterator[tuple[str, Measured]]:
+    """Make the pool, then run every stage; what was measured of each."""
+    here = given.folder
+    here_is = ["--folder", str(here), "--make"]
+    yield "(the pool)", run([["-m", "benchmarks.scale", str(documents), *here_is]])
+    shards = [f"shard-{i:05d}" for i in range(math.ceil(documents / PER_SHARD))]
+    score = [f"{here}/score/{shard}.parquet" for shard in shards]
+    clusters = [f"{here}/cluster/{shard}.parquet" for shard in shards]
+    chosen = [f"{here}/select/any/{shard}.parquet" for shard in shards]
+    centroids = f"{here}/cluster/centroids.npy"
+    budget = {"ratio": 0.5, "tokens": None}
+    clustering = {
+        "clusters": None,
+        "target_size": PER_CLUSTER,
+        "iterations": given.iterations,
+        "sample_per_cluster": 256,
+    }
+    settings: dict[str, Any] = {"seed": 0, "cluster": clustering}
+    fit = stage("centroids", settings, score=score, output=centroids)
+    yield "centroids", run([fit])
+    yield (
+        "cluster",
+        run(
+            stage("cluster", {}, score=one, centroids=centroids, output=other)
+            for one, other in zip(score, clusters, strict=True)
+        ),
+    )
+    greedy = {"clusters": "influence", "quota": "marginal", "sign": "paper", "relation": "fitted"}
+    settings = {"budget": budget, "group_mates": greedy | {"sharpness": None, "rounds": "all"}}
+    orders = [f"{here}/order/any/part-{p:05d}.parquet" for p in range(given.partitions)]
+    pool = {"score": score, "cluster": clusters}
+    yield (
+        "order",
+        run(
+            stage(
+                "order-group-mates",
+                settings,
+                **pool,
+                model=f"{here}/fit",
+                partition=p,
+                partitions=given.partitions,
+                output=order,
+            )
+            for p, order in enumerate(orders)
+        ),
+    )
+    files = {"rejects": f"{here}/rejects.parquet", "output": chosen}
+    yield (
+        "take",
+        run([stage("take", {"budget": budget}, method="any", orders=orders, **pool, **files)]),
+    )
+    settings = {"format": "same", "text_columns": {"text": "text", "id": None, "source": None}}
+    yield (
+        "materialise",
+        run(
+            stage(
+                "materialise",
+                settings,
+                pool=[f"{here}/pool/./{shard}.jsonl.zst"],
+                selection=selection,
+                output=f"{here}/dataset/any.shards/{shard}.json",
+            )
+            for shard, selection in zip(shards, chosen, strict=True)
+        ),
+    )
+
+
+def stage(name: str, settings: dict[str, Any], **arguments: Any) -> list[str]:
+    """The command of a job."""
+    command = ["-m", "groupmates", name, "--settings", json.dumps(settings)]
+    for argument, value in arguments.items():
+        values = value if isinstance(value, list) else [value]
+        command += ["--" + argument.replace("_", "-"), *map(str, values)]
+    return command
+
+
+def run(jobs: Any) -> Measured:
+    """Run jobs one after the other; a failed one shows what it has said."""
+    measured = Measured(0, 0.0, 0.0)
+    for command in jobs:
+        process = subprocess.Popen([sys.executable, *command], stderr=subprocess.PIPE)
+        assert process.stderr is not None
+        told = process.stderr.read()
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = status
+        if status:
+            sys.exit(told.decode())
+        measured.jobs += 1
+        measured.seconds += used.ru_utime + used.ru_stime
+        measured.peak = max(measured.peak, used.ru_maxrss * 1024 / 1e6)
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+    assert measured.peak > own, "the peak is that of this process"
+    return measured
+
+
+def laws(found: dict[str, dict[int, Measured]]) -> None:
+    """Time as c * N**e by least squares of the logarithms; memory as a line through the largest two."""
+    print("\n| stage | time grows as | memory of a job |", end="")
+    print("".join(f" {n:,} documents |" for n in LARGER) + "\n|" + "---|" * (3 + len(LARGER)))
+    for name, by_size in list(found.items())[1:]:
+        sizes = sorted(by_size)
+        x = [math.log(n) for n in sizes]
+        y = [math.log(by_size[n].seconds) for n in sizes]
+        mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
+        squares = sum((a - mean_x) ** 2 for a in x)
+        slope = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / squares
+        one, two = sizes[-2:]
+        each = (by_size[two].peak - by_size[one].peak) / (two - one)  # MB
+        base = by_size[two].peak - each * two
+        cells = [
+            f"{by_size[two].seconds * (n / two) ** slope / 3600:,.1f} h, "
+            f"{max(base + each * n, by_size[two].peak) / 1000:,.0f} GB"
+            for n in LARGER
+        ]
+        law = f"{base:,.0f} MB + {1e6 * each:,.0f} bytes a document"
+        print(f"| {name} | N^{slope:.2f} | {law} | " + " | ".join(cells) + " |")
+
+
+def make(folder: Path, documents: int) -> None:
+    """Pool files and score files of `PER_SHARD` documents, a model's relation, no rejects."""
+    import numpy as np
+    import zstandard
+
+    import scored
+    import tables
+    from groupmates.artefacts.store import Provenance, table_writer
+
+    scored.write_model(folder / "fit", **RELATION)
+    tables.no_rejects(folder)
+    random = np.random.default_rng(0)
+    directions = random.standard_normal((max(1, documents // PER_CLUSTER), SIZE), np.float32)
+    words = np.array([f"{n:x}" for n in random.integers(16, 2**24, 5000)])
+    text = " ".join(random.choice(words, 1 << 20))
+    (folder / "pool").mkdir()
+    for shard, first in enumerate(range(0, documents, PER_SHARD)):
+        count = min(PER_SHARD, documents - first)
+        name = f"shard-{shard:05d}"
+        pool = folder / f"pool/{name}.jsonl.zst"
+        starts = random.integers(0, len(text) - TEXT_BYTES, count).tolist()
+        with pool.open("wb") as raw, zstandard.ZstdCompressor().stream_writer(raw) as output:
+            for start in starts:
+                output.write(
+                    json.dumps({"text": text[start : start + TEXT_BYTES]}).encode() + b"\n"
+                )
+        made = Provenance("score", {}, tables.of_files([f"{folder}/pool/./{pool.name}"]))
+        with table_writer(folder / f"score/{name}.parquet", "score", made, SIZE) as writer:
+            for row in range(0, count, ROW_GROUP):
+                rows = np.arange(row, min(row + ROW_GROUP, count))
+                near = random.integers(0, len(directions), len(rows))
+                emb = directions[near] + random.standard_normal((len(rows), SIZE), np.float32)
+                emb /= np.linalg.norm(emb, axis=1, keepdims=True)
+                writer.write(
+                    {
+                        "doc_id": [f"{pool.name}#{row}" for row in rows],
+                        "source_file": [pool.name] * len(rows),
+                        "source_row": rows,
+                        "source": [""] * len(rows),
+                        "n_tokens": random.integers(50, 100, len(rows)),
+                        "individual_influence": random.standard_normal(len(rows), np.float32),
+                        "embedding": emb,
+                    }
+                )
+
+
+if __name__ == "__main__":
+    main()
