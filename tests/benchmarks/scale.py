@@ -23,6 +23,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="for files; must not be there")
     parser.add_argument("--iterations", type=int, default=2, help="of k-means (default: 2)")
     parser.add_argument("--partitions", type=int, default=4, help="of an order (default: 4)")
+    parser.add_argument("--at-once", type=int, default=1, help="jobs of a stage (default: 1)")
     parser.add_argument("--make", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.make:
@@ -64,7 +66,8 @@ def main() -> None:
     for documents in given.documents:
         given.folder.mkdir(parents=True)
         try:
-            for stage, measured in stages(given, documents):
+            for stage, commands in stages(given, documents):
+                measured = run(commands, given.at_once)
                 found.setdefault(stage, {})[documents] = measured
                 seconds, peak = f"{measured.seconds:,.0f}", f"{measured.peak:,.0f} MB"
                 print(
@@ -77,74 +80,57 @@ def main() -> None:
         laws(found)
 
 
-def stages(given: argparse.Namespace, documents: int) -> Iterator[tuple[str, Measured]]:
-    """Make the pool, then run every stage; what was measured of each."""
+def stages(given: argparse.Namespace, documents: int) -> Iterator[tuple[str, list[list[str]]]]:
+    """The commands of every stage's jobs; first what makes the pool."""
     here = given.folder
-    here_is = ["--folder", str(here), "--make"]
-    yield "(the pool)", run([["-m", "benchmarks.scale", str(documents), *here_is]])
-    shards = [f"shard-{i:05d}" for i in range(math.ceil(documents / PER_SHARD))]
-    score = [f"{here}/score/{shard}.parquet" for shard in shards]
-    clusters = [f"{here}/cluster/{shard}.parquet" for shard in shards]
-    chosen = [f"{here}/select/any/{shard}.parquet" for shard in shards]
-    centroids = f"{here}/cluster/centroids.npy"
-    budget = {"ratio": 0.5, "tokens": None}
-    clustering = {
-        "clusters": None,
-        "target_size": PER_CLUSTER,
-        "iterations": given.iterations,
-        "sample_per_cluster": 256,
-    }
-    settings: dict[str, Any] = {"seed": 0, "cluster": clustering}
-    fit = stage("centroids", settings, score=score, output=centroids)
-    yield "centroids", run([fit])
     yield (
-        "cluster",
-        run(
-            stage("cluster", {}, score=one, centroids=centroids, output=other)
-            for one, other in zip(score, clusters, strict=True)
-        ),
+        "(the pool)",
+        [["-m", "benchmarks.scale", f"{documents}", "--folder", f"{here}", "--make"]],
     )
+    shards = [f"shard-{i:05d}" for i in range(math.ceil(documents / PER_SHARD))]
+    score, cluster, select = (
+        [f"{here}/{folder}/{shard}.parquet" for shard in shards]
+        for folder in ("score", "cluster", "select/any")
+    )
+    centroids = f"{here}/cluster/centroids.npy"
+    fit = {"clusters": None, "target_size": PER_CLUSTER, "sample_per_cluster": 256}
+    settings: dict[str, Any] = {"seed": 0, "cluster": fit | {"iterations": given.iterations}}
+    yield "centroids", [job("centroids", settings, score=score, output=centroids)]
+    pairs = zip(score, cluster, strict=True)
+    of_one = {"centroids": centroids}
+    yield "cluster", [job("cluster", {}, score=a, output=b, **of_one) for a, b in pairs]
     greedy = {"clusters": "influence", "quota": "marginal", "sign": "paper", "relation": "fitted"}
+    budget = {"ratio": 0.5, "tokens": None}
     settings = {"budget": budget, "group_mates": greedy | {"sharpness": None, "rounds": "all"}}
     orders = [f"{here}/order/any/part-{p:05d}.parquet" for p in range(given.partitions)]
-    pool = {"score": score, "cluster": clusters}
+    pool = {"score": score, "cluster": cluster}
+    given_all = pool | {"model": f"{here}/fit", "partitions": given.partitions}
     yield (
         "order",
-        run(
-            stage(
-                "order-group-mates",
-                settings,
-                **pool,
-                model=f"{here}/fit",
-                partition=p,
-                partitions=given.partitions,
-                output=order,
-            )
+        [
+            job("order-group-mates", settings, partition=p, output=order, **given_all)
             for p, order in enumerate(orders)
-        ),
+        ],
     )
-    files = {"rejects": f"{here}/rejects.parquet", "output": chosen}
-    yield (
-        "take",
-        run([stage("take", {"budget": budget}, method="any", orders=orders, **pool, **files)]),
-    )
+    chosen = {"method": "any", "rejects": f"{here}/rejects.parquet", "output": select}
+    yield "take", [job("take", {"budget": budget}, orders=orders, **pool, **chosen)]
     settings = {"format": "same", "text_columns": {"text": "text", "id": None, "source": None}}
     yield (
         "materialise",
-        run(
-            stage(
+        [
+            job(
                 "materialise",
                 settings,
-                pool=[f"{here}/pool/./{shard}.jsonl.zst"],
+                pool=f"{here}/pool/./{shard}.jsonl.zst",
                 selection=selection,
                 output=f"{here}/dataset/any.shards/{shard}.json",
             )
-            for shard, selection in zip(shards, chosen, strict=True)
-        ),
+            for shard, selection in zip(shards, select, strict=True)
+        ],
     )
 
 
-def stage(name: str, settings: dict[str, Any], **arguments: Any) -> list[str]:
+def job(name: str, settings: dict[str, Any], **arguments: Any) -> list[str]:
     """The command of a job."""
     command = ["-m", "groupmates", name, "--settings", json.dumps(settings)]
     for argument, value in arguments.items():
@@ -153,23 +139,25 @@ def stage(name: str, settings: dict[str, Any], **arguments: Any) -> list[str]:
     return command
 
 
-def run(jobs: Any) -> Measured:
-    """Run jobs one after the other; a failed one shows what it has said."""
-    measured = Measured(0, 0.0, 0.0)
-    for command in jobs:
-        process = subprocess.Popen([sys.executable, *command], stderr=subprocess.PIPE)
-        assert process.stderr is not None
-        told = process.stderr.read()
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = status
-        if status:
-            sys.exit(told.decode())
-        measured.jobs += 1
-        measured.seconds += used.ru_utime + used.ru_stime
-        measured.peak = max(measured.peak, used.ru_maxrss * 1024 / 1e6)
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
-    assert measured.peak > own, "the peak is that of this process"
-    return measured
+def run(commands: list[list[str]], at_once: int) -> Measured:
+    """Run jobs, so many at once; a failed one shows what it has said."""
+    with ThreadPoolExecutor(at_once) as threads:
+        used = list(threads.map(run_one, commands))
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert max(u.ru_maxrss for u in used) > own, "the peak is that of this process"
+    seconds = sum(u.ru_utime + u.ru_stime for u in used)
+    return Measured(len(used), seconds, max(u.ru_maxrss for u in used) * 1024 / 1e6)
+
+
+def run_one(command: list[str]) -> resource.struct_rusage:
+    """What a job has used."""
+    process = subprocess.Popen([sys.executable, *command], stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    told = process.stderr.read().decode()
+    _, process.returncode, used = os.wait4(process.pid, 0)
+    if process.returncode:
+        raise RuntimeError(told)
+    return used
 
 
 def laws(found: dict[str, dict[int, Measured]]) -> None:

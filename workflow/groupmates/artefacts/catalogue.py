@@ -291,6 +291,7 @@ ARTEFACTS = {
     "dataset_shard": Artefact(
         "dataset/{method}.shards/{shard}.json",
         "which files of a dataset are of a scoring shard, and their numbers of rows",
+        version=2,
     ),
     "dataset_part": Artefact(
         "dataset/{method}/part-{part}",
