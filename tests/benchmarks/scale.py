@@ -56,10 +56,11 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=2, help="of k-means (default: 2)")
     parser.add_argument("--partitions", type=int, default=4, help="of an order (default: 4)")
     parser.add_argument("--at-once", type=int, default=1, help="jobs of a stage (default: 1)")
-    parser.add_argument("--make", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--relation", default="fitted", help="none: an order by influence alone")
+    parser.add_argument("--make", type=int, help=argparse.SUPPRESS)  # a shard of the pool
     given = parser.parse_args()
-    if given.make:
-        make(given.folder, given.documents[0])
+    if given.make is not None:
+        make(given.folder, given.documents[0], given.make)
         return
     found: dict[str, dict[int, Measured]] = {}
     print("| stage | documents | jobs | CPU seconds | peak of a job |\n|---|---|---|---|---|")
@@ -83,11 +84,9 @@ def main() -> None:
 def stages(given: argparse.Namespace, documents: int) -> Iterator[tuple[str, list[list[str]]]]:
     """The commands of every stage's jobs; first what makes the pool."""
     here = given.folder
-    yield (
-        "(the pool)",
-        [["-m", "benchmarks.scale", f"{documents}", "--folder", f"{here}", "--make"]],
-    )
     shards = [f"shard-{i:05d}" for i in range(math.ceil(documents / PER_SHARD))]
+    made = ["-m", "benchmarks.scale", f"{documents}", "--folder", f"{here}", "--make"]
+    yield "(the pool)", [[*made, f"{i}"] for i in range(len(shards))]
     score, cluster, select = (
         [f"{here}/{folder}/{shard}.parquet" for shard in shards]
         for folder in ("score", "cluster", "select/any")
@@ -99,7 +98,8 @@ def stages(given: argparse.Namespace, documents: int) -> Iterator[tuple[str, lis
     pairs = zip(score, cluster, strict=True)
     of_one = {"centroids": centroids}
     yield "cluster", [job("cluster", {}, score=a, output=b, **of_one) for a, b in pairs]
-    greedy = {"clusters": "influence", "quota": "marginal", "sign": "paper", "relation": "fitted"}
+    greedy = {"clusters": "influence", "quota": "marginal", "sign": "paper"}
+    greedy |= {"relation": given.relation}
     budget = {"ratio": 0.5, "tokens": None}
     settings = {"budget": budget, "group_mates": greedy | {"sharpness": None, "rounds": "all"}}
     orders = [f"{here}/order/any/part-{p:05d}.parquet" for p in range(given.partitions)]
@@ -183,50 +183,53 @@ def laws(found: dict[str, dict[int, Measured]]) -> None:
         print(f"| {name} | N^{slope:.2f} | {law} | " + " | ".join(cells) + " |")
 
 
-def make(folder: Path, documents: int) -> None:
-    """Pool files and score files of `PER_SHARD` documents, a model's relation, no rejects."""
+def make(folder: Path, documents: int, shard: int) -> None:
+    """A pool file of `PER_SHARD` documents and its scores; with the first shard what no shard has."""
     import numpy as np
     import zstandard
 
-    import scored
-    import tables
-    from groupmates.artefacts.store import Provenance, table_writer
+    from groupmates.artefacts import store
+    from groupmates.artefacts.store import Provenance
+    from groupmates.pool.identity import identity, sha256_of
 
-    scored.write_model(folder / "fit", **RELATION)
-    tables.no_rejects(folder)
-    random = np.random.default_rng(0)
-    directions = random.standard_normal((max(1, documents // PER_CLUSTER), SIZE), np.float32)
+    if shard == 0:
+        with store.replacing(folder / "fit") as model:
+            model.mkdir()
+            store.write_folder_provenance(model, "fit", Provenance("fit", {}))
+            store.write_json(model / "relation.json", "fit", Provenance("fit", {}), RELATION)
+        nothing = {name: [] for name in ("source_file", "source_row", "reason", "found")}
+        store.write_table(folder / "rejects.parquet", "rejects", Provenance("check", {}), nothing)
+    of_pool, random = np.random.default_rng(0), np.random.default_rng([0, shard])
+    directions = of_pool.standard_normal((max(1, documents // PER_CLUSTER), SIZE), np.float32)
+    noise = random.standard_normal((8 * ROW_GROUP, SIZE), np.float32)
     words = np.array([f"{n:x}" for n in random.integers(16, 2**24, 5000)])
     text = " ".join(random.choice(words, 1 << 20))
-    (folder / "pool").mkdir()
-    for shard, first in enumerate(range(0, documents, PER_SHARD)):
-        count = min(PER_SHARD, documents - first)
-        name = f"shard-{shard:05d}"
-        pool = folder / f"pool/{name}.jsonl.zst"
-        starts = random.integers(0, len(text) - TEXT_BYTES, count).tolist()
-        with pool.open("wb") as raw, zstandard.ZstdCompressor().stream_writer(raw) as output:
-            for start in starts:
-                output.write(
-                    json.dumps({"text": text[start : start + TEXT_BYTES]}).encode() + b"\n"
-                )
-        made = Provenance("score", {}, tables.of_files([f"{folder}/pool/./{pool.name}"]))
-        with table_writer(folder / f"score/{name}.parquet", "score", made, SIZE) as writer:
-            for row in range(0, count, ROW_GROUP):
-                rows = np.arange(row, min(row + ROW_GROUP, count))
-                near = random.integers(0, len(directions), len(rows))
-                emb = directions[near] + random.standard_normal((len(rows), SIZE), np.float32)
-                emb /= np.linalg.norm(emb, axis=1, keepdims=True)
-                writer.write(
-                    {
-                        "doc_id": [f"{pool.name}#{row}" for row in rows],
-                        "source_file": [pool.name] * len(rows),
-                        "source_row": rows,
-                        "source": [""] * len(rows),
-                        "n_tokens": random.integers(50, 100, len(rows)),
-                        "individual_influence": random.standard_normal(len(rows), np.float32),
-                        "embedding": emb,
-                    }
-                )
+    count = min(PER_SHARD, documents - shard * PER_SHARD)
+    pool = folder / f"pool/shard-{shard:05d}.jsonl.zst"
+    pool.parent.mkdir(exist_ok=True)
+    with pool.open("wb") as raw, zstandard.ZstdCompressor().stream_writer(raw) as output:
+        for start in random.integers(0, len(text) - TEXT_BYTES, count).tolist():
+            output.write(json.dumps({"text": text[start : start + TEXT_BYTES]}).encode() + b"\n")
+    known = {pool.name: identity(pool.stat().st_size, sha256_of(pool))}
+    made = Provenance("score", {}, store.of_pool(known))
+    table = folder / f"score/shard-{shard:05d}.parquet"
+    with store.table_writer(table, "score", made, SIZE) as writer:
+        for first in range(0, count, ROW_GROUP):
+            rows = np.arange(first, min(first + ROW_GROUP, count))
+            emb = noise[random.integers(0, len(noise), len(rows))]
+            emb += directions[random.integers(0, len(directions), len(rows))]
+            emb /= np.linalg.norm(emb, axis=1, keepdims=True)
+            writer.write(
+                {
+                    "doc_id": [f"{pool.name}#{row}" for row in rows],
+                    "source_file": [pool.name] * len(rows),
+                    "source_row": rows,
+                    "source": [""] * len(rows),
+                    "n_tokens": random.integers(50, 100, len(rows)),
+                    "individual_influence": random.standard_normal(len(rows), np.float32),
+                    "embedding": emb,
+                }
+            )
 
 
 if __name__ == "__main__":
