@@ -10,7 +10,7 @@ import numpy as np
 
 import small
 from groupmates.artefacts.catalogue import ARTEFACTS
-from groupmates.artefacts.store import Provenance, of_pool, write_table
+from groupmates.artefacts.store import Provenance, embeddings, of_pool, write_table
 from groupmates.pool.damage import bytes_of
 from groupmates.pool.identity import identity, sha256_of
 from groupmates.pool.listing import located
@@ -34,6 +34,11 @@ def write(path: Path, artefact: str, made: Provenance | None = None, **columns: 
     size = filled["embedding"].shape[1] if "embedding" in filled else None
     write_table(path, artefact, made or Provenance(artefact, {}), filled, size)
     return path
+
+
+def embedded(path: Path, artefact: str) -> np.ndarray:
+    """All embeddings beside a table."""
+    return np.concatenate(list(embeddings(path, artefact)))
 
 
 def of_files(pool: Iterable[str]) -> dict[str, str]:

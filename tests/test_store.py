@@ -1,7 +1,6 @@
 """Artefacts: whole or absent, the same bytes twice, and refused loudly when they are not ours."""
 
 import json
-import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -248,7 +247,8 @@ def test_a_folder_of_another_artefact_is_refused(tmp_path):
 # Columns
 
 
-def test_embeddings_come_back_as_a_float32_array_of_rows(tmp_path):
+def scored(tmp_path):
+    """A table of two row groups with embeddings [10, 4]."""
     emb = np.random.default_rng(0).normal(size=(10, 4)).astype(np.float32)
     path = tmp_path / "score.parquet"
     with store.table_writer(path, "score", PROVENANCE, 4) as writer:
@@ -265,21 +265,36 @@ def test_embeddings_come_back_as_a_float32_array_of_rows(tmp_path):
                     "embedding": emb[part],
                 }
             )
-    table = store.read_table(path, "score")
-    found = store.embeddings(table)
-    assert np.array_equal(found, emb)
-    assert found.dtype == np.float32
-    assert np.array_equal(store.embeddings(table.slice(3, 4)), emb[3:7])
+    return path, emb
 
 
-def test_embeddings_are_read_without_a_python_object_per_number():
-    flat = pa.array(np.zeros(20_000 * 16, np.float32))
-    table = pa.table({"embedding": pa.FixedSizeListArray.from_arrays(flat, 16)})
-    tracemalloc.start()
-    assert store.embeddings(table).shape == (20_000, 16)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 2 * flat.nbytes  # as lists they are six times as large
+def test_embeddings_come_back_row_group_by_row_group_and_as_any_numpy_reads_them(tmp_path):
+    path, emb = scored(tmp_path)
+    found = list(store.embeddings(path, "score"))
+    assert [len(group) for group in found] == [6, 4]
+    assert np.array_equal(np.concatenate(found), emb)
+    (second,) = store.embeddings(path, "score", [1])
+    assert np.array_equal(second, emb[6:])
+    beside = np.load(path.with_suffix(".npy"), mmap_mode="r")
+    assert (beside.dtype, beside.tolist()) == (np.float32, emb.tolist())
+    assert store.embedding_size(path) == 4
+
+
+@pytest.mark.parametrize("damage", ["a bit", "the end", "none there", "of another table"])
+def test_damaged_embeddings_name_their_file(tmp_path, damage):
+    path, emb = scored(tmp_path)
+    beside = path.with_suffix(".npy")
+    written = bytearray(beside.read_bytes())
+    written[-1] ^= 1
+    broken = {"a bit": bytes(written), "the end": bytes(written[:-1])}
+    if damage in broken:
+        beside.write_bytes(broken[damage])
+    elif damage == "none there":
+        beside.unlink()
+    else:
+        np.save(beside, emb[:, :2])
+    error = refusal(lambda: list(store.embeddings(path, "score")))
+    assert error.where == str(beside)
 
 
 def test_shards_stand_below_each_other_in_the_order_given(tmp_path):

@@ -24,7 +24,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 import numpy as np
 import pyarrow as pa
 
-from groupmates.artefacts.store import Provenance, embeddings, read_table, row_groups, write_table
+from groupmates.artefacts.store import Provenance, embeddings, read_table, write_table
 from groupmates.cost.work import FIGURE_OVERHEAD
 from groupmates.maths.greedy import greedy_order
 from groupmates.maths.kmeans import Assignment, exact_sums
@@ -99,8 +99,7 @@ def main() -> None:
         write_table(table, "score", Provenance("benchmark", {}), scored, SIZE)
 
         def read_embeddings() -> None:
-            for group in row_groups(table, "score", ["embedding"]):
-                embeddings(group)
+            np.concatenate(list(embeddings(table, "score")))
 
         def read_rows() -> None:
             priorities(0, "select", read_table(table, "score", ["doc_id"])["doc_id"].to_pylist())

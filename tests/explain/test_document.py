@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 import scored
 from groupmates import __main__ as cli
 from groupmates.artefacts.store import read_table
+from groupmates.artefacts.vectors import Vectors
 from groupmates.errors import UserError
 from groupmates.explain import document as asked
 from groupmates.explain.selection import Selection
@@ -223,14 +223,13 @@ def test_a_random_selection_knows_ranks_and_no_theta(one):
 
 def test_only_row_groups_with_documents_that_are_asked_for_are_read(made, monkeypatch):
     read = []
-    true = pq.ParquetFile.read_row_group
+    true = Vectors.block
 
-    def counted(self, group, columns=None, **options):
-        if "embedding" in columns:
-            read.append((self.metadata.num_rows, group))
-        return true(self, group, columns, **options)
+    def counted(self, first, rows, known):
+        read.append((first, rows))
+        return true(self, first, rows, known)
 
-    monkeypatch.setattr(pq.ParquetFile, "read_row_group", counted)
+    monkeypatch.setattr(Vectors, "block", counted)
     selection = Selection.of(made.run, "group_mates")
     ids, _, emb = selection.read(np.array([[2, 1], [0, 3], [2, 0]]))
     assert len(read) == 2

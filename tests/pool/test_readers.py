@@ -339,6 +339,16 @@ def test_copied_parquet_rows_keep_nested_columns_schema_and_metadata(tmp_path, r
         assert codecs["text"] == "ZSTD"
 
 
+def test_a_copied_column_has_a_dictionary_only_where_it_was_small(tmp_path):
+    long = [f"{i} " * 100_000 for i in range(8)]
+    path, copy = tmp_path / "part.parquet", tmp_path / "copy"
+    pq.write_table(pa.table({"text": long, "source": ["web"] * 8}), path)
+    copy_rows(PoolFile(str(path), path.name), np.arange(8), copy)
+    group = pq.ParquetFile(copy).metadata.row_group(0)
+    assert [group.column(i).has_dictionary_page for i in (0, 1)] == [False, True]
+    assert pq.read_table(copy)["text"].to_pylist() == long
+
+
 @pytest.mark.parametrize("suffix", KINDS)
 def test_no_rows_make_a_valid_file_without_documents(tmp_path, suffix):
     file = documents_file(tmp_path, [{"id": "a", "text": "one"}], suffix)

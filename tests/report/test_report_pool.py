@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from test_report import MADE, METHODS, report, settings, surveyed, synthetic_run
 
-from groupmates.artefacts.store import embedded_as, embeddings, read_table, write_table
+from groupmates.artefacts.store import embedded_as, read_table, write_table
 from groupmates.errors import UserError
 from groupmates.pool.listing import PoolFile
 from groupmates.report import atlas, examples
 from groupmates.report.data import neighbours, reading, texts
 from groupmates.report.data.survey import documents_at, source_name
 from groupmates.settings.config import PoolColumns
+from tables import embedded
 
 
 def whole(arguments):
@@ -35,7 +36,7 @@ def whole(arguments):
                 scored["individual_influence"].to_numpy(),
                 read_table(cluster, "cluster")["cluster"].to_numpy(),
                 kept,
-                embeddings(scored),
+                embedded(score, "score"),
                 np.column_stack([np.full(len(kept), shard), np.arange(len(kept))]),
             )
         )
@@ -254,14 +255,14 @@ def test_a_selection_within_semantic_clusters_is_shown_in_them(tmp_path, selecto
     assert ("two principal components of the semantic" in text.replace("\n", " ")) == (
         selector == "semdedup"
     )
-    emb = np.concatenate([embeddings(read_table(p, embedded_as(p))) for p in by])
+    emb = np.concatenate([embedded(p, embedded_as(p)) for p in by])
     ids = [i for p in by for i in read_table(p, embedded_as(p))["doc_id"].to_pylist()]
     for shown in looked["page"]["helpful"]:
         me = ids.index(shown["doc_id"])
         others = np.flatnonzero(kept & (cluster == cluster[me]) & (np.arange(len(ids)) != me))
         cosine = emb[others].astype(float) @ emb[me].astype(float)
         assert shown["cosine"] == pytest.approx(cosine.max())
-    meaning = np.concatenate([embeddings(read_table(p, "semantic")) for p in arguments["semantic"]])
+    meaning = np.concatenate([embedded(p, "semantic") for p in arguments["semantic"]])
     for card in looked["page"]["cards"]:
         members = np.flatnonzero(cluster == card["cluster"])
         best = members[meaning[members, card["cluster"]].argmax()]

@@ -12,7 +12,6 @@ import small
 import tables
 from groupmates.artefacts.store import (
     Provenance,
-    embeddings,
     read_artefact_json,
     read_table,
     write_json,
@@ -134,11 +133,11 @@ def test_a_set_of_a_size_is_the_beginning_of_the_largest_with_what_the_model_say
     place = {d: i for i, d in enumerate(pool["doc_id"].to_pylist())}
     rows = [place[d] for d in table["doc_id"].to_pylist()]
     assert table["individual_influence"].to_numpy() == pytest.approx(individual[rows], abs=1e-5)
-    assert embeddings(table) == pytest.approx(emb[rows], abs=1e-5)
+    assert tables.embedded(sets, "group_sets") == pytest.approx(emb[rows], abs=1e-5)
 
 
 def test_near_sets_are_nearer_than_random_ones(sets):
-    emb = embeddings(read_table(sets, "group_sets")).reshape(2, SETS, SIZES[-1], -1)
+    emb = tables.embedded(sets, "group_sets").reshape(2, SETS, SIZES[-1], -1)
     to_first = np.einsum("ksd,ksld->ksl", emb[:, :, 0], emb[:, :, 1:]).mean((1, 2))
     assert to_first[1] > to_first[0]
 

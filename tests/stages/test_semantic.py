@@ -12,7 +12,8 @@ import torch
 
 import scored
 import small
-from groupmates.artefacts.store import Provenance, embeddings, read_table, table_record, write_table
+import tables
+from groupmates.artefacts.store import Provenance, read_table, table_record, write_table
 from groupmates.errors import UserError
 from groupmates.explain import document as asked
 from groupmates.maths.meaning import whitening
@@ -69,9 +70,8 @@ def embedded(
 
 
 def whole(files: list[Path]) -> tuple[list[str], np.ndarray]:
-    tables = [read_table(f, "semantic") for f in files]
-    ids = [i for t in tables for i in t["doc_id"].to_pylist()]
-    return ids, np.concatenate([embeddings(t) for t in tables])
+    ids = [i for f in files for i in read_table(f, "semantic")["doc_id"].to_pylist()]
+    return ids, np.concatenate([tables.embedded(f, "semantic") for f in files])
 
 
 def hidden_states(run: small.Run, sequences: list[np.ndarray]) -> np.ndarray:

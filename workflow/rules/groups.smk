@@ -13,7 +13,8 @@ rule plan_groups:
         model=artefact("fit", model="final"),
         accepted=artefact("accept", model="final"),
     output:
-        artefact("group_sets"),
+        table=artefact("group_sets"),
+        embeddings=artefact("group_sets").replace(".parquet", ".npy"),
     log:
         logged("plan_groups"),
     resources:
@@ -24,7 +25,8 @@ rule plan_groups:
         "{params.run} plan-groups --log {log:q} --job {params.job:q} --threads {threads}"
         " --settings {params.settings:q} --probe-pool {input.probe_pool:q}"
         " --random {input.random:q} --bootstrap {input.bootstrap:q}"
-        " --first-order {input.first_order:q} --model {input.model:q} --output {output:q}"
+        " --first-order {input.first_order:q} --model {input.model:q}"
+        " --output {output.table:q}"
 
 
 rule probe_groups:

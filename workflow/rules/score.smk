@@ -9,7 +9,8 @@ rule score:
         model=artefact("fit", model="final"),
         accepted=artefact("accept", model="final"),
     output:
-        artefact("score"),
+        table=artefact("score"),
+        embeddings=artefact("score").replace(".parquet", ".npy"),
     log:
         logged("score_{shard}"),
     resources:
@@ -20,7 +21,7 @@ rule score:
     shell:
         "{params.run} score --log {log:q} --job {params.job:q} --threads {threads}"
         " --settings {params.settings:q} --pool {params.pool:q} --check {input.check:q}"
-        " --model {input.model:q} --output {output:q}"
+        " --model {input.model:q} --output {output.table:q}"
 
 
 # The pool by another model than the final one. Readers check the version of `score` in it too.
@@ -30,7 +31,8 @@ use rule score as score_by with:
         check=artefact("check"),
         model=artefact("fit"),
     output:
-        artefact("score_by"),
+        table=artefact("score_by"),
+        embeddings=artefact("score_by").replace(".parquet", ".npy"),
     log:
         logged("score_{model}_{shard}"),
     params:

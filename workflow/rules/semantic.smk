@@ -29,7 +29,8 @@ rule embed:
         tokenizer=artefact("tokenizer"),
         encoder=artefact("semantic_encoder"),
     output:
-        artefact("semantic"),
+        table=artefact("semantic"),
+        embeddings=artefact("semantic").replace(".parquet", ".npy"),
     log:
         logged("embed_{shard}"),
     resources:
@@ -41,7 +42,7 @@ rule embed:
         "{params.run} embed --log {log:q} --job {params.job:q} --threads {threads}"
         " --settings {params.settings:q} --pool {params.pool:q}"
         " --check {input.check:q} --base {input.base:q} --tokenizer {input.tokenizer:q}"
-        " --encoder {input.encoder:q} --output {output:q}"
+        " --encoder {input.encoder:q} --output {output.table:q}"
 
 
 use rule centroids as centroids_semantic with:

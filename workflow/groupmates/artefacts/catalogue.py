@@ -18,15 +18,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Artefact:
-    """`columns` maps a column to its Arrow type by name; empty for what is not a table."""
+    """`columns` maps a column to its Arrow type by name; None for what is not a table.
+
+    A column of the type `embedding` is no column of the file: it lies in a .npy file beside it.
+    """
 
     path: str
     meaning: str
     columns: dict[str, str] | None = None
     version: int = 1
 
-    def schema(self, embedding_size: int | None = None) -> pa.Schema:
-        """The Arrow schema; `embedding` columns have fixed-size rows of `embedding_size` floats."""
+    @property
+    def embedded(self) -> bool:
+        """Whether embeddings lie beside the table."""
+        return "embedding" in (self.columns or {}).values()
+
+    def schema(self) -> pa.Schema:
+        """The Arrow schema of the Parquet file."""
         import pyarrow as pa
 
         assert self.columns is not None, f"{self.path} is not a table"
@@ -36,14 +44,13 @@ class Artefact:
             "hashes": pa.list_(pa.uint64()),
             "rejects": pa.list_(pa.struct(reject)),
             "dictionary": pa.dictionary(pa.int32(), pa.string()),
-            "embedding": pa.list_(pa.float32(), embedding_size or -1),
         }
-        assert embedding_size or "embedding" not in self.columns.values()
         fields = [
             pa.field(
                 name, kinds[kind] if kind in kinds else pa.type_for_alias(kind), nullable=False
             )
             for name, kind in self.columns.items()
+            if kind != "embedding"
         ]
         return pa.schema(fields)
 
@@ -175,6 +182,7 @@ ARTEFACTS = {
             "set int64, kind string, size int32, step int32, doc_id string, seen bool, "
             "individual_influence float32, embedding embedding"
         ),
+        version=2,
     ),
     "group_probe": Artefact(
         "probe/groups/part-{part}.parquet",
@@ -195,14 +203,17 @@ ARTEFACTS = {
         "score/shard-{shard}.parquet",
         "every pool document: n_tokens of the language model (end-of-text token included), "
         "individual influence (in label standard deviations), embedding of at most unit length; "
-        "source is '' without one",
+        "source is '' without one; the embeddings are float32 [documents, embedding_size] in a .npy "
+        "file beside the table, which has a hash of each row group's",
         SCORED,
+        version=2,
     ),
     "score_by": Artefact(
         "score/{model}/shard-{shard}.parquet",
         "the same by another influence model, for the methods that use it: the initial one, or that "
         "of single steps (MATES)",
         SCORED,
+        version=2,
     ),
     "semantic_encoder": Artefact(
         "score/semantic/encoder.safetensors",
@@ -211,8 +222,9 @@ ARTEFACTS = {
     ),
     "semantic": Artefact(
         "score/semantic/shard-{shard}.parquet",
-        "an embedding of unit length that no influence has shaped, rows as in score/",
+        "an embedding of unit length that no influence has shaped, rows and files as in score/",
         columns("doc_id string, embedding embedding"),
+        version=2,
     ),
     "centroids": Artefact(
         "cluster/centroids.npy",
@@ -294,6 +306,7 @@ ARTEFACTS = {
     "dataset_shard": Artefact(
         "dataset/{method}.shards/{shard}.json",
         "which files of a dataset are of a scoring shard, and their numbers of rows",
+        version=2,
     ),
     "dataset_part": Artefact(
         "dataset/{method}/part-{part}",

@@ -12,7 +12,7 @@ import json
 import os
 import subprocess
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -28,9 +28,13 @@ from safetensors import SafetensorError
 from groupmates import __version__
 from groupmates.artefacts.atomic import replacing
 from groupmates.artefacts.catalogue import ARTEFACTS, target_of
+from groupmates.artefacts.vectors import Vectors, VectorWriter
 from groupmates.errors import UserError
 
 KEY = b"groupmates"
+EMBEDDINGS = (
+    b"groupmates.embeddings"  # of a footer: what is known of the .npy file beside the table
+)
 POOL = "pool:"
 UNREADABLE = (OSError, EOFError, ValueError, KeyError, SafetensorError)  # ValueError: JSON, Arrow
 
@@ -126,21 +130,22 @@ def pool_of(paths: Iterable[Path], artefact: str) -> dict[str, str]:
 class TableWriter:
     """Writes batches of an artefact's table; used inside `table_writer`."""
 
-    def __init__(self, writer: pq.ParquetWriter, schema: pa.Schema) -> None:
-        self._writer, self._schema = writer, schema
+    def __init__(
+        self, writer: pq.ParquetWriter, schema: pa.Schema, vectors: VectorWriter | None
+    ) -> None:
+        self._writer, self._schema, self._vectors = writer, schema, vectors
 
     def write(self, columns: dict[str, Any]) -> None:
-        """Append one row group; a column is whatever `pa.array` takes, or a 2-D float array."""
+        """Append one row group; a column is whatever `pa.array` takes, embeddings a 2-D array."""
         arrays = [_array(columns[f.name], f.type) for f in self._schema]
+        if self._vectors is not None:
+            self._vectors.write(columns["embedding"])
         self._writer.write_table(pa.Table.from_arrays(arrays, schema=self._schema))
 
 
 def _array(values: Any, kind: pa.DataType) -> pa.Array:
     if isinstance(values, (pa.Array, pa.ChunkedArray)):
         return values.cast(kind)
-    if pa.types.is_fixed_size_list(kind):
-        flat = pa.array(values.reshape(-1), type=kind.value_type)
-        return pa.FixedSizeListArray.from_arrays(flat, kind.list_size)
     if pa.types.is_dictionary(kind):
         return pa.array(values, pa.string()).dictionary_encode()
     return pa.array(values, type=kind)
@@ -150,17 +155,34 @@ def _array(values: Any, kind: pa.DataType) -> pa.Array:
 def table_writer(
     path: Path, artefact: str, provenance: Provenance, embedding_size: int | None = None
 ) -> Iterator[TableWriter]:
-    """Write a table of `artefact`'s schema, row group by row group, atomically."""
-    schema = ARTEFACTS[artefact].schema(embedding_size)
+    """Write a table of `artefact`'s schema, row group by row group, atomically.
+
+    Embeddings, of `embedding_size`, are complete before their table is: its footer knows their hashes.
+    """
+    schema = ARTEFACTS[artefact].schema()
     record = json.dumps(provenance.record(artefact), sort_keys=True)
     schema = schema.with_metadata({KEY: record.encode()})
-    with (
-        replacing(path) as temporary,
-        pq.ParquetWriter(
-            temporary, schema, compression="zstd", write_page_checksum=True, store_schema=True
-        ) as writer,
-    ):
-        yield TableWriter(writer, schema)
+    assert (embedding_size is not None) == ARTEFACTS[artefact].embedded
+    with ExitStack() as stack:
+        temporary, vectors = stack.enter_context(replacing(path)), None
+        if embedding_size is not None:
+            file = stack.enter_context(replacing(beside(path))).open("wb")
+            vectors = VectorWriter(stack.enter_context(file), embedding_size)
+        writer = stack.enter_context(
+            pq.ParquetWriter(
+                temporary, schema, compression="zstd", write_page_checksum=True, store_schema=True
+            )
+        )
+        yield TableWriter(writer, schema, vectors)
+        if vectors is not None:
+            vectors.finish()
+            known = {"size": embedding_size, "hashes": vectors.hashes}
+            writer.add_key_value_metadata({EMBEDDINGS: json.dumps(known)})
+
+
+def beside(path: Path) -> Path:
+    """The file with the embeddings of a table."""
+    return Path(path).with_suffix(".npy")
 
 
 def write_table(
@@ -207,7 +229,7 @@ def open_table(path: Path, artefact: str) -> pq.ParquetFile:
         file = pq.ParquetFile(path, page_checksum_verification=True)
     metadata = (file.schema_arrow.metadata or {}).get(KEY)
     _check_record(json.loads(metadata) if metadata else {}, artefact, path, "file")
-    names = set(ARTEFACTS[artefact].columns or ())
+    names = set(ARTEFACTS[artefact].schema().names)
     if not names <= set(file.schema_arrow.names):
         raise damaged(path, f"the columns {sorted(names)}", f"{file.schema_arrow.names}")
     return file
@@ -221,8 +243,8 @@ def embedded_as(path: Path) -> str:
 
 
 def embedding_size(path: Path) -> int:
-    """Size of the embeddings in such a table."""
-    return open_table(path, embedded_as(path)).schema_arrow.field("embedding").type.list_size
+    """Size of the embeddings of such a table."""
+    return int(_known_embeddings(open_table(path, embedded_as(path)), path)["size"])
 
 
 def read_table(path: Path, artefact: str, columns: list[str] | None = None) -> pa.Table:
@@ -253,7 +275,7 @@ def table_record(path: Path, artefact: str) -> dict[str, Any]:
     return json.loads(open_table(path, artefact).schema_arrow.metadata[KEY])
 
 
-def row_groups(path: Path, artefact: str, columns: list[str]) -> Iterator[pa.Table]:
+def row_groups(path: Path, artefact: str, columns: list[str] | None = None) -> Iterator[pa.Table]:
     """A checked table in pieces, row group by row group, for what must not be in memory as one."""
     file = open_table(path, artefact)
     for group in range(file.num_row_groups):
@@ -262,14 +284,29 @@ def row_groups(path: Path, artefact: str, columns: list[str]) -> Iterator[pa.Tab
         yield table
 
 
-def embeddings(table: pa.Table | pa.RecordBatch, column: str = "embedding") -> Any:
-    """The embeddings of a table as a float32 array [rows, embedding_size], without Python lists."""
-    values = table[column]
-    if isinstance(values, pa.ChunkedArray):
-        values = values.combine_chunks()
-    return (
-        values.flatten().to_numpy(zero_copy_only=False).reshape(len(values), values.type.list_size)
-    )
+def embeddings(
+    path: Path, artefact: str, groups: Iterable[int] | None = None
+) -> Iterator[np.ndarray]:
+    """The embeddings of a table, or of some row groups: float32 [rows, embedding_size], read-only.
+
+    They come row group by row group, mapped into memory. A damaged one raises `UserError`.
+    """
+    file = open_table(path, artefact)
+    known, count = _known_embeddings(file, path), file.num_row_groups
+    rows_G = [file.metadata.row_group(g).num_rows for g in range(count)]
+    first_G = np.cumsum([0, *rows_G]).tolist()
+    with intact(beside(path), "the embeddings of the table beside it"):
+        vectors = Vectors(beside(path), first_G[-1], known["size"])
+    for group in range(count) if groups is None else groups:
+        with intact(beside(path), "the embeddings of the table beside it"):
+            block = vectors.block(first_G[group], rows_G[group], known["hashes"][group])
+        yield block
+
+
+def _known_embeddings(file: pq.ParquetFile, path: Path) -> dict[str, Any]:
+    """Size of the embeddings beside a table, and the hash of each row group's."""
+    with intact(path, "a table with embeddings beside it"):
+        return json.loads(file.metadata.metadata[EMBEDDINGS])
 
 
 def write_json(path: Path, artefact: str, provenance: Provenance, body: dict[str, Any]) -> None:

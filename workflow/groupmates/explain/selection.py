@@ -17,6 +17,7 @@ from typing import Any, Self, TypeVar
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from groupmates.artefacts.catalogue import DOCUMENT, path
 from groupmates.artefacts.store import (
@@ -159,7 +160,7 @@ class Selection:
         (found,) = _rows(self.score, at_12, columns).to_pylist()
         clusters = read_table(self.cluster[place[0]], "cluster", ["cluster"])["cluster"]
         return found | {
-            "embedding": embeddings(_rows(self.embedded, at_12, ["embedding"]))[0],
+            "embedding": _embeddings(self.embedded, at_12)[0],
             "cluster": clusters[place[1]].as_py(),
         }
 
@@ -215,8 +216,8 @@ class Selection:
             emb_ND = np.empty((0, embedding_size(self.embedded[0])), np.float32)
             return [], np.empty(0, np.float32), emb_ND
         table = _rows(self.score, place_N2, ["doc_id", "individual_influence"])
-        emb_ND = embeddings(_rows(self.embedded, place_N2, ["embedding"]))
-        return table["doc_id"].to_pylist(), table["individual_influence"].to_numpy(), emb_ND
+        influence_N = table["individual_influence"].to_numpy()
+        return table["doc_id"].to_pylist(), influence_N, _embeddings(self.embedded, place_N2)
 
 
 FILES = {
@@ -284,21 +285,45 @@ def _column(file: Path, artefact: str, name: str) -> np.ndarray:
 
 
 def _rows(files: list[Path], place_N2: np.ndarray, columns: list[str]) -> pa.Table:
-    """Rows of score files, or of files of semantic embeddings, in the order of the places."""
+    """Rows of score files, in the order of the places."""
+    tasks, order = _by_file(files, place_N2)
+    return pa.concat_tables(_parallel(_of_file, ((*task, columns) for task in tasks))).take(order)
+
+
+def _embeddings(files: list[Path], place_N2: np.ndarray) -> np.ndarray:
+    """The embeddings of these places, by score files or those of semantic ones, in their order."""
+    tasks, order = _by_file(files, place_N2)
+    return np.concatenate(list(_parallel(_embeddings_of_file, tasks)))[order]
+
+
+def _by_file(
+    files: list[Path], place_N2: np.ndarray
+) -> tuple[list[tuple[Path, np.ndarray]], np.ndarray]:
+    """The ascending rows of each file, and what puts them in the order of the places again."""
     shard_N, row_N = place_N2.T
-    tasks = [(files[s], np.sort(row_N[shard_N == s]), columns) for s in np.unique(shard_N)]
-    in_pool = np.lexsort((row_N, shard_N))
-    return pa.concat_tables(_parallel(_of_file, tasks)).take(np.argsort(in_pool))
+    tasks = [(files[s], np.sort(row_N[shard_N == s])) for s in np.unique(shard_N)]
+    return tasks, np.argsort(np.lexsort((row_N, shard_N)))
 
 
 def _of_file(file: Path, rows: np.ndarray, columns: list[str]) -> pa.Table:
     """Ascending rows of a file; row groups without any of them are not read."""
-    opened = open_table(file, embedded_as(file))
+    opened = open_table(file, "score")
+    with intact(file):
+        return pa.concat_tables(
+            opened.read_row_group(g, columns).take(mine) for g, mine in _by_group(opened, rows)
+        )
+
+
+def _embeddings_of_file(file: Path, rows: np.ndarray) -> np.ndarray:
+    kind = embedded_as(file)
+    groups = _by_group(open_table(file, kind), rows)
+    blocks = embeddings(file, kind, [g for g, _ in groups])
+    return np.concatenate([emb[mine] for emb, (_, mine) in zip(blocks, groups, strict=True)])
+
+
+def _by_group(opened: pq.ParquetFile, rows: np.ndarray) -> list[tuple[int, np.ndarray]]:
+    """The row groups with any of the ascending rows, and which of each group's rows they are."""
     known = opened.metadata
     start_G = np.cumsum([0, *(known.row_group(g).num_rows for g in range(known.num_row_groups))])
     group_N = np.searchsorted(start_G, rows, side="right") - 1
-    with intact(file):
-        return pa.concat_tables(
-            opened.read_row_group(g, columns).take(rows[group_N == g] - start_G[g])
-            for g in np.unique(group_N).tolist()
-        )
+    return [(g, rows[group_N == g] - start_G[g]) for g in np.unique(group_N).tolist()]

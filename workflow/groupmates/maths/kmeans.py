@@ -20,6 +20,7 @@ from groupmates.maths.relation import on_grid
 
 FLOAT32_DOUBT = 2e-4  # more than the difference of two float32 dot products can be wrong by
 BLOCK = 4096  # documents that are held in float64 at once
+SIMILARITIES = 1 << 24  # exact ones that are held at once
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,9 @@ class Assignment:
         similarity_N2, found_N2 = self._index.search(np.ascontiguousarray(emb_ND), best)
         cluster_N = found_N2[:, 0].astype(np.int32)
         close = np.flatnonzero(similarity_N2[:, 0] - similarity_N2[:, -1] < FLOAT32_DOUBT)
-        for start in range(0, len(close), BLOCK):
-            rows = close[start : start + BLOCK]
+        step = max(1, SIMILARITIES // len(self._grid_KD))
+        for start in range(0, len(close), step):
+            rows = close[start : start + step]
             cluster_N[rows] = (on_grid(emb_ND[rows]) @ self._grid_KD.T).argmax(axis=1)
         return cluster_N
 

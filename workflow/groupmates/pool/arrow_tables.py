@@ -22,6 +22,7 @@ from groupmates.pool.text_lines import CHUNK_BYTES, within
 from groupmates.settings.config import PoolColumns
 
 BATCH_ROWS = 256
+DICTIONARY_BYTES = 1 << 20  # Arrow gives a dictionary of more up, after the work of making it
 STREAM_END = b"\xff\xff\xff\xff\0\0\0\0"
 Place = tuple[str, ...]  # where a field is: names from the outermost to its own
 # Rows that lie together: their number, and a function that reads them in batches. It is given the
@@ -148,11 +149,14 @@ class Parquet(Table):
         check_end(self.path, rows, start)
 
     def _writer(self, file: pq.ParquetFile, destination: Path) -> pq.ParquetWriter:
-        """Compresses each column as the first row group does."""
+        """Compresses each column as the first row group does; a dictionary where it was small there."""
         first = file.metadata.row_group(0) if file.num_row_groups else None
         chunks = [first.column(i) for i in range(first.num_columns)] if first else []
         codecs = {c.path_in_schema: c.compression.replace("UNCOMPRESSED", "NONE") for c in chunks}
-        return pq.ParquetWriter(destination, file.schema_arrow, compression=codecs or "zstd")
+        small = [c.path_in_schema for c in chunks if c.total_uncompressed_size < DICTIONARY_BYTES]
+        return pq.ParquetWriter(
+            destination, file.schema_arrow, compression=codecs or "zstd", use_dictionary=small
+        )
 
 
 class ArrowStream(Table):

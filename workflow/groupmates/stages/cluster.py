@@ -9,7 +9,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 
 from groupmates.artefacts import store
 from groupmates.artefacts.store import Provenance
@@ -21,21 +20,17 @@ from groupmates.settings.config import Cluster
 from groupmates.settings.per_stage import CentroidSettings, ClusterSettings
 
 LONGEST = 1 + 1e-3  # embeddings are normalised in float32 or bfloat16
+CANDIDATE = np.dtype([("hash", np.uint64), ("file", np.int32), ("row", np.int64)])
 
 
 def run_centroids(settings: CentroidSettings, *, score: list[Path], output: Path) -> None:
-    """Fit the centroids on a sample of the pool; memory: its embeddings and one row group."""
+    """Fit the centroids on a sample of the pool; memory: its embeddings and the ids of a file."""
     kind = store.embedded_as(score[0])
-    ids_of = {path: store.read_column(path, kind, "doc_id") for path in score}
-    priority_of = {
-        path: priorities(settings.seed, "cluster", ids.to_pylist()) for path, ids in ids_of.items()
-    }
-    documents = sum(len(p) for p in priority_of.values())
+    documents = sum(store.open_table(path, kind).metadata.num_rows for path in score)
     clusters = number_of_clusters(settings.cluster, documents)
     sampled = min(documents, settings.cluster.sample_per_cluster * clusters)
-    threshold = np.partition(np.concatenate(list(priority_of.values())), sampled - 1)[sampled - 1]
     note("cluster", f"{clusters:,} clusters of {documents:,} documents, fitted on {sampled:,}")
-    sample_ND = read_sample(kind, {path: p <= threshold for path, p in priority_of.items()})
+    sample_ND = read_sample(kind, draw(settings.seed, kind, score, sampled))
     progress = Progress("cluster fit", settings.cluster.iterations, "iterations")
     fitted = spherical_kmeans(
         sample_ND,
@@ -61,17 +56,35 @@ def run_centroids(settings: CentroidSettings, *, score: list[Path], output: Path
     store.write_json(output.with_suffix(".json"), "centroids", provenance, body)
 
 
-def read_sample(kind: str, keep_of: dict[Path, np.ndarray]) -> np.ndarray:
-    """Embeddings of the rows to keep of every shard, in pool order, row group by row group."""
-    size = store.embedding_size(next(iter(keep_of)))
-    sample_ND = np.empty((sum(keep.sum() for keep in keep_of.values()), size), np.float32)
+def draw(seed: int, kind: str, score: list[Path], sampled: int) -> dict[Path, np.ndarray]:
+    """Ascending rows of each file: the `sampled` documents whose ids have the smallest hashes."""
+    drawn = np.empty(0, CANDIDATE)
+    largest = np.uint64(2**64 - 1)
+    for file, path in enumerate(score):
+        hash_N = priorities(seed, "cluster", store.read_column(path, kind, "doc_id").to_pylist())
+        row = np.flatnonzero(hash_N <= largest)
+        found = np.empty(len(row), CANDIDATE)
+        found["hash"], found["file"], found["row"] = hash_N[row], file, row
+        drawn = np.concatenate([drawn, found])
+        if len(drawn) > sampled:
+            largest = np.partition(drawn["hash"], sampled - 1)[sampled - 1]
+            drawn = drawn[drawn["hash"] <= largest]
+    ends = np.searchsorted(drawn["file"], np.arange(len(score)), side="right")
+    return dict(zip(score, np.split(drawn["row"], ends[:-1]), strict=True))
+
+
+def read_sample(kind: str, rows_of: dict[Path, np.ndarray]) -> np.ndarray:
+    """Embeddings of these rows of every file, in pool order, row group by row group."""
+    size = store.embedding_size(next(iter(rows_of)))
+    sample_ND = np.empty((sum(map(len, rows_of.values())), size), np.float32)
     progress, filled = Progress("cluster sample", len(sample_ND), "documents"), 0
-    for path, keep in keep_of.items():
+    for path, rows in rows_of.items():
         start = 0
-        for table in store.row_groups(path, kind, ["doc_id", "embedding"]):
-            drawn = table.filter(pa.array(keep[start : start + len(table)]))
-            sample_ND[filled : filled + len(drawn)] = checked_embeddings(drawn, path, size)
-            start, filled = start + len(table), filled + len(drawn)
+        for emb_ND in store.embeddings(path, kind):
+            drawn = rows[slice(*np.searchsorted(rows, [start, start + len(emb_ND)]))]
+            drawn_ND = checked(emb_ND[drawn - start], path, kind, drawn, size)
+            sample_ND[filled : filled + len(drawn)] = drawn_ND
+            start, filled = start + len(emb_ND), filled + len(drawn)
             progress.advance(len(drawn))
     progress.finish()
     return sample_ND
@@ -98,27 +111,28 @@ def run_assign(settings: ClusterSettings, *, score: Path, centroids: Path, outpu
     kind = store.embedded_as(score)
     rows = store.open_table(score, kind).metadata.num_rows
     progress = Progress(f"cluster {score.stem}", rows, "documents")
+    tables = store.row_groups(score, kind, ["doc_id"])
     with store.table_writer(output, "cluster", provenance) as writer:
-        for table in store.row_groups(score, kind, ["doc_id", "embedding"]):
-            emb_ND = checked_embeddings(table, score, centroids_KD.shape[1])
+        for table, emb_ND in zip(tables, store.embeddings(score, kind), strict=True):
+            row_N = np.arange(progress.done, progress.done + len(table))
+            checked(emb_ND, score, kind, row_N, centroids_KD.shape[1])
             writer.write({"doc_id": table["doc_id"], "cluster": assign(emb_ND)})
             progress.advance(len(table))
     progress.finish()
 
 
-def checked_embeddings(table: pa.Table, path: Path, size: int) -> np.ndarray:
-    """Embeddings [rows, size] of a table's rows, all finite and of at most unit length.
+def checked(emb_ND: np.ndarray, path: Path, kind: str, row_N: np.ndarray, size: int) -> np.ndarray:
+    """Embeddings [N, size] of these rows of a table, all finite and of at most unit length.
 
     An average of unit-length chunks is shorter than one of them; nothing is of length 0.
     """
-    emb_ND = store.embeddings(table)
     if emb_ND.shape[1] != size:
         found = f"size {emb_ND.shape[1]}, of another model"
         raise store.damaged(path, f"embeddings of size {size}, as in the other files", found)
     length_N = np.linalg.norm(emb_ND, axis=1)
     wrong = np.flatnonzero(~((length_N > 0) & (length_N <= LONGEST)))
     if len(wrong):
-        doc_id = table["doc_id"][int(wrong[0])].as_py()
+        doc_id = store.read_column(path, kind, "doc_id")[int(row_N[wrong[0]])].as_py()
         raise store.damaged(
             path,
             "finite embeddings of at most length 1",

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from groupmates.artefacts import store
 from groupmates.artefacts.store import Provenance
@@ -81,7 +82,9 @@ class Sets:
 
 def read_sets(sets: Path, probed: list[Path]) -> Sets:
     plan = store.read_table(sets, "group_sets")
-    plan = plan.sort_by([("set", "ascending"), ("step", "ascending")])
+    emb_ND = np.concatenate(list(store.embeddings(sets, "group_sets")))
+    by_set = pc.sort_indices(plan, [("set", "ascending"), ("step", "ascending")])
+    plan, emb_ND = plan.take(by_set), emb_ND[by_set]
     truth = store.concatenate(probed, "group_probe", ["set", "size", "influence_nats"])
     truth = truth.sort_by([("set", "ascending"), ("size", "ascending")])
     size_Z = np.unique(plan["size"].to_numpy())
@@ -93,7 +96,7 @@ def read_sets(sets: Path, probed: list[Path]) -> Sets:
         size_Z,
         truth["influence_nats"].to_numpy().reshape(-1, len(size_Z)),
         individual_SL,
-        store.embeddings(plan).reshape(*individual_SL.shape, -1),
+        emb_ND.reshape(*individual_SL.shape, -1),
     )
 
 

@@ -10,10 +10,15 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-import pyarrow as pa
-
-from groupmates.artefacts.catalogue import ARTEFACTS
-from groupmates.artefacts.store import Provenance, of_pool, read_table, row_groups, table_writer
+from groupmates.artefacts.store import (
+    Provenance,
+    beside,
+    embeddings,
+    of_pool,
+    read_table,
+    row_groups,
+    table_writer,
+)
 from groupmates.artefacts.unfinished import Kept
 from groupmates.pool.documents import Document, read_documents, rejects_of, tokenless_rows
 from groupmates.pool.identity import identified, identity
@@ -88,8 +93,12 @@ def write_rows(
             unsaved.append(rows_of(file, documents, tokens))
             progress.advance(len(documents))
             if kept.due():
-                piece = f"piece-{len(kept.files):06d}.parquet"
-                kept.save({"documents": progress.done}, {piece: partial(write, groups=unsaved)})
+                piece = Path(f"piece-{len(kept.files):06d}.parquet")
+                made: dict[str, Callable[[Path], object]] = {
+                    piece.name: partial(write, groups=unsaved),
+                    beside(piece).name: lambda path: None,  # is there with its table
+                }
+                kept.save({"documents": progress.done}, made)
                 unsaved = []
         progress.finish()
         write(output, chain(_saved_groups(kept, artefact), unsaved))
@@ -105,10 +114,13 @@ def ahead(items: Iterator[T]) -> Iterator[T]:
             yield item
 
 
-def _saved_groups(kept: Kept, artefact: str) -> Iterator[pa.Table]:
+def _saved_groups(kept: Kept, artefact: str) -> Iterator[dict[str, Any]]:
     """The row groups of all pieces, in their order."""
-    for piece in kept.files:
-        yield from row_groups(kept.file(piece), artefact, list(ARTEFACTS[artefact].columns or ()))
+    for piece in (kept.file(name) for name in kept.files if name.endswith(".parquet")):
+        groups = zip(row_groups(piece, artefact), embeddings(piece, artefact), strict=True)
+        for table, emb_ND in groups:
+            columns = dict(zip(table.column_names, table.columns, strict=True))
+            yield columns | {"embedding": emb_ND}
 
 
 def blocks(

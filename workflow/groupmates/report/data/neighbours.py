@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from groupmates.artefacts.store import embedded_as, embeddings, read_table, row_groups
+from groupmates.artefacts.store import embedded_as, embeddings, read_table
 from groupmates.progress import Progress
 from groupmates.report.data.survey import Documents
 
@@ -38,9 +38,9 @@ def embedded(score: list[Path], label: str) -> Iterator[tuple[int, int, np.ndarr
     progress = Progress(f"report {label}", len(score), "score files")
     for shard, path in enumerate(score):
         first = 0
-        for table in row_groups(path, embedded_as(path), ["embedding"]):
-            yield shard, first, embeddings(table)
-            first += len(table)
+        for emb_ND in embeddings(path, embedded_as(path)):
+            yield shard, first, emb_ND
+            first += len(emb_ND)
         progress.advance()
     progress.finish()
 
