@@ -159,6 +159,7 @@ FIRST_ORDER = [
 ]
 # Of the sets of documents whose group influence is probed; none where none are.
 GROUP_PARTS = [f"{i:05d}" for i in range(per_stage.group_jobs(CONFIG))]
+BY_STUDENT = CONFIG.score.model == "student"
 SCORES = [artefact("score", shard=shard) for shard in SHARDS]
 CLUSTERS = [artefact("cluster", shard=shard) for shard in SHARDS]
 # Of the methods with clusters: semantic alone.

@@ -33,6 +33,7 @@ KERNELS = {
     "greedy": "multiply-adds of similarities, greedy selection",
     "beam": "multiply-adds of similarities, bootstrapped rollouts",
     "hash": "bytes of text, hashed into n-grams",
+    "vectors": "multiply-adds of token frequencies with token vectors",
     "draw": "rollouts of documents drawn at random",
     "figures": "values of the resampled held-out figures",
     "corpus": "documents of the built-in corpus",

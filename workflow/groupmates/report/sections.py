@@ -131,6 +131,13 @@ def groups(paths: list[Path]) -> tuple[dict[str, Any], Figures]:
     return {"groups_finding": finding}, {"groups": figures.groups(found["agreement"])}
 
 
+def student(folders: list[Path]) -> str | None:
+    """How the student that scored the pool agrees with the influence model; None without one."""
+    if not folders:
+        return None
+    return words.student_finding(read_folder_json(folders[0], "student", "metrics.json"))
+
+
 def cost(
     times: list[reading.StageTime], gpu: dict[str, reading.GpuUse], records: reading.Records
 ) -> tuple[dict[str, Any], Figures]:
