@@ -100,7 +100,7 @@ def agreement(
     return {
         "spearman": spearman(individual_N, teacher_N),
         "cosine": float(((emb_ND * teacher_ND).sum(1) / length_N).mean()),
-        "quarter_overlap": len(np.intersect1d(*best)) / quarter,
+        "quarter_overlap": len(np.intersect1d(best[0], best[1])) / quarter,
     }
 
 
