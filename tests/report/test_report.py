@@ -546,9 +546,9 @@ def test_a_pool_scored_by_a_student_says_how_it_agrees_with_the_influence_model(
     write_folder_provenance(student, "student", MADE)
     text = report({**synthetic_run(tmp_path), "student": student}).text
     assert (
-        "On 1,000 held-out documents its influence has a Spearman correlation of 0.93 with the model’s, "
-        "their embeddings a mean cosine of 0.88, and 84.0 % of the model’s most helpful quarter is in "
-        "the student’s."
+        "On 1,000 held-out documents its influence has a Spearman correlation of 0.93 with the "
+        "model’s, their embeddings a mean cosine of 0.88, and 84.0 % of the model’s most helpful "
+        "quarter is in the student’s."
     ) in " ".join(text.replace(formatting.SPACE, " ").split())
     assert report(synthetic_run(tmp_path / "without")).text.count("a student of") == 0
 
