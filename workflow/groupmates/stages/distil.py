@@ -46,7 +46,7 @@ def run(
         sampled["text"].to_pylist(), sequences, BATCH_TOKENS, progress.advance
     )
     progress.finish()
-    heldout = max(2, round(distil.heldout_share * len(sequences)))
+    heldout = min(max(2, round(distil.heldout_share * len(sequences))), len(sequences) - 2)
     progress = Progress("distil fit", 1, "fits")
     vectors = token_ridge(
         frequencies(sequences[heldout:], largest_id(tokenizer) + 1),
