@@ -177,7 +177,8 @@ def origins(found: Found) -> dict[str, Any]:
     tables = {name: name for name in ("probe", "score", "cluster", "semantic", "select", "curve")}
     tables["semantic_cluster"] = "cluster"  # written by the same stage
     records = [table_record(path, kind) for at, kind in tables.items() for path in found.all(at)]
-    records += [read_json(fit / "provenance.json") for fit in found.all("fit")]
+    folders = [*found.all("fit"), *found.all("student")]
+    records += [read_json(folder / "provenance.json") for folder in folders]
     for name in ("groups", "summary"):
         records += [read_json(path)["provenance"] for path in found.all(name)]
 
