@@ -46,6 +46,7 @@ TINY = {
         "training": {"epochs": 2},
     },
     "accept": {"minimum_spearman": -1},
+    "distil": {"minimum_spearman": -1},
     "cluster": {"target_size": 40, "iterations": 5},
     "evaluate": {"seeds": 2, "training": {"tokens": 1024, "batch_sequences": 4, "points": 3}},
 }

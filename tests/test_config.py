@@ -51,6 +51,7 @@ GRAPH_ONLY = {
     "reference.paths",
     "reference.evaluation_paths",
     "probe.shards",
+    "score.model",
     "select.partitions",
     "select.variants",
     "select.oracle_greedy.max_evaluations",  # a limit: refuses, and changes nothing
@@ -352,7 +353,7 @@ def test_every_key_runs_a_stage_again_or_shapes_the_graph(key):
 @pytest.mark.parametrize(
     ("key", "stages"),
     [
-        ("pool.columns.source", {"Score", "order-quality"}),
+        ("pool.columns.source", {"Score", "StudentScore", "order-quality"}),
         (
             "pool.bad_records",
             {
@@ -362,13 +363,15 @@ def test_every_key_runs_a_stage_again_or_shapes_the_graph(key):
                 "Sample",
                 "Score",
                 "Embed",
+                "StudentScore",
                 "Tokenise",
                 "order-quality",
             },
         ),
         (
             "sample.sequence_length",
-            {"Sample", "Base", "Score", "Embed", "Evaluate", "order-oracle-greedy", "prepare-quad"},
+            {"Sample", "Base", "Score", "Embed", "Evaluate", "order-oracle-greedy", "prepare-quad"}
+            | {"Distil"},
         ),
         ("sample.special_tokens_in_text", {"Sample", "Tokenise"}),
         ("materialise.license", {"Assemble"}),  # on the dataset's card
@@ -379,6 +382,7 @@ def test_every_key_runs_a_stage_again_or_shapes_the_graph(key):
         ("fit.heldout_rollouts", {"RandomPlan", "Fit", "OneStepFit"}),
         ("fit.relation.sharpness", {"Fit", "OneStepFit"}),
         ("score.batch_tokens", {"Score", "Embed"}),
+        ("distil.penalty", {"Distil"}),
         ("semantic.embedding_size", {"SemanticFit"}),
         ("select.semdedup.clusters", {"order-semdedup"}),
         (

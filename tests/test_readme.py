@@ -145,6 +145,10 @@ COMMANDS = {
     "workflow/configs/dclm-400m-4x-lean.yaml": Run(
         "Plan of the run dclm-400m-4x-lean", before=plain_settings
     ),
+    f"{PLAN}workflow/configs/dclm-400m-4x.yaml workflow/configs/dclm-400m-4x-lean.yaml "
+    "workflow/configs/dclm-400m-4x-student.yaml": Run(
+        "Plan of the run dclm-400m-4x-student", before=plain_settings
+    ),
     "python -m groupmates copy results/mine results/mine-small": Run("goes on from results/mine"),
     f"{LOCAL}mine.yaml --config run=mine-small 'select={{budget: {{ratio: 0.1}}}}'": Run(
         "This was a dry-run", further=" -n"
@@ -184,7 +188,8 @@ MINE, VARIANTS, PROCESSES = "# mine.yaml", "select:\n  methods", "set-resources:
 STATE = "from safetensors.torch"
 CODE = {
     "yaml": (MINE, VARIANTS, PROCESSES, "select:\n  color"),
-    "python": (STATE, "class Color(Selector"),
+    # tests/models/test_student.py runs the lines of a student.
+    "python": (STATE, "class Color(Selector", "from safetensors.numpy"),
 }
 
 

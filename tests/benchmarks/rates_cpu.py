@@ -33,7 +33,8 @@ from groupmates.maths.relation import Relation
 from groupmates.maths.rollouts import beam_rollouts
 from groupmates.maths.statistics import spearman
 from groupmates.maths.word_windows import Windows
-from groupmates.models.tokenizer import document_tokens, load_tokenizer
+from groupmates.models.student import Student
+from groupmates.models.tokenizer import document_tokens, largest_id, load_tokenizer
 from groupmates.pool.copy_rows import copy_rows
 from groupmates.pool.documents import read_documents
 from groupmates.pool.identity import sha256_of
@@ -60,8 +61,7 @@ def main() -> None:
     documents = list(read_documents(file, columns))
     texts = [d.text for d in documents]
     text_bytes = sum(len(t.encode()) for t in texts)
-    tokenizer = load_tokenizer(sys.argv[2])
-    random = np.random.default_rng(0)
+    tokenizer, random = load_tokenizer(sys.argv[2]), np.random.default_rng(0)
     emb = random.normal(size=(2 * CLUSTER, SIZE)) + random.normal(size=SIZE)
     emb = (emb / np.linalg.norm(emb, axis=1, keepdims=True)).astype(np.float32)
     influence = random.normal(size=CLUSTER).astype(np.float32)
@@ -80,6 +80,10 @@ def main() -> None:
     words = [" ".join(random.choice(WORDS, 1000)) for _ in range(1000)]
     windows = Windows(words, [0] * len(words))
     found["windows"] = text_bytes / seconds(lambda: list(windows.shared(texts)))
+    read = [t[:2049] for t in document_tokens(tokenizer, texts)]
+    vectors = random.normal(size=(largest_id(tokenizer) + 1, SIZE + 1)).astype(np.float32)
+    student = Student(vectors[:, 0], vectors[:, 1:].copy(), 2049)
+    found["vectors"] = sum(map(len, read)) * (SIZE + 1) / seconds(lambda: student.score(read))
     with tempfile.TemporaryDirectory() as folder:
         half = np.arange(0, len(documents), 2)
         copied = Path(folder) / file.name

@@ -155,6 +155,27 @@ def test_scoring_embeds_windows_with_the_language_model_and_counts_all_tokens():
     assert jobs.phases[0].parts == pytest.approx(of_windows(1000 / 3))
 
 
+def test_a_student_learns_from_sampled_documents_and_tokenises_the_pool_once():
+    found = work(score={"model": "student"}, distil={"documents": 100})
+    assert "score" not in found
+    (distil,), (score,) = found["distil"], found["score-student"]
+    documents, fit = distil.phases
+    assert (distil.count, documents.units, score.count) == (1, 100, 3)
+    assert documents.parts == {"forward": forward_flops(LM, 100 * 33, 16.5)}
+    assert fit.parts == {"vectors": 2 * 40 * 100 * 33 * (8 + 1)}
+    text = 1000 / 3 * 400
+    vectors = 1000 / 3 * 33 * (8 + 1)
+    parts = {"read": text, "tokenise": text, "vectors": vectors, "rows": 1000 / 3}
+    assert score.phases[0].parts == pytest.approx(parts)
+    assert score.gpu_bytes == 0
+    # At most what is sampled: 60 documents to probe, 60 to train on.
+    (most,) = work(score={"model": "student"})["distil"]
+    assert most.phases[0].units == 120
+    # Another model of the pool has a student of its own.
+    both = work(score={"model": "student"}, select={"methods": ["group_mates", "mates"]})
+    assert (both["distil"][0].count, both["score-student"][0].count) == (2, 6)
+
+
 def test_an_encoder_tokenises_once_more_and_sees_its_chunks():
     (jobs,) = work(sizes(encoder=ENCODER), fit={"encoder": {"name": "some/encoder"}})["score"]
     parts = jobs.phases[0].parts

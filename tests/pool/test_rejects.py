@@ -274,7 +274,7 @@ def test_check_sample_and_score_leave_out_the_same_records(pool, tmp_path, small
             columns=small.COLUMNS,
             bad_records="skip",
             sequence_length=12,
-            score=config.Score(batch_tokens=1000),
+            score=config.Passes(batch_tokens=1000),
         ),
         pool=files,
         check=shard,

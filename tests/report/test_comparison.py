@@ -34,6 +34,8 @@ JOBS = [
     *("fit model=one_step", "accept model=initial", "accept model=final"),
     *("prepare method=quality", "score shard=00000", "score_by model=initial shard=00000"),
     *("score_by model=one_step shard=00000", "centroids", "cluster shard=00000"),
+    *("distil model=final", "score_student shard=00000"),
+    *("distil model=one_step", "score_student_by model=one_step shard=00000"),
     *("fit_semantic", "embed shard=00000", "centroids_semantic"),
     *("cluster_semantic shard=00000", "prepare_gpu method=quad", "prepare_gpu method=quad_2"),
     *("order method=random partition=00000", "order method=group_mates partition=00000"),
@@ -59,11 +61,12 @@ SEMANTIC = {
 }
 BOTH_ROUNDS = RANDOM_ROUND | {
     *("plan_bootstrap", "probe round=bootstrap part=00000", "fit model=final"),
-    *("accept model=final", "score shard=00000"),
+    *("accept model=final", "score shard=00000", "distil model=final", "score_student shard=00000"),
 }
 ONE_STEP = {
     *("plan_one_step", "probe round=one_step part=00000", "fit model=one_step"),
     "score_by model=one_step shard=00000",
+    *("distil model=one_step", "score_student_by model=one_step shard=00000"),
 }
 BY_INITIAL = RANDOM_ROUND | {"score_by model=initial shard=00000"}
 

@@ -326,7 +326,8 @@ class Page(HTMLParser):
 
 
 INPUTS = (
-    *("random", "bootstrap", "initial", "final", "groups", "score", "cluster", "centroids"),
+    *("random", "bootstrap", "initial", "final", "groups", "student"),
+    *("score", "cluster", "centroids"),
     *("semantic", "semantic_cluster", "semantic_centroids", "select", "curves", "summary"),
     *("task_examples", "overlaps"),
 )
@@ -574,6 +575,22 @@ def test_a_plan_is_shown_beside_what_the_jobs_took(tmp_path):
     expected = ["probe", "1", "20.0 s", "30.0 s", "1.50", "2.0 GB", "3.0 GB", "–", "–"]
     assert [c.replace("\u00a0", " ") for c in cells] == expected
     assert "results/small-calibration (measured, 2026-11-24)" in text
+
+
+def test_a_pool_scored_by_a_student_says_how_it_agrees_with_the_influence_model(tmp_path):
+    student = tmp_path / "distil/final"
+    student.mkdir(parents=True)
+    metrics = {"spearman": 0.931, "cosine": 0.875, "quarter_overlap": 0.8404}
+    metrics["documents"] = {"training": 4000, "heldout": 1000}
+    (student / "metrics.json").write_text(json.dumps(metrics))
+    write_folder_provenance(student, "student", MADE)
+    text = report({**synthetic_run(tmp_path), "student": student}).text
+    assert (
+        "On 1,000 held-out documents its influence has a Spearman correlation of 0.93 with the "
+        "model’s, their embeddings a mean cosine of 0.88, and 84.0 % of the model’s most helpful "
+        "quarter is in the student’s."
+    ) in " ".join(text.replace(formatting.SPACE, " ").split())
+    assert report(synthetic_run(tmp_path / "without")).text.count("a student of") == 0
 
 
 def test_same_inputs_give_the_same_bytes(tmp_path):

@@ -250,7 +250,7 @@ def stage_of(name, longer, scored, folder):
     pool, good = [str(longer.bad.pool)], longer.good
     of_base = {"base": longer.base, "tokenizer": good.tokenizer}
     window = {"text_columns": small.COLUMNS, "sequence_length": small.SEQUENCE}
-    batches = config.Score(batch_tokens=256)
+    batches = config.Passes(batch_tokens=256)
     if name == "score":
         settings = per_stage.ScoreSettings(
             columns=small.COLUMNS,

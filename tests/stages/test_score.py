@@ -40,7 +40,7 @@ def scored(
         columns=config.PoolColumns(text="text", id="id", source=None),
         bad_records="stop",
         sequence_length=12,
-        score=config.Score(batch_tokens=batch_tokens),
+        score=config.Passes(batch_tokens=batch_tokens),
     )
     output = folder / "score.parquet"
     score.run(settings, pool=pool, check=check, model=model, output=output)

@@ -57,7 +57,7 @@ def embedded(
                 text_columns=small.COLUMNS,
                 bad_records="stop",
                 sequence_length=WINDOW,
-                score=config.Score(batch_tokens=batch_tokens),
+                score=config.Passes(batch_tokens=batch_tokens),
             ),
             pool=pool,
             check=small.check_pool([pool], root / "check")[0],

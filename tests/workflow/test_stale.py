@@ -106,6 +106,12 @@ AFFECTS: dict[str, tuple[object, set[str]]] = {
     "fit.training.weight_decay": (0.1, FIT),
     "fit.training.dropout": (0.2, FIT),
     "accept.minimum_spearman": (-0.9, {"accept"} | BOOTSTRAP),
+    "score.model": ("student", {"distil", "score_student"} | CLUSTER),
+    # Of no student that scores.
+    "distil.documents": (70, set()),
+    "distil.heldout_share": (0.3, set()),
+    "distil.penalty": (0.5, set()),
+    "distil.minimum_spearman": (-0.9, set()),
     "score.batch_tokens": (4096, SCORE),
     "semantic.embedding_size": (8, set()),  # of no method that runs by default
     "cluster.clusters": (5, CLUSTER),

@@ -160,6 +160,7 @@ FIRST_ORDER = [
 ]
 # Of the sets of documents whose group influence is probed; none where none are.
 GROUP_PARTS = [f"{i:05d}" for i in range(per_stage.group_jobs(CONFIG))]
+BY_STUDENT = CONFIG.score.model == "student"
 SCORES = [artefact("score", shard=shard) for shard in SHARDS]
 # Documents that share words with evaluation examples; none where no examples are named.
 OVERLAPS = [artefact("overlaps", shard=shard) for shard in SHARDS if TASK_EXAMPLES]

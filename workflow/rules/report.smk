@@ -18,6 +18,7 @@ rule report:
         [probed(round) for round in ROUNDS],
         [artefact("fit", model=model) for model in FITTED],
         artefact("groups") if GROUP_PARTS else [],
+        artefact("student", model="final") if BY_STUDENT else [],
         SCORES,
         CLUSTERS,
         artefact("centroids"),

@@ -1,5 +1,29 @@
-# Individual influence and embedding of every document, one job per shard of the pool.
-# reads: pool, check/, fit/final. writes: score/.
+# Individual influence and embedding of every document, one job per shard of the pool: by the fitted
+# influence model, or by a student of it, without a GPU. reads: pool, check/, sample/, fit/final.
+# writes: distil/, score/.
+
+
+rule distil:
+    input:
+        probe_pool=artefact("probe_pool"),
+        training_pool=artefact("training_pool"),
+        model=artefact("fit"),
+        accepted=lambda wildcards: (
+            artefact("accept", model="final") if wildcards.model == "final" else []
+        ),
+    output:
+        directory(artefact("student")),
+    log:
+        logged("distil_{model}"),
+    resources:
+        **asks(mem_mb=16000, runtime=120, gpu=1),
+    params:
+        settings=settings("DistilSettings", "student"),
+    shell:
+        "{params.run} distil --log {log:q} --job {params.job:q} --threads {threads}"
+        " --settings {params.settings:q} --model {input.model:q}"
+        " --probe-pool {input.probe_pool:q} --training-pool {input.training_pool:q}"
+        " --output {output:q}"
 
 
 rule score:
@@ -37,3 +61,49 @@ use rule score as score_by with:
         logged("score_{model}_{shard}"),
     params:
         settings=settings("ScoreSettings", "score", "score_by"),
+
+
+rule score_student:
+    input:
+        corpus=corpus_of_shard,
+        check=artefact("check"),
+        student=artefact("student", model="final"),
+    output:
+        artefact("score"),
+    log:
+        logged("score_student_{shard}"),
+    resources:
+        **asks(mem_mb=8000, runtime=240),
+    params:
+        settings=settings("StudentScoreSettings", "score"),
+        pool=pool_of_shard,
+    shell:
+        "{params.run} score-student --log {log:q} --job {params.job:q} --threads {threads}"
+        " --settings {params.settings:q} --pool {params.pool:q} --check {input.check:q}"
+        " --student {input.student:q} --output {output:q}"
+
+
+use rule score_student as score_student_by with:
+    input:
+        corpus=corpus_of_shard,
+        check=artefact("check"),
+        student=artefact("student"),
+    output:
+        artefact("score_by"),
+    log:
+        logged("score_student_{model}_{shard}"),
+    params:
+        settings=settings("StudentScoreSettings", "score", "score_by"),
+        pool=pool_of_shard,
+
+
+# Which of them writes the scores.
+if BY_STUDENT:
+
+    ruleorder: score_student > score
+    ruleorder: score_student_by > score_by
+
+else:
+
+    ruleorder: score > score_student
+    ruleorder: score_by > score_student_by

@@ -171,6 +171,12 @@ ARTEFACTS = {
     "accept": Artefact(
         "accept/{model}.json", "that the influence model passed the floor, and its correlation"
     ),
+    "student": Artefact(
+        "distil/{model}",
+        "a student of the influence model: float32 vectors of tokens, `influence` [V] and `embedding` "
+        "[V, D], whose means over a document's tokens are its scores; how it reads a text, tokenizer, "
+        "metrics.json",
+    ),
     "group_sets": Artefact(
         "probe/groups/sets.parquet",
         "sets of documents whose influence as a group is measured, in the order of training; size: the "

@@ -188,6 +188,7 @@ def _reduce_probing(raw: dict[str, Any], config: Config) -> None:
     raw["fit"] |= {"validation_rollouts": VALIDATION, "heldout_rollouts": HELDOUT}
     raw["fit"]["training"]["epochs"] = min(config.fit.training.epochs, STEPS)
     raw["accept"]["minimum_spearman"] = -1.0  # so few rollouts predict nothing
+    raw["distil"]["minimum_spearman"] = -1.0
 
 
 def _reduce_selection(raw: dict[str, Any], config: Config, documents: int) -> None:

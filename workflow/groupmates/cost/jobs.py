@@ -34,6 +34,7 @@ KERNELS = {
     "beam": "multiply-adds of similarities, bootstrapped rollouts",
     "hash": "bytes of text, hashed into n-grams",
     "windows": "bytes of text, of which each window of 13 words is looked up",
+    "vectors": "multiply-adds of token frequencies with token vectors",
     "draw": "rollouts of documents drawn at random",
     "figures": "values of the resampled held-out figures",
     "corpus": "documents of the built-in corpus",

@@ -20,6 +20,7 @@ from groupmates.settings.stages import STAGES
 # Resamples of the held-out figures; one has six rank correlations. The correlation of n labels took
 # 81, 93, 115 and 629 microseconds for 60, 400, 1000 and 5000: about as that of n + 1500.
 FIGURE_DRAWS, FIGURE_OVERHEAD = 1000, 1500
+FIT_ITERATIONS = 40  # of a student's fit: 30 to 48 were seen
 
 
 def stages(config: Config, sizes: Sizes) -> dict[str, list[Jobs]]:
@@ -206,6 +207,42 @@ class Work(Amounts):
     def groups(self) -> Jobs:
         return Jobs(int(bool(group_jobs(self.config))), [])
 
+    @property
+    def distilled(self) -> bool:
+        """Whether students score the pool, each of an influence model."""
+        return self.config.score.model == "student"
+
+    def distil(self) -> Jobs:
+        """Two products with the token frequencies in each iteration of the fit."""
+        sample, student = self.config.sample, self.config.distil
+        drawn = min(self.sizes.documents, sample.probe_documents + sample.training_documents)
+        documents = min(student.documents, drawn)
+        fit = FIT_ITERATIONS * 2 * self.vectors(documents)
+        phases = [
+            Phase("documents", documents, self.to_embed(documents)),
+            Phase("fits", 1, {"vectors": fit}),
+        ]
+        table = self.sizes.lm.vocabulary * (self.embedding + 1)
+        host = documents * 2 * self.sizes.text_bytes + 64.0 * table
+        passes = self.forward_bytes(self.sizes.encoder or self.sizes.lm)
+        jobs = (1 + len(self.other_models)) * self.distilled
+        return Jobs(jobs, phases, host, passes, 4.0 * table)
+
+    def score_student(self) -> Jobs:
+        documents, text = self.in_shard, self.in_shard * self.sizes.text_bytes
+        parts = {"read": text, "tokenise": text, "vectors": self.vectors(documents)}
+        parts["rows"] = documents
+        block = min(documents, 4096) * (3 * self.sizes.text_bytes + 4 * self.row_bytes)
+        block += 4.0 * self.sizes.lm.vocabulary * (self.embedding + 1)
+        jobs = self.shards * (1 + len(self.other_models)) * self.distilled
+        return Jobs(
+            jobs, [Phase("documents", documents, parts)], block, 0, documents * self.row_bytes
+        )
+
+    def vectors(self, documents: float) -> float:
+        """Multiply-adds of the tokens of so many documents with their vectors, each token by itself."""
+        return documents * self.sizes.window_tokens * (self.embedding + 1)
+
     def score(self) -> Jobs:
         documents, text = self.in_shard, self.in_shard * self.sizes.text_bytes
         parts = {"read": text, **self.to_embed(documents)}
@@ -213,7 +250,7 @@ class Work(Amounts):
         parts |= {"tokenise": parts.get("tokenise", 0.0) + text, "rows": documents}
         passes = self.encoder_bytes()
         block = min(documents, 4096) * (3 * self.sizes.text_bytes + 4 * self.row_bytes)
-        jobs = self.shards * (1 + len(self.other_models))
+        jobs = self.shards * (1 + len(self.other_models)) * (not self.distilled)
         phases = [Phase("documents", documents, parts, TOKENS_AHEAD)]
         return Jobs(jobs, phases, block, passes, documents * self.row_bytes)
 

@@ -26,6 +26,10 @@ class Jobs:
         return job["rule"] == self.rule and self.wildcards.items() <= job["wildcards"].items()
 
 
+def _scored_by(model: str) -> list[Jobs]:
+    return [Jobs(rule, model=model) for rule in ("score_by", "distil", "score_student_by")]
+
+
 # By what the products are made that a selector needs (`charged` of a Need). The base model is not
 # counted: whoever selects for a model has it.
 DOCUMENTS = [Jobs("check"), Jobs("check_pool")]
@@ -43,12 +47,13 @@ PRODUCTS = {
         *INITIAL,
         *(Jobs("plan_bootstrap"), Jobs("probe", round="bootstrap"), Jobs("first_order")),
         *(Jobs("fit", model="final"), Jobs("accept", model="final"), Jobs("score")),
+        *(Jobs("distil", model="final"), Jobs("score_student")),
     ],
-    "scores_of_initial": [*INITIAL, Jobs("score_by", model="initial")],
+    "scores_of_initial": [*INITIAL, *_scored_by("initial")],
     "scores_of_one_step": [
         *SAMPLE,
         *(Jobs("plan_one_step"), Jobs("probe", round="one_step")),
-        *(Jobs("fit", model="one_step"), Jobs("score_by", model="one_step")),
+        *(Jobs("fit", model="one_step"), *_scored_by("one_step")),
     ],
     # Made of the final model's scores; of the initial one's they would cost the same.
     "clusters": [Jobs("centroids"), Jobs("cluster")],

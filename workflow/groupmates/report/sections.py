@@ -131,6 +131,13 @@ def groups(paths: list[Path]) -> tuple[dict[str, Any], Figures]:
     return {"groups_finding": finding}, {"groups": figures.groups(found["agreement"])}
 
 
+def student(folders: list[Path]) -> str | None:
+    """How the student that scored the pool agrees with the influence model; None without one."""
+    if not folders:
+        return None
+    return words.student_finding(read_folder_json(folders[0], "student", "metrics.json"))
+
+
 def cost(
     times: list[reading.StageTime], gpu: dict[str, reading.GpuUse], records: reading.Records
 ) -> tuple[dict[str, Any], Figures]:
@@ -170,7 +177,8 @@ def origins(found: Found) -> dict[str, Any]:
     tables = {name: name for name in ("probe", "score", "cluster", "semantic", "select", "curve")}
     tables["semantic_cluster"] = "cluster"  # written by the same stage
     records = [table_record(path, kind) for at, kind in tables.items() for path in found.all(at)]
-    records += [read_json(fit / "provenance.json") for fit in found.all("fit")]
+    folders = [*found.all("fit"), *found.all("student")]
+    records += [read_json(folder / "provenance.json") for folder in folders]
     for name in ("task_examples", "overlaps"):
         records += [table_record(path, name) for path in found.all(name)]
     for name in ("groups", "summary"):

@@ -160,6 +160,18 @@ def groups_finding(found: dict[str, Any]) -> str:
     )
 
 
+def student_finding(metrics: dict[str, Any]) -> str:
+    """How a student ranks documents as the influence model does that it has learned from."""
+    documents = metrics["documents"]
+    return (
+        f"The pool was scored by a student of the final influence model, without a GPU. On "
+        f"{count(documents['heldout'])} held-out documents its influence has a Spearman correlation of "
+        f"{number(metrics['spearman'])} with the model’s, their embeddings a mean cosine of "
+        f"{number(metrics['cosine'])}, and {percent(metrics['quarter_overlap'])} of the model’s most "
+        "helpful quarter is in the student’s."
+    )
+
+
 KINDS_OF_SETS = {"random": "random sets", "near": "sets of near neighbours"}
 
 

@@ -17,16 +17,17 @@ from groupmates.settings.config import (
     Cluster,
     Config,
     Corpus,
+    Distil,
     EvaluateTraining,
     Fit,
     Format,
     Groups,
     OpenLm,
+    Passes,
     RandomRound,
     ReferenceSplit,
     Report,
     Sample,
-    Score,
     Semantic,
 )
 from groupmates.settings.sections import (
@@ -111,6 +112,11 @@ def group_jobs(config: Config) -> int:
     steps = 2 * groups.sets * groups.sizes[-1]  # of random sets, and of near ones
     jobs = -(-steps * probe.shards // (random_round(config).rollouts * probe.rollout_length))
     return min(jobs, probe.shards, 2 * groups.sets)
+
+
+def _passes(config: Config) -> Passes:
+    """Which model scores the pool is the rule's business."""
+    return Passes(batch_tokens=config.score.batch_tokens)
 
 
 def _open_lm(config: Config) -> OpenLm | None:
@@ -230,11 +236,24 @@ class AcceptSettings(StageSettings):
     accept: Accept
 
 
+class DistilSettings(StageSettings):
+    seed: int
+    sequence_length: SequenceLength
+    distil: Distil
+
+
 class ScoreSettings(StageSettings):
     columns: Columns
     bad_records: OfBadRecords
     sequence_length: SequenceLength
-    score: Score
+    score: Annotated[Passes, From(_passes)]
+
+
+class StudentScoreSettings(StageSettings):
+    """The student knows how much of a document it reads."""
+
+    columns: Columns
+    bad_records: OfBadRecords
 
 
 class SemanticFitSettings(StageSettings):
@@ -245,7 +264,7 @@ class EmbedSettings(StageSettings):
     text_columns: TextColumns
     bad_records: OfBadRecords
     sequence_length: SequenceLength
-    score: Score
+    score: Annotated[Passes, From(_passes)]
 
 
 class CentroidSettings(StageSettings):

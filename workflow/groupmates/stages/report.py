@@ -106,6 +106,7 @@ def content(
         **effect,
         **honesty,
         **of_groups,
+        "student_finding": sections.student(found.all("student")),
         **looked,
         **shares,
         **overlaps.section(found, summary["pool_documents"]),

@@ -1,0 +1,51 @@
+"""Individual influence and embedding of every document of a shard, by a student, without a GPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from groupmates.artefacts.store import Provenance, digest
+from groupmates.models.student import Student
+from groupmates.models.tokenizer import document_tokens, load_tokenizer
+from groupmates.pool.documents import Document
+from groupmates.pool.listing import PoolFile
+from groupmates.settings.per_stage import StudentScoreSettings
+from groupmates.stages.shard_rows import Shard, write_rows
+
+
+def run(
+    settings: StudentScoreSettings,
+    *,
+    pool: list[str],
+    check: Path,
+    student: Path,
+    output: Path,
+) -> None:
+    """Score the documents of the files `pool`, which `check` lists, in pool order."""
+    model, tokenizer = Student.load(student), load_tokenizer(student / "tokenizer")
+
+    def tokenised(file: PoolFile, documents: list[Document]) -> list[np.ndarray]:
+        return document_tokens(tokenizer, [d.text for d in documents])
+
+    def scored(
+        file: PoolFile, documents: list[Document], tokens: list[np.ndarray]
+    ) -> dict[str, Any]:
+        individual, embeddings = model.score(tokens)
+        return {
+            "doc_id": [d.doc_id for d in documents],
+            "source_file": [file.name] * len(documents),
+            "source_row": [d.row for d in documents],
+            "source": [d.source for d in documents],
+            "n_tokens": np.array([len(t) for t in tokens]),
+            "individual_influence": individual,
+            "embedding": embeddings,
+        }
+
+    shard = Shard.of(pool, check)
+    inputs = shard.inputs | {"student": digest(student)}
+    provenance = Provenance("score", settings.model_dump(mode="json"), inputs)
+    bad = settings.bad_records
+    write_rows(output, provenance, shard, settings.columns, bad, model.size, tokenised, scored)
