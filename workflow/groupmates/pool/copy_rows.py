@@ -34,7 +34,7 @@ def copy_rows(file: PoolFile, rows: np.ndarray, destination: Path) -> None:
     Lines pass through byte by byte, each with a line end; Parquet rows keep every column, the
     schema and its metadata. Equal input gives equal bytes. No rows make a valid file without any;
     rows past the end of the file raise `UserError`. Measured in MB/s of uncompressed lines, half of
-    them wanted, on one of two cores that others use too: .jsonl 700 to 1,300, .jsonl.zst 110 to 210
+    them wanted, on one of two cores that others use too: .jsonl 700 to 1,300, .jsonl.zst 110 to 170
     (zstd is the limit), .parquet 90 to 330.
     """
     assert (np.diff(rows, prepend=-1) > 0).all(), "rows must be strictly increasing positions"
