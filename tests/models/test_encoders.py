@@ -145,6 +145,13 @@ def test_a_document_has_as_many_chunks_as_its_text_fills_and_no_empty_one(bert, 
     assert inside == [VOCABULARY[w] for w in text.split()][: 4 * ROOM]
 
 
+def test_a_text_without_a_token_of_the_encoder_is_one_empty_chunk_with_a_vector(bert):
+    encoder = chunk_encoder(bert)
+    ((piece,),) = encoder.prepare([""], [], 64)
+    assert piece.tolist() == [CLS, SEP]
+    assert embed(encoder, [words(3), ""]).norm(dim=-1).tolist() == pytest.approx([1, 1], abs=1e-5)
+
+
 def test_tokenising_in_blocks_changes_no_chunk(bert, monkeypatch):
     encoder, texts = chunk_encoder(bert), [words(n, seed=n) for n in (3, 20, 99, 1, 7)]
     whole = encoder.prepare(texts, [], 64)
