@@ -1,0 +1,72 @@
+# CORE: in-context questions put to finished models, `snakemake core`. Outside `rule all`: nothing of a
+# run depends on it, nor it on a run. reads: core.models, core.data. writes: core/.
+from groupmates.pool import core_tasks
+
+with plainly():
+    CORE = (
+        core_tasks.chosen_tasks(CONFIG.core.data, CONFIG.core.tasks)
+        if CONFIG.core.models
+        else {}
+    )
+
+
+@plainly()
+def core_predictions(wildcards):
+    CONFIG.core.check_models()
+    return expand(
+        artefact("core_predictions"),
+        checkpoint=list(CONFIG.core.models),
+        task=list(CORE),
+    )
+
+
+def core_checkpoint(wildcards, resources):
+    """Not recorded: a folder that is moved makes nothing stale."""
+    return CONFIG.core.models[wildcards.checkpoint]
+
+
+def core_seen(wildcards):
+    """What the files of the model and of the task look like, and the task's settings."""
+    task = CORE[wildcards.task]
+    files = folder_files(CONFIG.core.models[wildcards.checkpoint])
+    files = [*files, f"{CONFIG.core.data}/{task.file}"]
+    return [task.model_dump_json(), seen(files)(wildcards)]
+
+
+rule core_task:
+    output:
+        artefact("core_predictions"),
+    log:
+        logged("core_{checkpoint}_{task}"),
+    wildcard_constraints:
+        checkpoint="|".join(CONFIG.core.models) or "(?!)",
+        task="|".join(CORE) or "(?!)",
+    threads: 2
+    resources:
+        **asks(mem_mb=16000, runtime=240, gpu=1),
+    params:
+        settings=settings("CoreSettings", "core_predictions"),
+        checkpoint=core_checkpoint,
+        data=unrecorded(CONFIG.core.data),
+        seen=core_seen,
+    shell:
+        "{params.run} core-task --log {log:q} --job {params.job:q} --threads {threads}"
+        " --settings {params.settings:q} --checkpoint {params.checkpoint:q}"
+        " --data {params.data:q} --task {wildcards.task:q} --output {output:q}"
+
+
+rule core:
+    input:
+        core_predictions,
+    output:
+        table=artefact("core_table", format="csv"),
+        markdown=artefact("core_table", format="md"),
+    log:
+        logged("core"),
+    resources:
+        **asks(mem_mb=2000, runtime=30),
+    params:
+        settings=settings("CoreTableSettings", "core_table"),
+    shell:
+        "{params.run} core --log {log:q} --job {params.job:q} --settings {params.settings:q}"
+        " --predictions {input:q} --table {output.table:q} --markdown {output.markdown:q}"
