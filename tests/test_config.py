@@ -60,6 +60,9 @@ GRAPH_ONLY = {
     "materialise.open_lm.window_tokens",
     "materialise.open_lm.windows_per_shard",
     "evaluate.seeds",
+    "core.models",
+    "core.data",
+    "core.tasks",
 }
 ONE_OF_TWO = {
     "factor": "absolute",
@@ -381,6 +384,8 @@ def test_every_key_runs_a_stage_again_or_shapes_the_graph(key):
         ("select.oracle_greedy.max_evaluations", set()),  # refuses, and changes nothing
         ("select.quad.damping", {"prepare-quad"}),
         ("materialise.format", {"Materialise", "Tokenise", "Assemble"}),
+        ("core.examples", {"Core", "CoreTable"}),
+        ("core.batch_tokens", {"Core"}),
     ],
 )
 def test_a_key_runs_exactly_the_stages_that_depend_on_it(key, stages):

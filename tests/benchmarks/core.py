@@ -114,7 +114,7 @@ def main(checkpoint: str, data: str, nanochat: str, *asked: str) -> None:
     tokenizer.split_special_tokens = True
     theirs = Nanochat(Path(nanochat), model, tokenizer)
     print(
-        "| task | questions | another prediction | largest difference, nats | nanochat | padded | ours |"
+        "| task | questions | other predictions | largest difference, nats | nanochat | padded | ours |"
     )
     print("|---|---|---|---|---|---|---|")
     for name, count in (word.split("=") for word in asked):

@@ -134,6 +134,11 @@ AFFECTS: dict[str, tuple[object, set[str]]] = {
     "evaluate.training.learning_rate": (0.002, EVALUATE),
     "evaluate.training.learning_rate_warmup_steps": (2, EVALUATE),
     "evaluate.training.points": (4, EVALUATE),
+    # CORE is no part of a run.
+    "core.models": ({"one": "some/folder"}, set()),
+    "core.tasks": (["copa"], set()),
+    "core.examples": (7, set()),
+    "core.batch_tokens": (512, set()),
     "report.map_points": (100, {"report"}),
     "report.texts_gigabytes": (0.5, {"report"}),
     # The plan is no part of a run.
@@ -187,6 +192,7 @@ OTHER_INPUTS = {
     "sample.paths",
     "reference.paths",
     "reference.evaluation_paths",
+    "core.data",
 }
 
 

@@ -15,20 +15,20 @@ def core_predictions(wildcards):
     CONFIG.core.check_models()
     return expand(
         artefact("core_predictions"),
-        checkpoint=list(CONFIG.core.models),
+        lm=list(CONFIG.core.models),
         task=list(CORE),
     )
 
 
-def core_checkpoint(wildcards, resources):
+def core_folder(wildcards, resources):
     """Not recorded: a folder that is moved makes nothing stale."""
-    return CONFIG.core.models[wildcards.checkpoint]
+    return CONFIG.core.models[wildcards.lm]
 
 
 def core_seen(wildcards):
     """What the files of the model and of the task look like, and the task's settings."""
     task = CORE[wildcards.task]
-    files = folder_files(CONFIG.core.models[wildcards.checkpoint])
+    files = folder_files(CONFIG.core.models[wildcards.lm])
     files = [*files, f"{CONFIG.core.data}/{task.file}"]
     return [task.model_dump_json(), seen(files)(wildcards)]
 
@@ -37,21 +37,21 @@ rule core_task:
     output:
         artefact("core_predictions"),
     log:
-        logged("core_{checkpoint}_{task}"),
+        logged("core_{lm}_{task}"),
     wildcard_constraints:
-        checkpoint="|".join(CONFIG.core.models) or "(?!)",
+        lm="|".join(CONFIG.core.models) or "(?!)",
         task="|".join(CORE) or "(?!)",
     threads: 2
     resources:
         **asks(mem_mb=16000, runtime=240, gpu=1),
     params:
         settings=settings("CoreSettings", "core_predictions"),
-        checkpoint=core_checkpoint,
+        folder=core_folder,
         data=unrecorded(CONFIG.core.data),
         seen=core_seen,
     shell:
         "{params.run} core-task --log {log:q} --job {params.job:q} --threads {threads}"
-        " --settings {params.settings:q} --checkpoint {params.checkpoint:q}"
+        " --settings {params.settings:q} --checkpoint {params.folder:q}"
         " --data {params.data:q} --task {wildcards.task:q} --output {output:q}"
 
 
@@ -69,4 +69,4 @@ rule core:
         settings=settings("CoreTableSettings", "core_table"),
     shell:
         "{params.run} core --log {log:q} --job {params.job:q} --settings {params.settings:q}"
-        " --predictions {input:q} --table {output.table:q} --markdown {output.markdown:q}"
+        " --predictions {input:q} --output {output.table:q} --markdown {output.markdown:q}"

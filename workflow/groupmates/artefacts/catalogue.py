@@ -319,7 +319,7 @@ ARTEFACTS = {
         "evaluate/summary.json", "every method against random and against each other", version=2
     ),
     "core_predictions": Artefact(
-        "core/{checkpoint}/{task}.parquet",
+        "core/{lm}/{task}.parquet",
         "a model's prediction for each question of a CORE task, in the order in which they were asked; "
         "line: of the task's file, from 1; option_nats: mean loss per scored token of each option; "
         "predicted: the option of least loss; of a single one 0, where every token of it is the "

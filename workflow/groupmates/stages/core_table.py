@@ -18,14 +18,14 @@ Row = dict[str, Any]
 
 
 def run(
-    settings: CoreTableSettings, *, predictions: list[Path], table: Path, markdown: Path
+    settings: CoreTableSettings, *, predictions: list[Path], output: Path, markdown: Path
 ) -> None:
-    """`predictions`: `{model}/{task}.parquet`, model by model. Prints the table, too."""
+    """`predictions`: `{model}/{task}.parquet`, model by model. `output`: the table as CSV."""
     by_model: dict[str, list[Row]] = {}
     for path in predictions:
         by_model.setdefault(path.parent.name, []).append(_row(path))
     rows = [row for found in by_model.values() for row in [*found, _mean(found, settings.examples)]]
-    with replacing(table) as temporary, temporary.open("w", newline="") as stream:
+    with replacing(output) as temporary, temporary.open("w", newline="") as stream:
         columns = [name for name in rows[0] if name != "means"]
         writer = csv.DictWriter(stream, columns, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
