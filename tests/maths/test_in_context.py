@@ -10,6 +10,7 @@ from groupmates.maths.in_context import (
     NONE_OF_THEM,
     Mean,
     accuracy,
+    alike,
     batches,
     bits_per_byte,
     centred,
@@ -93,14 +94,21 @@ def test_bits_per_byte_are_of_all_answers_together():
     assert bits_per_byte(np.log(2) * np.array([3.0, 9.0]), np.array([1, 5])) == pytest.approx(2.0)
 
 
-def test_batches_have_every_question_once_and_no_more_than_their_tokens():
+def test_batches_have_every_question_once_and_share_what_is_nearly_as_long():
     rng = np.random.default_rng(0)
-    shared_N, rows_N, tails_N = (rng.integers(*ends, 200) for ends in ((0, 300), (1, 5), (1, 40)))
-    found = batches(shared_N, rows_N, tails_N, 1000)
-    assert sorted(np.concatenate(found)) == list(range(200))
+    shared_N, rows_N = rng.integers(100, 300, 400), rng.integers(1, 5, 400)
+    found = batches(shared_N, rows_N, rows_N * rng.integers(1, 40, 400), 1000)
+    assert sorted(np.concatenate(found)) == list(range(400))
     for batch in found:
-        least = shared_N[batch].min()
-        longest = (tails_N + shared_N - least)[batch].max()
-        assert len(batch) == 1 or len(batch) * least + rows_N[batch].sum() * longest <= 1000
-        assert shared_N[batch].max() - least <= max(8, 300 / 32)
-    assert len(found) < 100
+        assert shared_N[batch].max() - shared_N[batch].min() <= 300 / 32
+        assert shared_N[batch].sum() <= 1300  # one question may be past the limit
+    assert len(found) < 200
+
+
+def test_rows_that_are_read_together_are_nearly_as_long():
+    length_R = np.random.default_rng(0).integers(1, 100, 500)
+    found = alike(length_R)
+    assert sorted(np.concatenate(found)) == list(range(500))
+    tokens = sum(len(rows) * length_R[rows].max() for rows in found)
+    assert tokens < 1.2 * length_R.sum()
+    assert len(alike(np.array([9, 1, 3]))) == 1  # few tokens

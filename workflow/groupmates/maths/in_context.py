@@ -18,6 +18,7 @@ import numpy as np
 Kind = Literal["multiple_choice", "schema", "language_modeling"]
 ORDER_SEED, SHOTS_SEED = 1337, 1234  # of the public harness, whatever the run's seed
 NONE_OF_THEM = -1
+FEW_TOKENS = 256  # a forward pass over fewer takes hardly less time
 
 
 def order_of(questions: int) -> list[int]:
@@ -176,27 +177,34 @@ def bits_per_byte(answer_nats_N: np.ndarray, answer_bytes_N: np.ndarray) -> floa
 def batches(
     shared_N: np.ndarray, rows_N: np.ndarray, tails_N: np.ndarray, max_tokens: int
 ) -> list[np.ndarray]:
-    """Indices of questions that are read together, about `max_tokens` with padding, one at least.
+    """Indices of questions that are read together: about `max_tokens` tokens, one question at least.
 
-    `shared_N`: tokens that the rows of a question share. `rows_N`: its rows. `tails_N`: tokens of its
-    longest row behind the shared ones. What a batch shares is as long as its shortest: the others
-    repeat the rest in each row. So those within 1/32, or eight tokens, of each other come together.
-    Among these, tails of nearly equal length make a batch.
+    `shared_N`: tokens that the rows of a question share. `rows_N`: its rows. `tails_N`: tokens of all
+    its rows behind the shared ones. What a batch shares is as long as its shortest: the others repeat
+    the rest in each row. So those within 1/32 of each other come together, or FEW_TOKENS. Among
+    these, rows of nearly equal length do.
     """
     found = []
-    left = np.lexsort((-tails_N, -shared_N))
-    while len(left):
-        most = shared_N[left[0]]
-        band = left[shared_N[left] >= most - max(8, most / 32)]
-        left = left[len(band) :]
-        least = shared_N[band[-1]]
-        tail = tails_N[band] + shared_N[band] - least
-        order = np.argsort(-tail, kind="stable")
-        band, tail = band[order], tail[order]
-        start = 0
-        while start < len(band):
-            cost = least + rows_N[band[start:]] * tail[start]
-            size = max(1, int(np.searchsorted(np.cumsum(cost), max_tokens, side="right")))
-            found.append(band[start : start + size])
-            start += size
+    order = np.lexsort((-tails_N / rows_N, -shared_N))
+    tokens_N = shared_N + tails_N
+    while len(order):
+        near = int((shared_N[order] >= shared_N[order[0]] * (1 - 1 / 32)).sum())
+        few = int((tokens_N[order].cumsum() < FEW_TOKENS).sum())
+        band, order = np.split(order, [max(near, few)])
+        band = band[np.argsort(-(tails_N / rows_N)[band], kind="stable")]
+        rest = (rows_N[band] - 1) * (shared_N[band] - shared_N[band].min())
+        filled = (tokens_N[band] + rest).cumsum() // max_tokens
+        found += np.split(band, np.flatnonzero(np.diff(filled)) + 1)
+    return found
+
+
+def alike(length_R: np.ndarray) -> list[np.ndarray]:
+    """Indices of rows of nearly equal length, from 3/4 of the longest, or of FEW_TOKENS together."""
+    found = []
+    order = np.argsort(-length_R, kind="stable")
+    while len(order):
+        longest = length_R[order[0]]
+        near = int((length_R[order] >= 0.75 * longest).sum())
+        here, order = np.split(order, [max(near, int(FEW_TOKENS // longest))])
+        found.append(here)
     return found

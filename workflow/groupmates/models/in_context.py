@@ -6,6 +6,7 @@ Legend: R rows, M tokens whose loss is looked at.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import DynamicCache, PreTrainedModel
 
-from groupmates.maths.in_context import Question, batches
+from groupmates.maths.in_context import Question, alike, batches
 from groupmates.maths.packing import pad_right
 from groupmates.models.language_model import comparable, device, in_float32
 from groupmates.models.reference import label_logits
@@ -25,14 +26,14 @@ def read(
 ) -> Iterator[tuple[int, list[np.ndarray], np.ndarray]]:
     """Each question's number, and what `verdict` takes of it; in another order.
 
-    Losses are float32, in nats. About `batch_tokens` tokens make a forward pass. Besides, the keys and
-    values of what is shared are held once for each option.
+    Losses are float32, in nats. About `batch_tokens` tokens are read together. Besides, the keys and
+    values of what is shared are held up to twice, and once for each option.
     """
     sharing = rows_can_share(model)
     shared_N = np.array([question.shared() if sharing else 0 for question in questions])
     rows_N = np.array([len(question.rows) for question in questions])
-    longest_N = np.array([max(map(len, question.rows)) for question in questions])
-    for batch in batches(shared_N, rows_N, longest_N - shared_N, batch_tokens):
+    tails_N = np.array([sum(map(len, question.rows)) for question in questions]) - rows_N * shared_N
+    for batch in batches(shared_N, rows_N, tails_N, batch_tokens):
         here = [questions[i] for i in batch]
         found = _read_together(model, here, int(shared_N[batch].min()))
         for number, (losses, likeliest) in zip(batch, found, strict=True):
@@ -43,41 +44,57 @@ def read(
 def _read_together(
     model: PreTrainedModel, questions: list[Question], shared: int
 ) -> Iterator[tuple[list[np.ndarray], np.ndarray]]:
-    """The rows of questions that share their first `shared` tokens among themselves.
+    """Losses of questions whose rows share their first `shared` tokens, each within itself."""
+    counts = [len(question.rows) for question in questions]
+    owner_R = np.repeat(np.arange(len(questions)), counts)
+    rows = [row[shared:] for question in questions for row in question.rows]
+    first = [f - shared for question in questions for f in question.first_read()]
+    with comparable():
+        cache = _heads(model, questions, shared) if shared else None
+        found: list[Any] = [None] * len(rows)
+        for here in alike(np.array([len(row) for row in rows])):
+            kept = _of_rows(cache, owner_R[here]) if cache is not None else None
+            losses = _row_losses(model, [rows[i] for i in here], [first[i] for i in here], kept)
+            for i, of_row in zip(here, losses, strict=True):
+                found[i] = of_row
+    for question, end in zip(questions, np.cumsum(counts), strict=True):
+        ours = found[end - len(question.rows) : end]
+        yield [losses for losses, _ in ours], ours[question.gold][1]
+
+
+def _row_losses(
+    model: PreTrainedModel, rows: list[np.ndarray], first: list[int], cache: Any
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Losses of each row's tokens from its `first` on, and whether they are the likeliest.
 
     Rows are padded on the right, where no real token looks: padding needs no mask.
     """
-    rows = [row[shared:] for question in questions for row in question.rows]
-    first = [f - shared for question in questions for f in question.first_read()]
+    padded = pad_right(rows, 0)
     read_R = np.array([len(row) - f for row, f in zip(rows, first, strict=True)])
     row_M = np.repeat(np.arange(len(rows)), read_R)
     token_M = np.concatenate([np.arange(len(row))[f:] for row, f in zip(rows, first, strict=True)])
-    padded = pad_right(rows, 0)
     ids, row, before, labels = (
         torch.from_numpy(a).to(device())
         for a in (padded, row_M, token_M - 1, padded[row_M, token_M])
     )
-    with comparable():
-        cache = _cache(model, questions, shared) if shared else None
-        logits = label_logits(model, ids, row, before, cache).float()
+    logits = label_logits(model, ids, row, before, cache).float()
     losses_M = cross_entropy(logits, labels, reduction="none").cpu().numpy()
     likeliest_M = (logits.argmax(-1) == labels).cpu().numpy()
     ends = np.cumsum(read_R)[:-1]
-    losses, likeliest = np.split(losses_M, ends), np.split(likeliest_M, ends)
-    start = 0
-    for question in questions:
-        end = start + len(question.rows)
-        yield losses[start:end], likeliest[start + question.gold]
-        start = end
+    return zip(np.split(losses_M, ends), np.split(likeliest_M, ends), strict=True)
 
 
-def _cache(model: PreTrainedModel, questions: list[Question], shared: int) -> DynamicCache:
-    """Keys and values of the first `shared` tokens of each question, once for each of its rows."""
+def _heads(model: PreTrainedModel, questions: list[Question], shared: int) -> Any:
+    """Keys and values of the first `shared` tokens of each question."""
     heads = np.stack([question.rows[0][:shared] for question in questions]).astype(np.int64)
-    cache: Any = _with_cache(model, torch.from_numpy(heads).to(device()))
-    counts = torch.tensor([len(question.rows) for question in questions])
-    cache.batch_select_indices(torch.arange(len(questions)).repeat_interleave(counts).to(device()))
-    return cache
+    return _with_cache(model, torch.from_numpy(heads).to(device()))
+
+
+def _of_rows(cache: Any, owner_R: np.ndarray) -> Any:
+    """Keys and values for rows: those of the questions that own them."""
+    kept = copy.deepcopy(cache)
+    kept.batch_select_indices(torch.from_numpy(owner_R).to(device()))
+    return kept
 
 
 def _with_cache(model: PreTrainedModel, ids: torch.Tensor) -> Any:
