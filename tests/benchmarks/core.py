@@ -2,10 +2,10 @@
 
     PYTHONPATH=workflow:tests .venv/bin/python tests/benchmarks/core.py MODEL DATA NANOCHAT TASK=N …
 
-MODEL is a Hugging Face folder, DATA that of the tasks, NANOCHAT a checkout of nanochat. N questions of
-each task are asked, those that `core.examples: N` asks. One thread; CPU seconds, by turns. The padded
-loop reads 16 rows at a time as they come, with logits at every position. Prints a row per task:
-questions with another prediction, the largest difference of an option's mean loss, the seconds.
+MODEL is a Hugging Face folder, DATA that of the tasks, NANOCHAT a checkout of nanochat. The first N
+questions of each task are asked, of at least 50 that `core.examples` leaves. One thread; CPU seconds,
+by turns. The padded loop reads 16 rows at a time as they come, with logits at every position. Prints
+a row per task: questions with another prediction, largest difference of an option's loss, seconds.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from groupmates.pool.core_tasks import chosen_tasks
 from groupmates.stages.core import tokenised
 
 BATCH_TOKENS, PADDED_ROWS = 4096, 16
+LEFT = 50  # questions that the examples are drawn from, at least
 
 
 class Nanochat:
@@ -120,12 +121,13 @@ def main(checkpoint: str, data: str, nanochat: str, *asked: str) -> None:
     for name, count in (word.split("=") for word in asked):
         task = chosen_tasks(data, [name])[name]
         listed = [values for _, values in read_questions(Path(data), task)]
-        questions = [listed[i] for i in order_of(len(listed))[: int(count)]]
+        asked_N = range(int(count))
+        questions = [listed[i] for i in order_of(len(listed))[: max(LEFT, len(asked_N))]]
         start = time.process_time()
-        rows = list(tokenised(task, questions, tokenizer))
+        rows = list(tokenised(task, questions, tokenizer))[: len(asked_N)]
         found = ours(model, rows)
         spent = [time.process_time() - start]
-        judged = [theirs(task, questions, number) for number in range(len(questions))]
+        judged = [theirs(task, questions, number) for number in asked_N]
         spent.append(time.process_time() - start - sum(spent))
         padded_loop(model, rows)
         spent.append(time.process_time() - start - sum(spent))
@@ -137,7 +139,7 @@ def main(checkpoint: str, data: str, nanochat: str, *asked: str) -> None:
             largest = max(largest, float(np.abs(np.array(means) - mine.option_nats).max()))
         our_time, their_time, padded = spent
         print(
-            f"| {name} | {len(questions)} | {len(other)} | {largest:.1e} | {their_time:.1f} s | "
+            f"| {name} | {len(asked_N)} | {len(other)} | {largest:.1e} | {their_time:.1f} s | "
             f"{padded:.1f} s | {our_time:.1f} s |",
             *other,
             sep="\n" if other else "",

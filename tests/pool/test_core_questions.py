@@ -60,7 +60,11 @@ def test_an_unknown_task_is_told_with_the_nearest_one_and_a_missing_one_as_missi
 
 @pytest.mark.parametrize(
     ("text", "told"),
-    [("tasks: [{name: a}]", "not a"), ("tasks: [", "expected"), ("a: 1", "without a list")],
+    [
+        ("tasks: [{name: a}]", "file: Field required, in {'name': 'a'}"),
+        ("tasks: [", "expected"),
+        ("a: 1", "without a list"),
+    ],
 )
 def test_a_list_of_tasks_that_is_none_is_refused(tmp_path: Path, text, told):
     (tmp_path / "tasks.yaml").write_text(text)

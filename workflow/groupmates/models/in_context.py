@@ -77,7 +77,7 @@ def _row_losses(
         torch.from_numpy(a).to(device())
         for a in (padded, row_M, token_M - 1, padded[row_M, token_M])
     )
-    logits = label_logits(model, ids, row, before, cache).float()
+    logits = label_logits(model, ids, row, before, cache=cache).float()
     losses_M = cross_entropy(logits, labels, reduction="none").cpu().numpy()
     likeliest_M = (logits.argmax(-1) == labels).cpu().numpy()
     ends = np.cumsum(read_R)[:-1]

@@ -120,6 +120,7 @@ def label_logits(
     ids: torch.Tensor,
     row: torch.Tensor,
     position: torch.Tensor,
+    *,
     cache: Cache | None = None,
 ) -> torch.Tensor:
     """Logits [labels, vocabulary] at (row, position) of ids [B, L].

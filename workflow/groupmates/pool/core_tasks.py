@@ -63,22 +63,25 @@ def tasks_in(folder: str) -> dict[str, Task]:
     Raises `UserError` where `tasks.yaml` is not there, or not as it must be.
     """
     path = Path(folder) / LISTED
-    found: Any = None
     try:
-        found = yaml.safe_load(path.read_text())
-        listed = [Task.model_validate(entry) for entry in found["tasks"]]
+        entries = list(yaml.safe_load(path.read_text())["tasks"])
     except FileNotFoundError:
         raise _unlike("no such file", path) from None
     except yaml.YAMLError as error:
         raise _unlike(" ".join(str(error).split()), path) from None
-    except ValidationError as error:
-        entry, first = error.errors()[0]["input"], error.errors()[0]
-        name = entry.get("name") if isinstance(entry, dict) else None
-        key = ".".join(map(str, first["loc"]))
-        raise _unlike(f"{key}: {first['msg']}, not {name or entry!r}", path) from None
     except (KeyError, TypeError):
         raise _unlike("a file without a list `tasks`", path) from None
+    listed = [_task(entry, path) for entry in entries]
     return {task.name: task for task in listed if task.file is not None and not task.missing}
+
+
+def _task(entry: Any, path: Path) -> Task:
+    try:
+        return Task.model_validate(entry)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise _unlike(f"{key}: {first['msg']}, in {str(entry):.100}", path) from None
 
 
 def _unlike(found: str, path: Path) -> UserError:
