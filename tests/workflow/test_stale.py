@@ -135,7 +135,6 @@ AFFECTS: dict[str, tuple[object, set[str]]] = {
     "evaluate.training.learning_rate_warmup_steps": (2, EVALUATE),
     "evaluate.training.points": (4, EVALUATE),
     # CORE is no part of a run.
-    "core.models": ({"one": "some/folder"}, set()),
     "core.tasks": (["copa"], set()),
     "core.examples": (7, set()),
     "core.batch_tokens": (512, set()),
@@ -192,6 +191,7 @@ OTHER_INPUTS = {
     "sample.paths",
     "reference.paths",
     "reference.evaluation_paths",
+    "core.models",
     "core.data",
 }
 

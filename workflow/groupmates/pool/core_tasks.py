@@ -81,7 +81,7 @@ def _task(entry: Any, path: Path) -> Task:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
-        raise _unlike(f"{key}: {first['msg']}, in {str(entry):.100}", path) from None
+        raise _unlike(f"{key}: {first['msg']}, in {entry!s:.100}", path) from None
 
 
 def _unlike(found: str, path: Path) -> UserError:
