@@ -10,29 +10,6 @@ with plainly():
     )
 
 
-@plainly()
-def core_predictions(wildcards):
-    CONFIG.core.check_models()
-    return expand(
-        artefact("core_predictions"),
-        lm=list(CONFIG.core.models),
-        task=list(CORE),
-    )
-
-
-def core_folder(wildcards, resources):
-    """Not recorded: a folder that is moved makes nothing stale."""
-    return CONFIG.core.models[wildcards.lm]
-
-
-def core_seen(wildcards):
-    """What the files of the model and of the task look like, and the task's settings."""
-    task = CORE[wildcards.task]
-    files = folder_files(CONFIG.core.models[wildcards.lm])
-    files = [*files, f"{CONFIG.core.data}/{task.file}"]
-    return [task.model_dump_json(), seen(files)(wildcards)]
-
-
 rule core_task:
     output:
         artefact("core_predictions"),
