@@ -114,6 +114,7 @@ def test_models_take_their_settings_as_arguments(name):
 LIGHT = [
     "artefacts.catalogue",
     "errors",
+    "pool.core_tasks",
     "pool.listing",
     "progress",
     "records.campaign",

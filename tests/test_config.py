@@ -63,6 +63,9 @@ GRAPH_ONLY = {
     "decontaminate.drop",
     "decontaminate.examples",
     "evaluate.seeds",
+    "core.models",
+    "core.data",
+    "core.tasks",
 }
 ONE_OF_TWO = {
     "factor": "absolute",
@@ -396,6 +399,8 @@ def test_every_key_runs_a_stage_again_or_shapes_the_graph(key):
         ("select.oracle_greedy.max_evaluations", set()),  # refuses, and changes nothing
         ("select.quad.damping", {"prepare-quad"}),
         ("materialise.format", {"Materialise", "Tokenise", "Assemble"}),
+        ("core.examples", {"Core", "CoreTable"}),
+        ("core.batch_tokens", {"Core"}),
     ],
 )
 def test_a_key_runs_exactly_the_stages_that_depend_on_it(key, stages):

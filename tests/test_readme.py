@@ -22,7 +22,9 @@ import yaml
 import zstandard
 
 import checkout
+import core_folder
 import in_process
+import small
 import waiting
 from groupmates.settings import config
 from prose import files
@@ -109,6 +111,17 @@ def fewer_methods(folder: Path) -> None:
     path.write_text(yaml.safe_dump(checkout.merged(yaml.safe_load(path.read_text()), small)))
 
 
+def questions_and_a_model(folder: Path) -> None:
+    """Two tasks of CORE, and the base model of a run in the place of trained ones."""
+    words = small.WORDS
+    asked = [{"query": w, "choices": words[:2], "gold": i % 2} for i, w in enumerate(words)]
+    cloze = [{"context": w, "continuation": words[0]} for w in words]
+    (folder / "tasks").mkdir()
+    core_folder.write(folder / "tasks", {"copa": asked, "squad": cloze})
+    core = {"models": {"base": "results/mine/base"}, "data": "tasks", "examples": 5}
+    (folder / "core.yaml").write_text(yaml.safe_dump({"run": "mine", "core": core}))
+
+
 def every_stage_is_measured(folder: Path) -> None:
     """`make calibrate` ends with a plan that knows the rate of every stage."""
     plan = json.loads((folder / "results/mine/plan.json").read_text())
@@ -138,6 +151,9 @@ COMMANDS = {
     f"{SLURM} --unlock": Run(""),
     "make calibrate CONFIG=mine.yaml": Run("mine-calibration", after=every_stage_is_measured),
     f"{PLAN}mine.yaml": Run("Plan of the run mine"),
+    "snakemake core --profile profiles/local --configfile core.yaml": Run(
+        "mean of 2 tasks", before=questions_and_a_model
+    ),
     f"{EIGHT_CORES} --configfile workflow/configs/dclm-400m-4x.yaml": Run(
         "{block Plan of the run}", before=plain_settings
     ),
@@ -184,10 +200,11 @@ NOT_RUN = {
 
 # Blocks that are no commands, by their first words: pictures, what commands print, and code.
 PICTURES = ("report            results/demo", "corpus (built-in only)", "Plan of the")
+CORE, TASKS = "# core.yaml", "tasks:\n"
 MINE, VARIANTS, PROCESSES = "# mine.yaml", "select:\n  methods", "set-resources:"
 STATE = "from safetensors.torch"
 CODE = {
-    "yaml": (MINE, VARIANTS, PROCESSES, "select:\n  color"),
+    "yaml": (MINE, VARIANTS, PROCESSES, "select:\n  color", CORE, TASKS),
     # tests/models/test_student.py runs the lines of a student.
     "python": (STATE, "class Color(Selector", "from safetensors.numpy"),
 }

@@ -142,6 +142,10 @@ AFFECTS: dict[str, tuple[object, set[str]]] = {
     "evaluate.training.learning_rate": (0.002, EVALUATE),
     "evaluate.training.learning_rate_warmup_steps": (2, EVALUATE),
     "evaluate.training.points": (4, EVALUATE),
+    # CORE is no part of a run.
+    "core.tasks": (["copa"], set()),
+    "core.examples": (7, set()),
+    "core.batch_tokens": (512, set()),
     "report.map_points": (100, {"report"}),
     "report.texts_gigabytes": (0.5, {"report"}),
     # The plan is no part of a run.
@@ -196,6 +200,8 @@ OTHER_INPUTS = {
     "reference.paths",
     "reference.evaluation_paths",
     "decontaminate.examples",
+    "core.models",
+    "core.data",
 }
 
 

@@ -249,6 +249,29 @@ def folder_files(folder):
     return sorted(str(path) for path in Path(folder).rglob("*") if path.is_file())
 
 
+@plainly()
+def core_predictions(wildcards):
+    CONFIG.core.check_models()
+    return expand(
+        artefact("core_predictions"),
+        lm=list(CONFIG.core.models),
+        task=list(CORE),
+    )
+
+
+def core_folder(wildcards, resources):
+    """Not recorded: a folder that is moved makes nothing stale."""
+    return CONFIG.core.models[wildcards.lm]
+
+
+def core_seen(wildcards):
+    """What the files of the model and of the task look like, and the task's settings."""
+    task = CORE[wildcards.task]
+    files = folder_files(CONFIG.core.models[wildcards.lm])
+    files = [*files, f"{CONFIG.core.data}/{task.file}"]
+    return [task.model_dump_json(), seen(files)(wildcards)]
+
+
 wildcard_constraints:
     shard=r"\d{5}",
     part=r"\d{5}",

@@ -42,6 +42,7 @@ class Artefact:
         kinds = {
             "tokens": pa.list_(pa.int32()),
             "hashes": pa.list_(pa.uint64()),
+            "numbers": pa.list_(pa.float64()),
             "rejects": pa.list_(pa.struct(reject)),
             "dictionary": pa.dictionary(pa.int32(), pa.string()),
         }
@@ -350,6 +351,22 @@ ARTEFACTS = {
     ),
     "summary": Artefact(
         "evaluate/summary.json", "every method against random and against each other", version=2
+    ),
+    "core_predictions": Artefact(
+        "core/{lm}/{task}.parquet",
+        "a model's prediction for each question of a CORE task, in the order in which they were asked; "
+        "line: of the task's file, from 1; option_nats: mean loss per scored token of each option; "
+        "predicted: the option of least loss; of a single one 0, where every token of it is the "
+        "likeliest, else -1; answer_nats, answer_bytes: of the right answer; cut: longer than the "
+        "model's context",
+        columns(
+            "line int64, gold int32, predicted int32, correct bool, option_nats numbers, "
+            "answer_nats float64, answer_bytes int64, cut bool"
+        ),
+    ),
+    "core_table": Artefact(
+        "core/table.{format}",
+        "accuracy, centred accuracy and bits per byte of every model and task, and means over tasks",
     ),
     "report": Artefact("report.html", "the report", version=4),
     "comparison": Artefact(

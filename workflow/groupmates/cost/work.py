@@ -362,5 +362,11 @@ class Work(Amounts):
         ]
         return Jobs(1, phases, 200.0 * self.in_shard)
 
+    def core_task(self) -> list[Jobs]:
+        return []  # of models that the run does not make
+
+    def core(self) -> list[Jobs]:
+        return []
+
     def plan(self) -> list[Jobs]:
         return []  # it is made before the run

@@ -124,15 +124,16 @@ def _gated_size(hidden_size: int) -> int:
     return -(-8 * hidden_size // 3 // 32) * 32
 
 
-def load_lm(folder: Path) -> PreTrainedModel:
+def load_lm(folder: Path, key: str = "base.checkpoint") -> PreTrainedModel:
     """A Hugging Face causal LM in float32; safetensors only, no remote code.
 
-    Quantised weights raise `UserError`: they cannot be trained.
+    `key`: the setting that names the folder, for errors. Quantised weights raise `UserError`: they
+    cannot be trained.
     """
     check_folder(folder)
     expected = "a Hugging Face causal language model with safetensors weights"
     todo = (
-        "correct base.checkpoint; pickled weights: load and save_pretrained them once; a "
+        f"correct {key}; pickled weights: load and save_pretrained them once; a "
         "checkpoint's own code is never run: convert it to a model that transformers knows"
     )
     safely = {"trust_remote_code": False, "use_safetensors": True, "output_loading_info": True}

@@ -6,12 +6,13 @@ Losses are in nats per label token, lower is better, summed in float32 or better
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
 import torch
 from torch.nn.functional import cross_entropy
-from transformers import PreTrainedModel
+from transformers import Cache, PreTrainedModel
 
 from groupmates.artefacts.store import read_table
 from groupmates.maths.packing import pad_right
@@ -116,12 +117,22 @@ class Reference:
 
 
 def label_logits(
-    model: PreTrainedModel, ids: torch.Tensor, row: torch.Tensor, position: torch.Tensor
+    model: PreTrainedModel,
+    ids: torch.Tensor,
+    row: torch.Tensor,
+    position: torch.Tensor,
+    *,
+    cache: Cache | None = None,
 ) -> torch.Tensor:
-    """Logits [labels, vocabulary] at (row, position) of ids [B, L]."""
+    """Logits [labels, vocabulary] at (row, position) of ids [B, L].
+
+    `cache`: keys and values of tokens before these; it grows by them.
+    """
+    kept: dict[str, Any] = {"past_key_values": cache} if cache is not None else {}
+    inputs = {"input_ids": ids, "use_cache": cache is not None, **kept}
     if not head_is_linear(model):
-        return model(input_ids=ids, use_cache=False).logits[row, position]
-    hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        return model(**inputs).logits[row, position]
+    hidden = model.base_model(**inputs).last_hidden_state
     return model.get_output_embeddings()(hidden[row, position])
 
 

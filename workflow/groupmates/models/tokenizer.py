@@ -38,7 +38,7 @@ def check_folder(folder: str | Path) -> None:
             expected="a folder",
             found="none",
             where=str(folder),
-            todo="correct base.checkpoint, sample.tokenizer, materialise.tokenizer or "
+            todo="correct base.checkpoint, sample.tokenizer, materialise.tokenizer, core.models or "
             "fit.encoder.name: only the last may be a name on the Hugging Face hub",
         )
 

@@ -32,6 +32,7 @@ from groupmates.settings.selectors import SELECTORS, Clusters, Selector
 Paths = Literal["builtin"] | Annotated[list[str], Field(min_length=1)]
 Format = Literal["same", "parquet", "open_lm", "megatron"]
 MethodName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+CheckpointName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
 
@@ -598,6 +599,40 @@ class Evaluate(Section):
     training: EvaluateTraining
 
 
+class Core(Section):
+    """CORE, the in-context evaluation of DCLM, for `snakemake core` alone. A run does not need it."""
+
+    models: dict[CheckpointName, FilledText]
+    """Models to evaluate, by a name of your choice: `name: folder`. A folder is that of a Hugging Face
+    causal language model, with safetensors weights and tokenizer."""
+    data: FilledText | None
+    """Folder of the tasks: `tasks.yaml` and the files that it names, in llm-foundry's layout."""
+    tasks: Literal["all"] | Annotated[list[str], Field(min_length=1)]
+    """Names of tasks, or `all` of `tasks.yaml` whose file is not missing. The mean over them is called
+    CORE where they are the 22 of DCLM."""
+    examples: Positive | None
+    """Largest number of questions per task. `null`: all. The first ones of a fixed random order are
+    asked, and the examples in the prompts come from among them."""
+    batch_tokens: Positive
+    """Tokens per forward pass, about. It sets the memory of a job."""
+
+    @model_validator(mode="after")
+    def models_have_tasks(self) -> Self:
+        if self.models and self.data is None:
+            raise ValueError("data must name the folder of CORE's tasks where there are models")
+        return self
+
+    def check_models(self) -> None:
+        """Nothing can be evaluated without a model: `UserError`."""
+        if not self.models:
+            raise UserError(
+                expected="models to evaluate, by name",
+                found="none",
+                where="core.models",
+                todo="set core.models to {name: folder} and core.data to the folder of CORE's tasks",
+            )
+
+
 class Report(Section):
     """What the report shows of the pool."""
 
@@ -692,6 +727,7 @@ class Config(Section):
     select: Select
     materialise: Materialise
     evaluate: Evaluate
+    core: Core
     report: Report
     plan: Plan
 

@@ -314,6 +314,17 @@ class EvaluateSettings(StageSettings):
     training: Annotated[EvaluateTraining, From("evaluate.training")]
 
 
+class CoreSettings(StageSettings):
+    """The task's own settings stand in its folder, and are a param of their own."""
+
+    examples: Annotated[int | None, From("core.examples")]
+    batch_tokens: Annotated[int, From("core.batch_tokens")]
+
+
+class CoreTableSettings(StageSettings):
+    examples: Annotated[int | None, From("core.examples")]
+
+
 class SummarySettings(StageSettings):
     seed: int
 
