@@ -200,11 +200,11 @@ NOT_RUN = {
 
 # Blocks that are no commands, by their first words: pictures, what commands print, and code.
 PICTURES = ("report            results/demo", "corpus (built-in only)", "Plan of the")
-CORE, TASKS = "# core.yaml", "tasks:\n"
+CORE, TASKS, EXAMPLES = "# core.yaml", "tasks:\n", "decontaminate:\n"
 MINE, VARIANTS, PROCESSES = "# mine.yaml", "select:\n  methods", "set-resources:"
 STATE = "from safetensors.torch"
 CODE = {
-    "yaml": (MINE, VARIANTS, PROCESSES, "select:\n  color", CORE, TASKS),
+    "yaml": (MINE, VARIANTS, PROCESSES, "select:\n  color", CORE, TASKS, EXAMPLES),
     # tests/models/test_student.py runs the lines of a student.
     "python": (STATE, "class Color(Selector", "from safetensors.numpy"),
 }

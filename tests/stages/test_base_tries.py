@@ -62,7 +62,7 @@ def test_a_checkpoint_with_projected_embeddings_runs_through_base_probe_and_scor
     model = InfluenceModel(small.fit_settings("lm"), encoder)
     sequences = [np.arange(1, 6), np.arange(3, 20)]
     prepared = model.encoder.prepare(["", ""], sequences, 64)
-    assert prepared.shape == (2, 8)
+    assert prepared.shape == (2, 24)  # embeddings 16, the one layer 8
     assert model(prepared, np.array([[0, 1], [1, 0]])).shape == (2, 2)
 
 

@@ -126,7 +126,7 @@ def test_bad_examples_are_refused_with_their_place(tmp_path):
     (tmp_path / "bad.jsonl").write_text("\n")
     assert "at least one row" in refused(tmp_path / "bad.jsonl")
     told = refused(tasks_folder(tmp_path / "tasks", type="generation"))
-    assert "'generation' for choice" in told and "tasks.yaml" in told
+    assert "type: Input should be" in told and "'choice'" in told and "tasks.yaml" in told
     (tmp_path / "tasks/tasks.yaml").write_text("- name: x\n")
     assert "a list `tasks`" in refused(tmp_path / "tasks")
 

@@ -285,10 +285,10 @@ def test_row_groups_do_not_change_what_is_left_out(run, tokenizer, tmp_path, mon
     shard = shard_rows.Shard.of([str(run.pool)], checked(tmp_path, run.pool, tokenizer))
     assert shard.documents == len(KEPT)
     monkeypatch.setattr(shard_rows, "ROW_GROUP", 5)
-    blocks = list(shard_rows._blocks(0, shard, small.COLUMNS, "skip"))
+    blocks = list(shard_rows.blocks(0, shard, small.COLUMNS, "skip"))
     assert [d.doc_id for _, block in blocks for d in block] == KEPT
     assert [len(block) for _, block in blocks] == [5] * 7 + [1]
-    left = list(shard_rows._blocks(10, shard, small.COLUMNS, "skip"))
+    left = list(shard_rows.blocks(10, shard, small.COLUMNS, "skip"))
     assert [d.doc_id for _, block in left for d in block] == KEPT[10:]
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from groupmates.errors import UserError
+from groupmates.pool.listing import TASKS
 from groupmates.settings.sections import FilledText, NotNegative
+
+T = TypeVar("T", bound="Listed")
 
 # Those that CORE is the mean of; hellaswag counts twice (DCLM, arXiv 2406.11794).
 CORE = frozenset(
@@ -39,59 +42,63 @@ CORE = frozenset(
         "bigbench_language_identification",
     }
 )
-LISTED = "tasks.yaml"
 
 
-class Task(BaseModel):
-    """An entry of `tasks.yaml`. Baselines are accuracies in percent: v1, and v2 of September 2025."""
+class Listed(BaseModel):
+    """What every entry of `tasks.yaml` has."""
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
     name: FilledText
     file: FilledText | None
     type: Literal["multiple_choice", "schema", "language_modeling"]
+    missing: bool = False
+
+    @property
+    def there(self) -> bool:
+        """Whether it has a file."""
+        return self.file is not None and not self.missing
+
+
+class Task(Listed):
+    """A task of CORE. Baselines are accuracies in percent: v1, and v2 of September 2025."""
+
     num_fewshot: NotNegative
     continuation_delimiter: str
     random_baseline: float
     random_baseline_dclm_v2: float
-    missing: bool = False
 
 
 def tasks_in(folder: str) -> dict[str, Task]:
-    """The tasks by name, in their order; without those whose file is missing.
+    """The tasks by name, in their order; without those whose file is missing."""
+    return {task.name: task for task in listed(folder, Task, "core.data") if task.there}
 
-    Raises `UserError` where `tasks.yaml` is not there, or not as it must be.
+
+def listed(folder: str, kind: type[T], setting: str) -> list[T]:
+    """The entries of a folder's `tasks.yaml`.
+
+    Raises `UserError` where that is not there, or not as it must be.
     """
-    path = Path(folder) / LISTED
+    path, entry = Path(folder) / TASKS, None
     try:
-        entries = list(yaml.safe_load(path.read_text())["tasks"])
+        found = []
+        for entry in yaml.safe_load(path.read_text())["tasks"]:
+            found.append(kind.model_validate(entry))
+        return found
     except FileNotFoundError:
-        raise _unlike("no such file", path) from None
+        told = "no such file"
     except yaml.YAMLError as error:
-        raise _unlike(" ".join(str(error).split()), path) from None
-    except (KeyError, TypeError):
-        raise _unlike("a file without a list `tasks`", path) from None
-    listed = [_task(entry, path) for entry in entries]
-    return {task.name: task for task in listed if task.file is not None and not task.missing}
-
-
-def _task(entry: Any, path: Path) -> Task:
-    try:
-        return Task.model_validate(entry)
+        told = " ".join(str(error).split())
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise _unlike(f"{key}: {first['msg']}, in {entry!s:.100}", path) from None
-
-
-def _unlike(found: str, path: Path) -> UserError:
-    return UserError(
-        expected="a list `tasks`, each with name, file, type, num_fewshot, continuation_delimiter, "
-        "random_baseline and random_baseline_dclm_v2",
-        found=found,
+        told = f"{'.'.join(map(str, first['loc']))}: {first['msg']}, in {entry!s:.100}"
+    except (KeyError, TypeError):
+        told = "a file without a list `tasks`"
+    raise UserError(
+        expected=f"a list `tasks`, each with {', '.join(kind.model_fields)}",
+        found=told,
         where=str(path),
-        todo="set core.data to the folder with CORE's tasks, or correct its tasks.yaml "
-        "(workflow/docs/core.md)",
+        todo=f"correct {setting}, or the file (workflow/docs/core.md)",
     )
 
 
@@ -105,7 +112,7 @@ def chosen_tasks(folder: str, names: list[str] | Literal["all"]) -> dict[str, Ta
             near = difflib.get_close_matches(name, known, n=1)
             missing = "; its file is missing" if name in CORE else ""
             raise UserError(
-                expected=f"tasks of {Path(folder) / LISTED}: {', '.join(known)}",
+                expected=f"tasks of {Path(folder) / TASKS}: {', '.join(known)}",
                 found=f"{name!r}{missing}" + (f"; the nearest is {near[0]}" if near else ""),
                 where="core.tasks",
                 todo="correct the name, or add the task's file and its entry in tasks.yaml",

@@ -7,13 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from groupmates.errors import UserError
+from groupmates.pool.core_tasks import Listed, listed
 from groupmates.pool.damage import empty, place
 from groupmates.pool.documents import BadRecord, blank, object_of
 from groupmates.pool.formats import format_of
-from groupmates.pool.listing import TASKS
 from groupmates.progress import note
 
 LAYOUTS = {  # kind of task -> its fields, of which the later ones end what the first ones begin
@@ -54,35 +51,15 @@ def read_tasks(paths: list[str]) -> list[Task]:
 
 def _of_folder(folder: Path) -> list[Task]:
     """The tasks of a folder. Tasks of one file are one, by all their names."""
-    where = folder / TASKS
-    names: dict[str, list[str]] = {}
-    kinds: dict[str, str] = {}
-    try:
-        for entry in yaml.safe_load(where.read_text())["tasks"]:
-            if entry.get("missing"):
-                note("decontaminate", f"WARNING: {where} has no file for {entry['name']}")
-                continue
-            names.setdefault(str(entry["file"]), []).append(str(entry["name"]))
-            kinds[str(entry["file"])] = str(entry["type"])
-    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            expected="a list `tasks` of {name, file, type}",
-            found=f"{type(error).__name__}: {error}",
-            where=str(where),
-            todo="correct the file, or name the files of examples in decontaminate.examples",
-        ) from error
-    for file, kind in kinds.items():
-        if kind not in LAYOUTS:
-            raise UserError(
-                expected=f"a task of type {', '.join(LAYOUTS)}",
-                found=f"{kind!r} for {names[file][0]}",
-                where=str(where),
-                todo="correct the type; or write the examples as rows of {text}, and name that file in "
-                "decontaminate.examples",
-            )
+    by_file: dict[str, list[Listed]] = {}
+    for entry in listed(str(folder), Listed, "decontaminate.examples"):
+        if entry.there:
+            by_file.setdefault(str(entry.file), []).append(entry)
+        else:
+            note("decontaminate", f"WARNING: {folder} has no file for {entry.name}")
     return [
-        Task(", ".join(names[file]), str(folder / file), [LAYOUTS[kind]])
-        for file, kind in kinds.items()
+        Task(", ".join(e.name for e in entries), str(folder / file), [LAYOUTS[entries[0].type]])
+        for file, entries in by_file.items()
     ]
 
 
