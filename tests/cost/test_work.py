@@ -162,9 +162,9 @@ def test_a_student_learns_from_sampled_documents_and_tokenises_the_pool_once():
     documents, fit = distil.phases
     assert (distil.count, documents.units, score.count) == (1, 100, 3)
     assert documents.parts == {"forward": forward_flops(LM, 100 * 33, 16.5)}
-    assert fit.parts == {"vectors": 2 * 40 * 100 * 33 * (8 + 1)}
+    assert fit.parts == {"vectors": 2 * 40 * 100 * 33 * (EMBEDDED + 1)}
     text = 1000 / 3 * 400
-    vectors = 1000 / 3 * 33 * (8 + 1)
+    vectors = 1000 / 3 * 33 * (EMBEDDED + 1)
     parts = {"read": text, "tokenise": text, "vectors": vectors, "rows": 1000 / 3}
     assert score.phases[0].parts == pytest.approx(parts)
     assert score.gpu_bytes == 0
