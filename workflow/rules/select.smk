@@ -48,6 +48,7 @@ rule order:
         logged("order_{method}_{partition}"),
     wildcard_constraints:
         method=ORDER.methods(gpu=False),
+    priority: 10  # the trainings wait for it; one of several threads would wait for the others' cores
     threads: ORDER.of("threads")
     resources:
         **ORDER.resources(memory, minutes),
@@ -64,7 +65,6 @@ rule order:
 use rule order as order_gpu with:
     wildcard_constraints:
         method=ORDER.methods(gpu=True),
-    priority: 10  # some have steps that follow each other: the longest job of a run
     resources:
         **ORDER.resources(memory, minutes),
         gpu=1,
