@@ -40,7 +40,7 @@ test: check
 	$(PYTEST) 2 -m "not ($(LONG))"
 
 test-long: env
-	$(PYTEST) 3 -m "$(LONG)"
+	$(PYTEST) 4 -m "$(LONG)"
 
 test-all: test test-long
 

@@ -18,8 +18,10 @@ from cluster import Cluster
 import checkout
 import waiting
 
-# One worker for all: they share a cluster and a run.
+# One worker for those that look at one run. Those with a checkout of their own may have another, and
+# another cluster.
 pytestmark = pytest.mark.xdist_group("slurm profile")
+OWN_CHECKOUT = pytest.mark.xdist_group("own checkout")
 
 LOCAL_STAGES = {"accept", "plan-random"}
 CORPUS = ("--until", "corpus")  # the first job of a run
@@ -167,6 +169,7 @@ def test_a_finished_run_has_nothing_left_to_do_under_either_profile(site_run: Pa
         assert "Nothing to be done" in run.stdout, run.stdout[-2000:]
 
 
+@OWN_CHECKOUT
 def test_memory_and_time_grow_with_the_attempt(slurm: Cluster, tmp_path: Path) -> None:
     folder = noting(tmp_path / "checkout")
     script = NOTING.replace("exec", '[ "$(wc -l < given.log)" -lt 3 ] && exit 1\nexec')
@@ -181,6 +184,7 @@ def test_memory_and_time_grow_with_the_attempt(slurm: Cluster, tmp_path: Path) -
     assert asked == [["2000M", "30:00"], ["4000M", "1:00:00"], ["5000M", "1:30:00"]]
 
 
+@OWN_CHECKOUT
 def test_a_site_may_ask_for_gpus_with_gres(slurm: Cluster, tmp_path: Path) -> None:
     folder = noting(tmp_path / "checkout")
     set_profile(folder, **{"set-resources": {"corpus": {"gpu": 0, "gres": "gpu:2"}}})
@@ -189,6 +193,7 @@ def test_a_site_may_ask_for_gpus_with_gres(slurm: Cluster, tmp_path: Path) -> No
     assert [line[2] for line in given(folder)] == ["0,1"]
 
 
+@OWN_CHECKOUT
 def test_a_cluster_without_gpus_is_asked_for_none(slurm: Cluster, tmp_path: Path) -> None:
     """The requests of all stages pass SLURM's check where a GPU could not be had."""
     folder = noting(tmp_path / "checkout")
@@ -199,6 +204,7 @@ def test_a_cluster_without_gpus_is_asked_for_none(slurm: Cluster, tmp_path: Path
     assert "constraint" in refused.stdout
 
 
+@OWN_CHECKOUT
 def test_a_stage_runs_in_the_container_that_the_profile_names(
     slurm: Cluster, tmp_path: Path
 ) -> None:
@@ -222,6 +228,7 @@ def test_a_stage_runs_in_the_container_that_the_profile_names(
 # One main process per run
 
 
+@OWN_CHECKOUT
 def test_jobs_of_a_killed_main_process_are_gone_before_new_ones_are_submitted(
     slurm: Cluster, tmp_path: Path
 ) -> None:
@@ -248,6 +255,7 @@ def test_jobs_of_a_killed_main_process_are_gone_before_new_ones_are_submitted(
     assert end <= begin
 
 
+@OWN_CHECKOUT
 def test_runs_of_other_configurations_in_one_checkout_do_not_touch_each_other(
     slurm: Cluster, tmp_path: Path
 ) -> None:
@@ -265,6 +273,7 @@ def test_runs_of_other_configurations_in_one_checkout_do_not_touch_each_other(
         assert len(list(folder.glob(f"results/{run}/corpus/shard-*"))) == 7
 
 
+@OWN_CHECKOUT
 def test_a_second_main_process_leaves_the_jobs_of_a_living_one_alone(
     slurm: Cluster, tmp_path: Path
 ) -> None:
@@ -312,6 +321,7 @@ def refused(run: subprocess.CompletedProcess[str], slurm: Cluster, *parts: str) 
     ],
     ids=["partition", "gpus", "gres", "constraint", "time"],
 )
+@OWN_CHECKOUT
 def test_a_request_that_slurm_cannot_meet_ends_the_run_before_it_begins(
     resources: dict, gpu: dict, parts: list[str], slurm: Cluster, tmp_path: Path
 ) -> None:
@@ -323,6 +333,7 @@ def test_a_request_that_slurm_cannot_meet_ends_the_run_before_it_begins(
     assert not (folder / "given.log").exists()
 
 
+@OWN_CHECKOUT
 def test_a_site_that_wants_an_account_is_told_from_one_that_does_not(
     slurm: Cluster, tmp_path: Path
 ) -> None:
@@ -345,6 +356,7 @@ def test_a_site_that_wants_an_account_is_told_from_one_that_does_not(
     assert again.returncode == 0, again.stdout[-3000:]
 
 
+@OWN_CHECKOUT
 def test_a_slurmctld_that_is_away_for_a_while_is_waited_for(slurm: Cluster, tmp_path: Path) -> None:
     folder = noting(tmp_path / "checkout")
     slurm.kill_slurmctld()
