@@ -69,7 +69,8 @@ rule score_student:
         check=artefact("check"),
         student=artefact("student", model="final"),
     output:
-        artefact("score"),
+        table=artefact("score"),
+        embeddings=artefact("score").replace(".parquet", ".npy"),
     log:
         logged("score_student_{shard}"),
     resources:
@@ -80,7 +81,7 @@ rule score_student:
     shell:
         "{params.run} score-student --log {log:q} --job {params.job:q} --threads {threads}"
         " --settings {params.settings:q} --pool {params.pool:q} --check {input.check:q}"
-        " --student {input.student:q} --output {output:q}"
+        " --student {input.student:q} --output {output.table:q}"
 
 
 use rule score_student as score_student_by with:
@@ -89,7 +90,8 @@ use rule score_student as score_student_by with:
         check=artefact("check"),
         student=artefact("student"),
     output:
-        artefact("score_by"),
+        table=artefact("score_by"),
+        embeddings=artefact("score_by").replace(".parquet", ".npy"),
     log:
         logged("score_student_{model}_{shard}"),
     params:
