@@ -47,6 +47,11 @@ def artefact(name, **wildcards):
     return path
 
 
+def embeddings_of(name):
+    """The file beside a table's, with its embeddings (store.beside)."""
+    return artefact(name).replace(".parquet", ".npy")
+
+
 def settings(kind, *artefacts, start=1):
     """The params.settings of a rule; `artefacts` are all that it writes."""
     values = getattr(per_stage, kind).of(CONFIG)

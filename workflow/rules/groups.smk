@@ -14,7 +14,7 @@ rule plan_groups:
         accepted=artefact("accept", model="final"),
     output:
         table=artefact("group_sets"),
-        embeddings=artefact("group_sets").replace(".parquet", ".npy"),
+        embeddings=embeddings_of("group_sets"),
     log:
         logged("plan_groups"),
     resources:

@@ -34,7 +34,7 @@ rule score:
         accepted=artefact("accept", model="final"),
     output:
         table=artefact("score"),
-        embeddings=artefact("score").replace(".parquet", ".npy"),
+        embeddings=embeddings_of("score"),
     log:
         logged("score_{shard}"),
     resources:
@@ -56,7 +56,7 @@ use rule score as score_by with:
         model=artefact("fit"),
     output:
         table=artefact("score_by"),
-        embeddings=artefact("score_by").replace(".parquet", ".npy"),
+        embeddings=embeddings_of("score_by"),
     log:
         logged("score_{model}_{shard}"),
     params:
@@ -70,7 +70,7 @@ rule score_student:
         student=artefact("student", model="final"),
     output:
         table=artefact("score"),
-        embeddings=artefact("score").replace(".parquet", ".npy"),
+        embeddings=embeddings_of("score"),
     log:
         logged("score_student_{shard}"),
     resources:
@@ -91,7 +91,7 @@ use rule score_student as score_student_by with:
         student=artefact("student"),
     output:
         table=artefact("score_by"),
-        embeddings=artefact("score_by").replace(".parquet", ".npy"),
+        embeddings=embeddings_of("score_by"),
     log:
         logged("score_student_{model}_{shard}"),
     params:

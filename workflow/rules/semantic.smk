@@ -30,7 +30,7 @@ rule embed:
         encoder=artefact("semantic_encoder"),
     output:
         table=artefact("semantic"),
-        embeddings=artefact("semantic").replace(".parquet", ".npy"),
+        embeddings=embeddings_of("semantic"),
     log:
         logged("embed_{shard}"),
     resources:
