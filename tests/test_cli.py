@@ -257,3 +257,22 @@ def test_a_record_begins_before_what_a_stage_imports(tmp_path, monkeypatch):
     monkeypatch.setattr(run_stage, "stage_function", imports)
     assert cli.main(["corpus", "--log", str(tmp_path / "x.log")]) == 2
     assert [a["state"] for a in seen] == ["running"]
+
+
+MEMORY = """
+import resource, torch
+from groupmates import run_stage
+run_stage.keep_memory()
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(10_000_000)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print(*[faults() for _ in range(4)])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's own")
+def test_freed_memory_is_kept_for_the_next_tensor(tmp_path):
+    done = waiting.python("-c", MEMORY, cwd=tmp_path)
+    first, *_, last = map(int, done.stdout.split())  # pages that the kernel had to clear
+    assert first > 1000 and last < 100
