@@ -427,7 +427,8 @@ OF_STAGE = {
     *("score", "score_by", "centroids", "cluster", "prepared", "order", "select"),
     *("dataset", "dataset_shard", "dataset_part", "windows", "documents", "manifest"),
     *("megatron_tokens", "megatron_index", "dataset_readme", "dataset_card"),
-    *("pretrained", "ledger"),
+    *("pretrain_tokens", "pretrain_documents", "pretrained", "milestones"),
+    *("pretrain_curve", "pretrain_examples", "ledger"),
 }
 LATER_STAGE = r"stages/\d+/[^/]+/"  # the folder of a later one
 
