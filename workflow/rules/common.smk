@@ -142,8 +142,8 @@ def job_of(rule):
     """
 
     def words(wildcards, resources):
-        named = wildcards.items()
-        return [rule, *(f"{name}={v}" for name, v in named if (name, v) != ("line", FIRST))]
+        of_job = ((name, value) for name, value in wildcards.items() if value)
+        return [rule, *(f"{name}={value}" for name, value in of_job)]
 
     return words
 
@@ -326,7 +326,9 @@ def pretrained_models(wildcards):
     CONFIG.pretrain.check_methods()
     last = len(CONFIG.pretrain.stages)
     return [
-        artefact("pretrained", line=lines.line_of(last, method), method=method, seed=seed)
+        artefact(
+            "pretrained", line=lines.line_of(last, method), method=method, seed=seed
+        )
         for method in CONFIG.pretrain.methods
         for seed in range(CONFIG.pretrain.seeds)
     ]
