@@ -7,7 +7,7 @@ one does not have are rates of kernels: see rates.py.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from groupmates.cost.flops import Shape, first_token_flops, forward_flops, training_flops
 from groupmates.cost.sizes import Sizes
@@ -91,10 +91,15 @@ class Amounts:
     """What several stages have to do, by a configuration and the sizes of its inputs."""
 
     def __init__(self, config: Config, sizes: Sizes, line: str = lines.FIRST) -> None:
-        if line:  # a later stage of pretraining, which is of one method
-            select = config.select.model_copy(update={"methods": [lines.method_of(line)]})
-            config = config.model_copy(update={"select": select})
-        self.config, self.sizes = config, sizes
+        self.config, self.sizes, self.line = config, sizes, line
+        if line:  # a later stage of pretraining: it is of one method, and probes what it trains
+            methods = {"methods": [lines.method_of(line)]}
+            select, pretrain = (
+                part.model_copy(update=methods) for part in (config.select, config.pretrain)
+            )
+            config = config.model_copy(update={"select": select, "pretrain": pretrain})
+            sizes = replace(sizes, lm=self.pretrained)
+            self.config, self.sizes = config, sizes
         self.shards = sizes.shards
         self.in_shard = sizes.documents / self.shards
         encoder = sizes.encoder

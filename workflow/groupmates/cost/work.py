@@ -37,7 +37,7 @@ ORDERING = {
     "plan-bootstrap",
 }
 ORDERING |= {"distil", "score-student", "score", "centroids", "cluster", *STEPS}
-ALWAYS = {"take"}
+ALWAYS = {"take", "pretrain-tokens", "pretrain"}
 
 
 def stages(config: Config, sizes: Sizes) -> dict[str, list[Jobs]]:
@@ -400,13 +400,15 @@ class Work(Amounts):
         return Jobs(jobs, phases, 5e8, 0, 2.0 * tokens)
 
     def pretrain(self) -> Jobs:
-        """A training of all stages, with the selections of the first."""
+        """The steps of a stage; after the last one it looks at the examples once more."""
         pretrain, length = self.config.pretrain, self.config.sample.sequence_length
         shape, batch = self.pretrained, pretrain.batch_sequences
-        steps = -(-pretrain.tokens // (batch * length))
+        share = pretrain.stages[lines.stage_of(self.line) - 1]
+        steps = share * -(-pretrain.tokens // (batch * length))
+        looks = share * pretrain.points + 1
         parts = {
             "train": steps * training_flops(shape, batch * length, length),
-            "forward": (pretrain.points + 1) * self.look(self.sizes.evaluation_examples, shape),
+            "forward": looks * self.look(self.sizes.evaluation_examples, shape),
         }
         memory = self.state_bytes(batch, shape=shape)
         windows = self.share * self.sizes.documents * self.sizes.tokens / length
