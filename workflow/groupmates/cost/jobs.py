@@ -123,7 +123,7 @@ class Amounts:
         return Shape(made.hidden_size, made.layers, self.sizes.lm.vocabulary)
 
     def look(self, examples: int, shape: Shape | None = None) -> float:
-        """FLOP of one look at the loss of so many reference examples, by default of the probed model."""
+        """FLOP of one look at the loss of so many examples, of the probed model or another."""
         tokens = self.sizes.reference_tokens
         total = examples * tokens
         of_model = shape or self.sizes.lm

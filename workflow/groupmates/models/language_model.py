@@ -111,13 +111,16 @@ def make_lm(
         "tie_word_embeddings": False,
     }
     config: PreTrainedConfig
-    gated = {"intermediate_size": _gated_size(architecture.hidden_size)}
+    gated = _gated_size(architecture.hidden_size)
     if architecture.family == "llama":
-        config = LlamaConfig(**gated, **common)
+        config = LlamaConfig(intermediate_size=gated, **common)
     elif architecture.family == "qwen3":
-        heads = {"head_dim": architecture.hidden_size // architecture.heads}
-        heads["num_key_value_heads"] = architecture.heads  # keys and values of its own for each
-        config = Qwen3Config(**gated, **heads, **common)
+        config = Qwen3Config(
+            intermediate_size=gated,
+            head_dim=architecture.hidden_size // architecture.heads,
+            num_key_value_heads=architecture.heads,
+            **common,
+        )
     else:
         config = GPTNeoXConfig(intermediate_size=4 * architecture.hidden_size, **common)
     torch.manual_seed(seed)

@@ -109,10 +109,13 @@ def run(
         check_heldout(under_way.state["curve"], label)
         rows = under_way.state["curve"]
         names = ("step", "tokens", "loss_nats", "heldout_nats", "learning_rate")
-        columns = {name: [row[i] for row in rows] for i, name in enumerate(names)}
-        store.write_table(curve, "pretrain_curve", provenance, columns)
-        columns = {"example_id": example_ids, "loss_sum_nats": losses}
-        columns["label_tokens"] = heldout.labels_N
+        points = {name: [row[i] for row in rows] for i, name in enumerate(names)}
+        store.write_table(curve, "pretrain_curve", provenance, points)
+        columns = {
+            "example_id": example_ids,
+            "loss_sum_nats": losses,
+            "label_tokens": heldout.labels_N,
+        }
         store.write_table(examples, "pretrain_examples", provenance, columns)
         trained = (steps.last - steps.first) * settings.training.batch_sequences
         write_ledger(ledger, provenance, text, order.counts(trained))
