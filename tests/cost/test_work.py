@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from groupmates.cost.flops import Shape, first_token_flops, forward_flops, training_flops
+from groupmates.maths.flops import Shape, first_token_flops, forward_flops, training_flops
 from groupmates.cost.jobs import KERNELS, WEIGHTS, Phase
 from groupmates.cost.sizes import Sizes
 from groupmates.cost.work import stages

@@ -13,7 +13,7 @@ from typing import Any
 
 from groupmates.artefacts.store import replacing
 from groupmates.cost import rates, sizes, work
-from groupmates.cost.flops import makespan, training_flops
+from groupmates.maths.flops import makespan, training_flops
 from groupmates.cost.jobs import IMPORTS_BYTES, Jobs, Phase
 from groupmates.cost.table import text
 from groupmates.settings.config import Config

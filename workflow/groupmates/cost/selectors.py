@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from groupmates.cost.flops import clipped_mean, forward_flops
+from groupmates.maths.flops import clipped_mean, forward_flops
 from groupmates.cost.jobs import Amounts, Jobs, Phase
 from groupmates.cost.sizes import shape_of
 from groupmates.maths.bandit import most_probed
