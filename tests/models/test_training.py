@@ -120,7 +120,7 @@ def test_weights_that_are_spoiled_are_told_by_their_step_and_never_kept(
     under_way.told = lambda step: f", window {100 + step}"
     with pytest.raises(UserError) as caught:
         trained(under_way, spoiled=spoiled)
-    assert caught.value.where == f"curve.parquet, step {named} of 4, window {99 + named}"
+    assert caught.value.where == f"tiny, step {named} of 4, window {99 + named}"
     assert caught.value.todo == "mend it"
     again = training(tmp_path / "curve.parquet")
     assert again.done == spoiled
@@ -173,3 +173,17 @@ def test_a_tracker_that_is_not_there_is_told_before_the_training(name, todo, tmp
 def test_the_last_line_has_loss_and_tokens_per_second(tmp_path, capsys):
     losses = trained(training(tmp_path / "curve.parquet"))
     assert f"· loss {losses[-1]:.3f} · " in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_compiled_training_takes_the_same_steps(tmp_path, monkeypatch):
+    compiled, original = [], torch.compile
+
+    def traced(model):  # without a compiler, which takes a minute
+        compiled.append(model)
+        return original(model, backend="eager")
+
+    monkeypatch.setattr(torch, "compile", traced)
+    under_way = training(tmp_path / "curve.parquet", compile=True)
+    assert compiled == [under_way.whole()[0]]
+    plain = trained(training(tmp_path / "plain.parquet"))
+    assert trained(under_way) == pytest.approx(plain, rel=1e-5)

@@ -129,6 +129,7 @@ class Training:
         After a signal to stop, all processes end after the same step, with status 143. A loss or a
         weight that is not finite raises `UserError` before it is kept: what was kept last stays.
         """
+        self._name = f"{label}, step {{:,}} of {total:,}"
         progress = Progress(label, total, "steps", resumed=self.done, more=self._words)
         for step in range(self.done, total):
             item = f"step {step}, process {self.processes.rank}"
@@ -136,7 +137,7 @@ class Training:
             yield step
             self.done = step + 1
             progress.advance()
-            self._between(total)
+            self._between(last=self.done == total)
         progress.finish()
 
     def step(self, ids: torch.Tensor, learning_rate: float) -> torch.Tensor:
@@ -206,21 +207,21 @@ class Training:
             words += f" · {share:.0%} of the GPU"
         return words
 
-    def _between(self, total: int) -> None:
+    def _between(self, last: bool) -> None:
         told, due = self.processes.any(
             bool(self._signals), self._kept is not None and self._kept.due()
         )
-        if told or due or self.done % STEPS_BETWEEN_LOOKS == 0 or self.done == total:
-            self._check_losses(total)
-        if told or due or self.done == total:
-            self._check_weights(total)
+        if told or due or self.done % STEPS_BETWEEN_LOOKS == 0 or last:
+            self._check_losses()
+        if told or due or last:
+            self._check_weights()
         if told or due:
             self._save()
         if told:
             note("resume", f"{self.label}: told to stop, progress is kept")
             sys.exit(STOPPED)
 
-    def _check_losses(self, total: int) -> None:
+    def _check_losses(self) -> None:
         """Looks at the losses since the last time: this waits for the device."""
         values = torch.stack(self._losses).tolist() if self._losses else []
         self._losses = []
@@ -229,18 +230,18 @@ class Training:
         for step, value in enumerate(values, self.done - len(values)):
             self._last_loss = value
             if not math.isfinite(value):
-                raise self._diverged("a finite loss in every step", f"{value}", step, total)
+                raise self._diverged("a finite loss in every step", f"{value}", step)
 
-    def _check_weights(self, total: int) -> None:
+    def _check_weights(self) -> None:
         named = self._model.named_parameters()
         local = ((n, p.to_local() if isinstance(p, DTensor) else p) for n, p in named)
         spoiled = [name for name, weight in local if not weight.isfinite().all()]
         if self.processes.any(bool(spoiled))[0]:
             found = f"nan or inf in {spoiled[0]}" if spoiled else "nan or inf"
-            raise self._diverged("finite weights after every step", found, self.done - 1, total)
+            raise self._diverged("finite weights after every step", found, self.done - 1)
 
-    def _diverged(self, expected: str, found: str, step: int, total: int) -> UserError:
-        where = f"{self.label}, step {step + 1:,} of {total:,}{self.told(step)}"
+    def _diverged(self, expected: str, found: str, step: int) -> UserError:
+        where = self._name.format(step + 1) + self.told(step)
         return UserError(expected=expected, found=found, where=where, todo=self._todo)
 
     def _save(self) -> None:

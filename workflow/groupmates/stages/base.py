@@ -44,7 +44,7 @@ def run(settings: BaseSettings, *, tokenizer: Path, training_pool: Path, output:
         "base", settings, tokenizer=tokenizer, training_pool=training_pool, checkpoint=checkpoint
     )
     seed = hash64(settings.seed, "base", "steps")
-    todo = "lower base.optimizer.learning_rate, or look at the texts that were trained on"
+    todo = f"lower base.optimizer.learning_rate, or look at the texts of {training_pool}"
     with Training(output, "base", provenance, model, optimizer, seed, hyper, todo=todo) as training:
         train(settings, training, model, hyper, training_pool, steps)
         if (whole := training.whole()) is None:
