@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from groupmates.cost.flops import Shape, first_token_flops, forward_flops, training_flops
 from groupmates.cost.sizes import Sizes
+from groupmates.maths.flops import Shape, first_token_flops, forward_flops, training_flops
 from groupmates.maths.packing import MICRO_TOKENS
 from groupmates.settings.config import Config
 from groupmates.settings.per_stage import needs_of

@@ -26,8 +26,6 @@ from groupmates.progress import note
 from groupmates.settings.config import Optimizer
 from groupmates.settings.per_stage import BaseSettings
 
-STEPS_BETWEEN_CHECKS = 100  # of the weights
-
 
 def run(settings: BaseSettings, *, tokenizer: Path, training_pool: Path, output: Path) -> None:
     """Write `base/`: a Hugging Face folder with optimizer.safetensors and training.json."""
@@ -46,7 +44,8 @@ def run(settings: BaseSettings, *, tokenizer: Path, training_pool: Path, output:
         "base", settings, tokenizer=tokenizer, training_pool=training_pool, checkpoint=checkpoint
     )
     seed = hash64(settings.seed, "base", "steps")
-    with Training(output, "base", provenance, model, optimizer, seed, hyper) as training:
+    todo = f"lower base.optimizer.learning_rate, or look at the texts of {training_pool}"
+    with Training(output, "base", provenance, model, optimizer, seed, hyper, todo=todo) as training:
         train(settings, training, model, hyper, training_pool, steps)
         if (whole := training.whole()) is None:
             return
@@ -219,8 +218,3 @@ def train(
         share = min(1.0, (step + 1) / max(1, base.learning_rate_warmup_steps))
         peak = hyper.learning_rate if base.checkpoint is None else 0.0
         training.step(batch, share * peak)
-        # At times: it waits for the GPU. A loss that is not finite spoils the weights for good.
-        if (step + 1) % STEPS_BETWEEN_CHECKS == 0 or step + 1 == steps:
-            when = f"after step {step + 1:,} of {steps:,}"
-            todo = "lower base.optimizer.learning_rate, or look at the texts that were trained on"
-            lm.check_finite(model, when, f"training on {pool}", todo)
