@@ -18,6 +18,7 @@ from groupmates.errors import UserError
 from groupmates.maths.packing import windows
 from groupmates.maths.randomness import generator, hash64
 from groupmates.models import language_model as lm
+from groupmates.models.checkpoint import save_checkpoint
 from groupmates.models.resumable import Training
 from groupmates.models.tokenizer import largest_id, load_tokenizer, token_lists
 from groupmates.models.try_out import alike, logits_of, try_out, unusable
@@ -51,13 +52,9 @@ def run(settings: BaseSettings, *, tokenizer: Path, training_pool: Path, output:
             return
         model, optimizer = whole
         with store.replacing(output) as folder:
-            model.save_pretrained(folder)
-            tokens.save_pretrained(folder)
-            lm.save_optimizer(optimizer, model, folder / ADAMW_STATE)
+            save_checkpoint(folder, model, optimizer, tokens, {"optimizer": hyper.model_dump()})
             optimizer.state.clear()  # makes room for the model once more
             check_saved(model, folder, few_tokens, str(output))
-            body = json.dumps({"optimizer": hyper.model_dump()}, indent=2, sort_keys=True)
-            (folder / "training.json").write_text(body + "\n")
             store.write_folder_provenance(folder, "base", provenance)
         training.clear()
 
