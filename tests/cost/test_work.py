@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from groupmates.cost.flops import Shape, first_token_flops, forward_flops, training_flops
 from groupmates.cost.jobs import KERNELS, WEIGHTS, Phase
 from groupmates.cost.sizes import Sizes
 from groupmates.cost.work import stages
+from groupmates.maths.flops import Shape, first_token_flops, forward_flops, training_flops
 from groupmates.settings.config import load
 from groupmates.settings.selectors import STEPS
 from groupmates.settings.stages import STAGES

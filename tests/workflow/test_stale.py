@@ -159,6 +159,9 @@ AFFECTS: dict[str, tuple[object, set[str]]] = {
     "pretrain.points": (3, set()),
     "pretrain.milestones": ([0.5], set()),
     "pretrain.max_passes": (3.0, set()),
+    "pretrain.sharding": ("fsdp", set()),
+    "pretrain.compile": (True, set()),
+    "pretrain.tracker": ("tensorboard", set()),
     "pretrain.stages": ([0.5, 0.5], {"order"} | TAKE),  # the run is the first stage
     "pretrain.repeat": (True, set()),
     "core.tasks": (["copa"], set()),

@@ -65,6 +65,10 @@ rule pretrain_model:
     params:
         settings=pretrain_settings,
         tokens=listed("tokens"),
+        # Those that make nothing stale.
+        sharding=unrecorded(CONFIG.pretrain.sharding),
+        compile=unrecorded(int(CONFIG.pretrain.compile)),
+        tracker=unrecorded(CONFIG.pretrain.tracker or ""),
         srun=srun,
         processes=processes,
     shell:
@@ -73,7 +77,8 @@ rule pretrain_model:
         " --tokens {params.tokens:q} --start {input.start:q} --reference {input.reference:q}"
         " --number {wildcards.seed} --output {output.pretrained:q} --curve {output.curve:q}"
         " --examples {output.examples:q} --ledger {output.ledger:q}"
-        " --milestones {output.milestones:q}"
+        " --milestones {output.milestones:q} --sharding {params.sharding}"
+        " --compile {params.compile} --tracker {params.tracker:q}"
 
 
 rule pretrain:

@@ -361,8 +361,8 @@ ARTEFACTS = {
     ),
     "pretrain_documents": Artefact(
         "pretrain/{method}/tokens/part-{part}/documents.parquet",
-        "which documents lie in tokens.npy, in its order, which is random; tokens: of the document, its "
-        "end-of-text token included",
+        "which documents lie in tokens.npy, in its order, which is random; tokens: those of the "
+        "document, its end-of-text token included",
         DOCUMENT | columns("tokens int64"),
     ),
     "pretrained": Artefact(
@@ -378,8 +378,8 @@ ARTEFACTS = {
     "pretrain_curve": Artefact(
         "pretrain/{method}/seed-{seed}.parquet",
         "a training at its points: steps and tokens so far; loss_nats: mean training loss of the steps "
-        "since the row before (NaN at step 0); heldout_nats: reference loss; learning_rate: of the step "
-        "before, at step 0 of the first",
+        "since the row before (NaN at step 0); heldout_nats: reference loss; learning_rate: of the "
+        "step before, at step 0 of the first",
         columns(
             "step int64, tokens int64, loss_nats float64, heldout_nats float64, "
             "learning_rate float64"

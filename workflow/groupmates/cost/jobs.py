@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from groupmates.cost.flops import Shape, first_token_flops, forward_flops, training_flops
 from groupmates.cost.sizes import Sizes
+from groupmates.maths.flops import Shape, first_token_flops, forward_flops, training_flops
 from groupmates.maths.packing import MICRO_TOKENS
 from groupmates.settings import lines
 from groupmates.settings.config import Config
@@ -136,7 +136,7 @@ class Amounts:
         return Shape(made.hidden_size, made.layers, self.sizes.lm.vocabulary)
 
     def look(self, examples: int, shape: Shape | None = None) -> float:
-        """FLOP of one look at the loss of so many reference examples, by default of the probed model."""
+        """FLOP of one look at the loss of so many examples, of the probed model or another."""
         tokens = self.sizes.reference_tokens
         total = examples * tokens
         of_model = shape or self.sizes.lm
