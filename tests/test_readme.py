@@ -122,6 +122,14 @@ def questions_and_a_model(folder: Path) -> None:
     (folder / "core.yaml").write_text(yaml.safe_dump({"run": "mine", "core": core}))
 
 
+def a_small_pretraining(folder: Path) -> None:
+    """The models of the document at the smallest sizes."""
+    written = yaml.safe_load(block("yaml", PRETRAIN))["pretrain"]
+    shape = written["architecture"] | {"hidden_size": 32, "layers": 1, "heads": 2}
+    written |= {"architecture": shape, "tokens": 1024, "batch_sequences": 4, "warmup_steps": 2}
+    (folder / "pretrain.yaml").write_text(yaml.safe_dump({"pretrain": written}))
+
+
 def every_stage_is_measured(folder: Path) -> None:
     """`make calibrate` ends with a plan that knows the rate of every stage."""
     plan = json.loads((folder / "results/mine/plan.json").read_text())
@@ -151,6 +159,9 @@ COMMANDS = {
     f"{SLURM} --unlock": Run(""),
     "make calibrate CONFIG=mine.yaml": Run("mine-calibration", after=every_stage_is_measured),
     f"{PLAN}mine.yaml": Run("Plan of the run mine"),
+    "snakemake pretrain --profile profiles/local --configfile mine.yaml pretrain.yaml": Run(
+        "passes over", before=a_small_pretraining
+    ),
     "snakemake core --profile profiles/local --configfile core.yaml": Run(
         "mean of 2 tasks", before=questions_and_a_model
     ),
@@ -201,10 +212,11 @@ NOT_RUN = {
 # Blocks that are no commands, by their first words: pictures, what commands print, and code.
 PICTURES = ("report            results/demo", "corpus (built-in only)", "Plan of the")
 CORE, TASKS, EXAMPLES = "# core.yaml", "tasks:\n", "decontaminate:\n"
+PRETRAIN = "# pretrain.yaml"
 MINE, VARIANTS, PROCESSES = "# mine.yaml", "select:\n  methods", "set-resources:"
 STATE = "from safetensors.torch"
 CODE = {
-    "yaml": (MINE, VARIANTS, PROCESSES, "select:\n  color", CORE, TASKS, EXAMPLES),
+    "yaml": (MINE, VARIANTS, PROCESSES, "select:\n  color", CORE, TASKS, EXAMPLES, PRETRAIN),
     # tests/models/test_student.py runs the lines of a student.
     "python": (STATE, "class Color(Selector", "from safetensors.numpy"),
 }

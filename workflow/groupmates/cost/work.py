@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from groupmates.cost import selectors
-from groupmates.cost.flops import training_flops
 from groupmates.cost.jobs import LM_LAYERS, TOKENS_AHEAD, Amounts, Jobs, Phase
 from groupmates.cost.sizes import Sizes
+from groupmates.maths.flops import training_flops
 from groupmates.maths.packing import MICRO_TOKENS
 from groupmates.settings import lines
 from groupmates.settings.config import Config, Fit
