@@ -2,8 +2,8 @@
 
     python tests/benchmarks/loader.py
 
-A batch of DCLM's 400M-4x set-up, 512 windows of 2,048 tokens, from a file of 2^27 tokens. Orders are of 16
-million windows. The step is one of the demo's model on its own batch of 16 x 256, on one thread.
+A batch of DCLM's 400M-4x set-up, 512 windows of 2,048 tokens, from a file of 2^27 tokens. Orders are
+of 16 million windows. The step is one of the demo's model on its own batch of 16 x 256, on one thread.
 """
 
 from __future__ import annotations
