@@ -68,7 +68,7 @@ rule pretrain_model:
         # Those that make nothing stale.
         sharding=unrecorded(CONFIG.pretrain.sharding),
         compile=unrecorded(int(CONFIG.pretrain.compile)),
-        tracker=unrecorded(CONFIG.pretrain.tracker or ""),
+        tracker=unrecorded(CONFIG.pretrain.tracker or "none"),
         srun=srun,
         processes=processes,
     shell:

@@ -79,7 +79,7 @@ def run(
     milestones: list[Path],
     sharding: str = "none",
     compile: int = 0,
-    tracker: str = "",
+    tracker: str = "none",
 ) -> None:
     """Train model `number` of a method on the windows of its `tokens`, a folder for each part.
 
@@ -117,7 +117,7 @@ def run(
         "What was kept before this step stays",
         sharding="fsdp" if sharding == "fsdp" and processes().count > 1 else "none",
         compile=bool(compile),
-        tracker=tracker or None,
+        tracker=None if tracker == "none" else tracker,
     ) as under_way:
         writer = Writer(settings, under_way, language, hyper, provenance, *milestones)
         order = Passes(len(text), settings.seed, f"seed {number}, stage {settings.stage}")

@@ -17,12 +17,7 @@ MADE = {"family": "qwen3", "hidden_size": 32, "layers": 1, "heads": 2}
 @pytest.fixture
 def asked(finished: Path, tmp_path: Path) -> Path:
     settings = {"methods": ["random"], "seeds": 2, "start": "scratch", "architecture": MADE}
-    settings |= {
-        "tokens": 2048,
-        "batch_sequences": 4,
-        "milestones": [0.5],
-        "tracker": "tensorboard",
-    }
+    settings |= {"tokens": 2048, "batch_sequences": 4, "learning_rate": 1e-2, "warmup_steps": 2}
     return checkout.copy(finished, tmp_path, {"pretrain": settings})
 
 
@@ -38,13 +33,11 @@ def test_a_finished_run_trains_models_on_its_selections_and_nothing_else(asked: 
     for seed in (0, 1):
         training = json.loads((root / f"seed-{seed}/training.json").read_text())
         assert training["pretrain"] == {"steps": 16, "tokens": 2048}
-        assert [path.name for path in (root / f"seed-{seed}.milestones").iterdir()] == ["step-8"]
         curve = read_table(root / f"seed-{seed}.parquet", "pretrain_curve").to_pydict()
         assert curve["tokens"][-1] == 2048
         assert curve["heldout_nats"][-1] < curve["heldout_nats"][0]
         curves.append(curve)
     assert curves[0] != curves[1]
-    assert list((root / "tensorboard").rglob("*tfevents*"))
 
 
 def test_without_a_method_there_is_nothing_to_pretrain(finished: Path, tmp_path: Path) -> None:
