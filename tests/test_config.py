@@ -65,6 +65,7 @@ GRAPH_ONLY = {
     "evaluate.seeds",
     "pretrain.methods",
     "pretrain.seeds",
+    "pretrain.repeat",
     # How machines do it makes nothing stale.
     "pretrain.sharding",
     "pretrain.compile",

@@ -130,6 +130,10 @@ def a_small_pretraining(folder: Path) -> None:
     (folder / "pretrain.yaml").write_text(yaml.safe_dump({"pretrain": written}))
 
 
+def two_stages(folder: Path) -> None:
+    (folder / "stages.yaml").write_text(block("yaml", STAGES))
+
+
 def every_stage_is_measured(folder: Path) -> None:
     """`make calibrate` ends with a plan that knows the rate of every stage."""
     plan = json.loads((folder / "results/mine/plan.json").read_text())
@@ -142,6 +146,7 @@ def every_stage_is_measured(folder: Path) -> None:
 
 LOCAL = "snakemake --profile profiles/local --configfile "
 PLAN = "snakemake plan --profile profiles/local --configfile "
+STAGED = "snakemake pretrain --profile profiles/local --configfile mine.yaml stages.yaml"
 EIGHT_CORES = "snakemake plan --profile profiles/local --set-threads score=8"
 SLURM = "snakemake --profile profiles/slurm --configfile mine.yaml"
 COMMANDS = {
@@ -162,6 +167,7 @@ COMMANDS = {
     "snakemake pretrain --profile profiles/local --configfile mine.yaml pretrain.yaml": Run(
         "passes over", before=a_small_pretraining
     ),
+    f"{STAGED} -n": Run("pretrain_model", before=two_stages),
     "snakemake core --profile profiles/local --configfile core.yaml": Run(
         "mean of 2 tasks", before=questions_and_a_model
     ),
@@ -200,6 +206,7 @@ NOT_RUN = {
         "needs a repository on the hub; tests/stages/test_materialise.py loads a dataset by its card"
     ),
     f"{LOCAL}workflow/configs/compare.yaml --config seed=1 run=compare-1": "as with seed 0",
+    STAGED: "workflow/test_stages.py runs two stages",
     "grep -l NAME results/RUN/dataset/METHOD.shards/*.json": "names no run",
     f"{SLURM} --force results/RUN/dataset/METHOD.shards/NNNNN.json": (
         "test_remaking.py makes artefacts anew by such commands"
@@ -212,11 +219,21 @@ NOT_RUN = {
 # Blocks that are no commands, by their first words: pictures, what commands print, and code.
 PICTURES = ("report            results/demo", "corpus (built-in only)", "Plan of the")
 CORE, TASKS, EXAMPLES = "# core.yaml", "tasks:\n", "decontaminate:\n"
-PRETRAIN = "# pretrain.yaml"
+PRETRAIN, STAGES = "# pretrain.yaml", "# stages.yaml"
 MINE, VARIANTS, PROCESSES = "# mine.yaml", "select:\n  methods", "set-resources:"
 STATE = "from safetensors.torch"
 CODE = {
-    "yaml": (MINE, VARIANTS, PROCESSES, "select:\n  color", CORE, TASKS, EXAMPLES, PRETRAIN),
+    "yaml": (
+        MINE,
+        VARIANTS,
+        PROCESSES,
+        "select:\n  color",
+        CORE,
+        TASKS,
+        EXAMPLES,
+        PRETRAIN,
+        STAGES,
+    ),
     # tests/models/test_student.py runs the lines of a student.
     "python": (STATE, "class Color(Selector", "from safetensors.numpy"),
 }
@@ -314,7 +331,7 @@ def mine(folder: Path) -> None:
     (folder / "mine.yaml").write_text(yaml.safe_dump(settings))
 
 
-@pytest.mark.parametrize("start", [MINE, VARIANTS])
+@pytest.mark.parametrize("start", [MINE, VARIANTS, STAGES])
 def test_an_example_is_a_valid_configuration(start):
     plain = yaml.safe_load((ROOT / "config.yaml").read_text())
     example = yaml.safe_load(block("yaml", start))

@@ -10,6 +10,7 @@ import pytest
 
 import checkout
 import trainings
+from groupmates import __main__ as cli
 from groupmates.artefacts.ledger import consumed
 from groupmates.artefacts.store import concatenate, read_table
 from groupmates.models.resumable import Training
@@ -81,7 +82,10 @@ def test_a_plan_counts_the_jobs_of_all_stages(finished: Path, tmp_path: Path) ->
 
 @pytest.mark.long
 def test_two_stages_killed_in_each_end_as_if_they_were_not(
-    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The second stage takes nothing that the first was trained on, and goes on from its model."""
     settings = checkout.merged(STAGED, {"pretrain": {"methods": ["group_mates"]}})
@@ -112,3 +116,6 @@ def test_two_stages_killed_in_each_end_as_if_they_were_not(
     told = consumed(root, "group_mates")
     assert [(c.stage, c.tokens) for c in told] == [(1, 1024), (2, 1024)]
     assert told[0].documents == len(first)
+    asked = ["explain", str(line), first["doc_id"][0].as_py(), "--method", "group_mates"]
+    assert cli.main(asked) == 0
+    assert "stage 1 of pretraining was trained on it" in capsys.readouterr().out
