@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from torch import distributed as dist
 
@@ -40,6 +41,7 @@ UNEVEN = {
     "moments": {"batch_sequences": 3},
     "fit": {"batch_rollouts": 7, "dropout": 0.0},
     "evaluate": {"batch_sequences": 3},
+    "pretrain": {"batch_sequences": 3},
 }
 
 
@@ -65,8 +67,12 @@ def test_processes_share_every_row_once_and_their_average_is_the_mean_of_the_bat
 def train(commands: list[list[str]], meeting: Path, rank: int, count: int) -> None:
     """Every training, as one of `count` processes."""
     lm.MICRO_TOKENS = 30  # a row each: several passes in every step, more in some processes
+    AcceleratorState._reset_state(reset_partial_state=True)  # of the test's own process
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+    os.environ |= dict(zip(names, map(str, (rank, rank, count, count)), strict=True))
     meet = f"file://{meeting}"
     dist.init_process_group("gloo", init_method=meet, rank=rank, world_size=count)
+    join.join()
     for command in commands:
         assert cli.main(command) == 0, command
     dist.destroy_process_group()
@@ -92,7 +98,7 @@ def in_processes(count: int, inputs, folder: Path) -> None:
 def results(folder: Path) -> dict[str, np.ndarray]:
     """The numbers that the trainings end with."""
     found = {}
-    for name in ("base/base", "moments/base", "fit/fit"):
+    for name in ("base/base", "moments/base", "fit/fit", "pretrain/random/seed-0"):
         for file in ("model", "optimizer"):
             path = folder / name / f"{file}.safetensors"
             if path.exists():
@@ -101,6 +107,8 @@ def results(folder: Path) -> dict[str, np.ndarray]:
     found["heldout"] = heldout["predicted_nats"].to_numpy()
     curve = read_table(folder / "evaluate/curve.parquet", "curve")
     found["losses"] = curve["loss_nats"].to_numpy()
+    table = folder / "pretrain/random/seed-0.curve.parquet"
+    found["pretrain"] = read_table(table, "pretrain_curve")["heldout_nats"].to_numpy()
     return found
 
 

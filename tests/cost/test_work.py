@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from groupmates.cost.flops import Shape, first_token_flops, forward_flops, training_flops
 from groupmates.cost.jobs import KERNELS, WEIGHTS, Phase
 from groupmates.cost.sizes import Sizes
 from groupmates.cost.work import stages
+from groupmates.maths.flops import Shape, first_token_flops, forward_flops, training_flops
 from groupmates.settings.config import load
 from groupmates.settings.selectors import STEPS
 from groupmates.settings.stages import STAGES
@@ -223,6 +223,19 @@ def test_a_selection_is_trained_on_by_every_method_and_seed_for_the_same_steps()
     assert (jobs.count, train.units) == (4, steps)
     assert train.parts["train"] == steps * training_flops(LM, 4 * 32, 32)
     assert read.parts["read"] == 1000 * 400  # of the pool
+
+
+def test_models_are_pretrained_by_method_and_seed_at_their_own_size():
+    assert not {"pretrain", "pretrain-tokens"} & work().keys()
+    asked = {"methods": ["random"], "seeds": 2, "start": "scratch", "tokens": 9 * 4 * 32}
+    made = {"family": "qwen3", "hidden_size": 16, "layers": 3, "heads": 2}
+    found = work(pretrain=asked | {"batch_sequences": 4, "architecture": made, "points": 3})
+    (tokens,), (jobs,) = found["pretrain-tokens"], found["pretrain"]
+    shape = Shape(16, 3, LM.vocabulary)
+    assert (tokens.count, jobs.count, jobs.phases[0].units) == (3, 2, 9)
+    parts = jobs.phases[0].parts
+    assert parts["train"] == 9 * training_flops(shape, 4 * 32, 32)
+    assert parts["forward"] == 4 * forward_flops(shape, 12 * 20, 10, 12 * 20 * 0.5)
 
 
 def test_twice_the_documents_are_twice_the_work_of_what_reads_them_all():

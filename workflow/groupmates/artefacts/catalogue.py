@@ -69,6 +69,7 @@ LISTED = columns("source_file string, bytes int64, sha256 string, documents int6
 SCORED = DOCUMENT | columns(
     "source dictionary, n_tokens int64, individual_influence float32, embedding embedding"
 )
+EXAMPLE_LOSSES = columns("example_id string, loss_sum_nats float64, label_tokens int64")
 PROBED = DOCUMENT | columns("text string, input_ids tokens")
 
 ARTEFACTS = {
@@ -347,10 +348,53 @@ ARTEFACTS = {
     "example_losses": Artefact(
         "evaluate/{method}/seed-{seed}.examples.parquet",
         "summed loss and number of label tokens per held-out example after the last step",
-        columns("example_id string, loss_sum_nats float64, label_tokens int64"),
+        EXAMPLE_LOSSES,
     ),
     "summary": Artefact(
         "evaluate/summary.json", "every method against random and against each other", version=2
+    ),
+    "pretrain_tokens": Artefact(
+        "pretrain/{method}/tokens/part-{part}",
+        "the selected documents of some scoring shards, tokenised for pretraining: tokens.npy, [T] of "
+        "the smallest type that holds every id, and documents.parquet; part.json has their numbers and "
+        "the largest id",
+    ),
+    "pretrain_documents": Artefact(
+        "pretrain/{method}/tokens/part-{part}/documents.parquet",
+        "which documents lie in tokens.npy, in its order, which is random; tokens: those of the "
+        "document, its end-of-text token included",
+        DOCUMENT | columns("tokens int64"),
+    ),
+    "pretrained": Artefact(
+        "pretrain/{method}/seed-{seed}",
+        "a model trained on a selection, laid out as base/; training.json also tells the steps and "
+        "tokens of the training so far, as `pretrain`",
+    ),
+    "milestones": Artefact(
+        "pretrain/{method}/seed-{seed}.milestones",
+        "the same model after some of its steps: a folder step-{step} for each share in "
+        "pretrain.milestones",
+    ),
+    "pretrain_curve": Artefact(
+        "pretrain/{method}/seed-{seed}.parquet",
+        "a training at its points: steps and tokens so far; loss_nats: mean training loss of the steps "
+        "since the row before (NaN at step 0); heldout_nats: reference loss; learning_rate: of the "
+        "step before, at step 0 of the first",
+        columns(
+            "step int64, tokens int64, loss_nats float64, heldout_nats float64, "
+            "learning_rate float64"
+        ),
+    ),
+    "pretrain_examples": Artefact(
+        "pretrain/{method}/seed-{seed}.examples.parquet",
+        "summed loss and number of label tokens per held-out example after the last step",
+        EXAMPLE_LOSSES,
+    ),
+    "ledger": Artefact(
+        "pretrain/{method}/seed-{seed}.ledger.parquet",
+        "the documents that were trained on; tokens: of the document that were predicted, repeats "
+        "counted; windows: in which they were",
+        DOCUMENT | columns("windows int64, tokens int64"),
     ),
     "core_predictions": Artefact(
         "core/{lm}/{task}.parquet",
@@ -377,18 +421,32 @@ ARTEFACTS = {
     ),
     "plan": Artefact("plan.json", "what the run will cost; nothing depends on it"),
 }
+# What every stage of pretraining makes anew, in a folder that is laid out like the run's.
+OF_STAGE = {
+    *("rollouts", "probe", "first_order", "fit", "heldout", "accept", "student"),
+    *("score", "score_by", "centroids", "cluster", "prepared", "order", "select"),
+    *("dataset", "dataset_shard", "dataset_part", "windows", "documents", "manifest"),
+    *("megatron_tokens", "megatron_index", "dataset_readme", "dataset_card"),
+    *("pretrain_tokens", "pretrain_documents", "pretrained", "milestones"),
+    *("pretrain_curve", "pretrain_examples", "ledger"),
+}
 
 
 def target_of(path: Path) -> str:
     """What snakemake makes `path` with: itself, or the artefact whose folder it lies in."""
     made = (artefact.path for name, artefact in ARTEFACTS.items() if name != "dataset")
     patterns = "|".join(re.sub(r"\\\{\w+\\\}", "[^/]+", re.escape(path)) for path in made)
-    whole = re.compile(rf"(.*/)?results/[^/]+/({patterns})")
+    whole = re.compile(rf"(.*/)?results/[^/]+/(stages/\d+/[^/]+/)?({patterns})")
     place = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
     # The outermost: of a folder that a rule makes, snakemake knows no file.
     outwards = (place, *place.parents)
     found = [p for p in outwards if whole.fullmatch(p.absolute().as_posix())]
     return str(found[-1] if found else place)
+
+
+def line_of(stage: int, method: str) -> str:
+    """The folder of a method's stage of pretraining below the run's; '' is that of the first stage."""
+    return f"stages/{stage}/{method}/" if stage > 1 else ""
 
 
 def path(name: str) -> str:

@@ -7,11 +7,12 @@ one does not have are rates of kernels: see rates.py.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from groupmates.cost.flops import Shape, first_token_flops, forward_flops, training_flops
 from groupmates.cost.sizes import Sizes
+from groupmates.maths.flops import Shape, first_token_flops, forward_flops, training_flops
 from groupmates.maths.packing import MICRO_TOKENS
+from groupmates.settings import lines
 from groupmates.settings.config import Config
 from groupmates.settings.per_stage import needs_of
 
@@ -89,11 +90,18 @@ class Jobs:
 class Amounts:
     """What several stages have to do, by a configuration and the sizes of its inputs."""
 
-    def __init__(self, config: Config, sizes: Sizes) -> None:
-        self.config, self.sizes = config, sizes
+    def __init__(self, config: Config, sizes: Sizes, line: str = lines.FIRST) -> None:
+        self.config, self.sizes, self.line = config, sizes, line
+        if line:  # a later stage of pretraining: it is of one method, and probes what it trains
+            methods = {"methods": [lines.method_of(line)]}
+            select, pretrain = (
+                part.model_copy(update=methods) for part in (config.select, config.pretrain)
+            )
+            config = config.model_copy(update={"select": select, "pretrain": pretrain})
+            sizes = replace(sizes, lm=self.pretrained)
+            self.config, self.sizes = config, sizes
         self.shards = sizes.shards
         self.in_shard = sizes.documents / self.shards
-        self.states = 16.0 * sizes.lm.parameters(2)  # weights, gradients, two moments; float32
         encoder = sizes.encoder
         self.embedding = (
             encoder.hidden
@@ -107,19 +115,32 @@ class Amounts:
         self.other_models = {need.model for need in needs if need.artefact == "score_by"}
         self.one_step = "one_step" in self.other_models  # whether single steps are probed
         self.meaning = min(config.semantic.embedding_size, sizes.lm.hidden)
-        self.semantic = any(select.clusters_of(name) == "semantic" for name in select.methods)
+        # Whether the final influence model is fitted, and scores the pool.
+        self.final = not line or lines.rescored(config, lines.method_of(line))
+        # A later stage has the semantic clusters of the first.
+        meant = any(select.clusters_of(name) == "semantic" for name in select.methods)
+        self.semantic = meant and not line
         # Sizes of the embeddings that are clustered.
-        self.clustered = [self.embedding, self.meaning] if self.semantic else [self.embedding]
+        self.clustered = [self.embedding] * self.final + [self.meaning] * self.semantic
         self.row_bytes = 60.0 + 4 * self.embedding  # of a scored document
 
     def train_step(self, sequences: float, length: float) -> float:
         return training_flops(self.sizes.lm, sequences * length, length)
 
-    def look(self, examples: int) -> float:
-        """FLOP of one look at the loss of so many reference examples."""
+    @property
+    def pretrained(self) -> Shape:
+        """Of the models that `snakemake pretrain` trains."""
+        if self.config.pretrain.start == "base":
+            return self.sizes.lm
+        made = self.config.pretrain.architecture
+        return Shape(made.hidden_size, made.layers, self.sizes.lm.vocabulary)
+
+    def look(self, examples: int, shape: Shape | None = None) -> float:
+        """FLOP of one look at the loss of so many examples, of the probed model or another."""
         tokens = self.sizes.reference_tokens
         total = examples * tokens
-        return forward_flops(self.sizes.lm, total, tokens / 2, total * self.sizes.label_share)
+        of_model = shape or self.sizes.lm
+        return forward_flops(of_model, total, tokens / 2, total * self.sizes.label_share)
 
     def to_embed(self, documents: float) -> dict[str, float]:
         """Parts of embedding documents, tokenised for the language model already."""
@@ -152,17 +173,20 @@ class Amounts:
         """Tokens that a token of an encoder's chunk looks at: those of its chunk."""
         return min(self.sizes.encoder_tokens, self.config.fit.encoder.chunk_tokens)
 
-    def state_bytes(self, sequences: int, snapshot: bool = False) -> dict[str, float]:
-        """Memory of training the probed model; activations are those of one micro-batch.
+    def state_bytes(
+        self, sequences: int, snapshot: bool = False, shape: Shape | None = None
+    ) -> dict[str, float]:
+        """Memory of training the probed model, or another; activations are those of one micro-batch.
 
         AdamW's state passes through memory when it is loaded.
         """
-        lm, length = self.sizes.lm, self.config.sample.sequence_length
+        lm, length = shape or self.sizes.lm, self.config.sample.sequence_length
         # Logits in bf16 and float32, softmax, gradients; 34 bytes x d a token and layer (bf16).
         # Reserved at most on an H200, 411M parameters: 38.1 GB, and 40.2 by this arithmetic.
         tokens = max(length, min(MICRO_TOKENS, sequences * length))
         logits = 24.0 * tokens * lm.vocabulary
-        active = self.states + logits + 34.0 * tokens * lm.hidden * lm.layers
+        # Weights, gradients, two moments; float32.
+        active = 16.0 * lm.parameters(2) + logits + 34.0 * tokens * lm.hidden * lm.layers
         total = active + (12.0 * lm.parameters(2) if snapshot else 0.0)
         return {"host_bytes": 12.0 * lm.parameters(2), "gpu_bytes": total}
 

@@ -18,8 +18,8 @@ import zstandard
 from tokenizers import Tokenizer
 
 from groupmates.artefacts.catalogue import ADAMW_STATE
-from groupmates.cost.flops import Shape, clipped_mean
 from groupmates.errors import UserError
+from groupmates.maths.flops import Shape, clipped_mean
 from groupmates.pool.arrow_tables import Table
 from groupmates.pool.damage import reading
 from groupmates.pool.documents import read_documents

@@ -68,6 +68,8 @@ STAGES = {
     "assemble": Stage("stages.materialise", "run_assemble", "materialise"),
     "evaluate": Stage("stages.evaluate", "run", "evaluate", **TRAINING),
     "summarise": Stage("stages.summarise", "run", "evaluate"),
+    "pretrain-tokens": Stage("stages.pretrain_tokens", "run", "pretrain"),
+    "pretrain": Stage("stages.pretrain", "run", "pretrain", **TRAINING),
     "core-task": Stage("stages.core", "run", "core", **TENSORS),
     "core": Stage("stages.core_table", "run", "core"),
     "report": Stage("stages.report", "run", "report"),
@@ -88,7 +90,9 @@ PARTS = {  # rows of the report's cost table, in the order of the data flow: wha
     "select": "puts the pool in order, meets the budget",
     "materialise": "writes the datasets",
     "evaluate": "trains on each selection",
+    "pretrain": "trains whole models on selections",
 }
+RULES = {"pretrain_model": "pretrain"}  # rules whose stage has another name
 
 
 def threads_of(rules: Iterable[Any]) -> dict[str, int]:
@@ -99,7 +103,9 @@ def threads_of(rules: Iterable[Any]) -> dict[str, int]:
         stage: found.get(step.function[1] + "_gpu" * step.gpu, step.threads)
         for stage, step in STEPS.items()
     }
-    return {name.replace("_", "-"): threads for name, threads in found.items()} | of_steps
+    of_stages = {name.replace("_", "-"): threads for name, threads in found.items()}
+    renamed = {stage: found[rule] for rule, stage in RULES.items() if rule in found}
+    return of_stages | renamed | of_steps
 
 
 def part_of(stage: str) -> str:
