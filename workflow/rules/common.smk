@@ -37,6 +37,7 @@ localrules:
     accept,
     plan,
     plan_random,
+    pretrain,
 
 
 def artefact(name, **wildcards):
@@ -252,6 +253,16 @@ def folder_files(folder):
     if folder is None or not os.path.isdir(folder):
         return []
     return sorted(str(path) for path in Path(folder).rglob("*") if path.is_file())
+
+
+@plainly()
+def pretrained_models(wildcards):
+    """The last model of every training."""
+    CONFIG.pretrain.check_methods()
+    seeds = range(CONFIG.pretrain.seeds)
+    return expand(
+        artefact("pretrained"), method=CONFIG.pretrain.methods, seed=seeds
+    )
 
 
 @plainly()
