@@ -39,8 +39,9 @@ def run(settings: CoreSettings, *, checkpoint: Path, data: Path, task: str, outp
     tokenizer = load_tokenizer(checkpoint)
     read_special_tokens(tokenizer, in_text=False)
     model = lm.load_lm(checkpoint, key="core.models").eval().requires_grad_(False)
-    encode = partial(text_tokens, tokenizer)
-    whole = list(tokenised(asked, questions, range(len(questions)), encode, start_of(tokenizer)))
+    encode, label = partial(text_tokens, tokenizer), f"core, {task}"
+    rows = tokenised(asked, questions, range(len(questions)), encode, start_of(tokenizer))
+    whole = list(Progress(label, len(questions), "prompts").over(rows))
 
     def where(number: int) -> str:
         return f"{checkpoint}, at {asked.file}, line {lines[number]}"
@@ -48,13 +49,13 @@ def run(settings: CoreSettings, *, checkpoint: Path, data: Path, task: str, outp
     every = [row for question in whole for row in question.rows]
     owner = np.repeat(np.arange(len(whole)), [len(question.rows) for question in whole])
     lm.check_ids(model, every, lambda i: where(owner[i]), tokenizer, FOREIGN)
-    rows = [fitted(question, lm.positions_of(model)) for question in whole]
+    fitting = [fitted(question, lm.positions_of(model)) for question in whole]
     provenance = Provenance.of(
         "core", settings, checkpoint=checkpoint, questions=data / str(asked.file)
     ).also(task=asked.model_dump(mode="json"))
     with Kept(output, "core_predictions", provenance) as kept:
-        found = _verdicts(model, rows, settings.batch_tokens, kept, f"core, {task}", where)
-        write_table(output, "core_predictions", provenance, _columns(lines, rows, found))
+        found = _verdicts(model, fitting, settings.batch_tokens, kept, label, where)
+        write_table(output, "core_predictions", provenance, _columns(lines, fitting, found))
         kept.clear()
 
 
