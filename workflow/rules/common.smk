@@ -260,9 +260,7 @@ def pretrained_models(wildcards):
     """The last model of every training."""
     CONFIG.pretrain.check_methods()
     seeds = range(CONFIG.pretrain.seeds)
-    return expand(
-        artefact("pretrained"), method=CONFIG.pretrain.methods, seed=seeds
-    )
+    return expand(artefact("pretrained"), method=CONFIG.pretrain.methods, seed=seeds)
 
 
 def core_pretrained():

@@ -62,7 +62,7 @@ PRODUCTS = {
 }
 ORACLE = "oracle_greedy"
 # The jobs of a method that come after its selection.
-AFTER = ("materialise", "tokenise", "assemble", "evaluate")
+AFTER = ("materialise", "tokenise", "assemble", "evaluate", "pretrain_tokens", "pretrain_model")
 
 
 def seconds_of(records: Records, needed: list[Jobs]) -> float:

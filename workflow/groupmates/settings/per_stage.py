@@ -133,14 +133,16 @@ def _of_scratch(section: str, key: str) -> Callable[[Config], Any]:
     """A key that counts where a model is pretrained from scratch."""
 
     def find(config: Config) -> Any:
-        return getattr(getattr(config, section), key) if config.pretrain.start == "scratch" else None
+        return (
+            getattr(getattr(config, section), key) if config.pretrain.start == "scratch" else None
+        )
 
     return find
 
 
 def _pretrain_training(config: Config) -> PretrainTraining:
     """How many trainings of which methods there are is the rule's business."""
-    return PretrainTraining(
+    return PretrainTraining.model_construct(
         **{name: getattr(config.pretrain, name) for name in PretrainTraining.model_fields}
     )
 
