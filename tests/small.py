@@ -46,6 +46,7 @@ ADAMW = config.Optimizer(
 RATE = StepRate(factor=1.0, absolute=None)
 LLAMA = config.Architecture(family="llama", hidden_size=16, layers=1, heads=2)
 NEOX = config.Architecture(family="gpt_neox", hidden_size=16, layers=1, heads=2)
+QWEN = config.Architecture(family="qwen3", hidden_size=16, layers=1, heads=2)
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,11 @@ GRAPH_ONLY = {
     "evaluate.seeds",
     "pretrain.methods",
     "pretrain.seeds",
+    "pretrain.repeat",
+    # How machines do it makes nothing stale.
+    "pretrain.sharding",
+    "pretrain.compile",
+    "pretrain.tracker",
     # Of a start that is not the default.
     "pretrain.architecture.family",
     "pretrain.architecture.hidden_size",

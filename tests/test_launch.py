@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from torch import distributed as dist
 
@@ -66,8 +67,12 @@ def test_processes_share_every_row_once_and_their_average_is_the_mean_of_the_bat
 def train(commands: list[list[str]], meeting: Path, rank: int, count: int) -> None:
     """Every training, as one of `count` processes."""
     lm.MICRO_TOKENS = 30  # a row each: several passes in every step, more in some processes
+    AcceleratorState._reset_state(reset_partial_state=True)  # of the test's own process
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+    os.environ |= dict(zip(names, map(str, (rank, rank, count, count)), strict=True))
     meet = f"file://{meeting}"
     dist.init_process_group("gloo", init_method=meet, rank=rank, world_size=count)
+    join.join()
     for command in commands:
         assert cli.main(command) == 0, command
     dist.destroy_process_group()

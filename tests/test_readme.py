@@ -122,6 +122,18 @@ def questions_and_a_model(folder: Path) -> None:
     (folder / "core.yaml").write_text(yaml.safe_dump({"run": "mine", "core": core}))
 
 
+def a_small_pretraining(folder: Path) -> None:
+    """The models of the document at the smallest sizes."""
+    written = yaml.safe_load(block("yaml", PRETRAIN))["pretrain"]
+    shape = written["architecture"] | {"hidden_size": 32, "layers": 1, "heads": 2}
+    written |= {"architecture": shape, "tokens": 1024, "batch_sequences": 4, "warmup_steps": 2}
+    (folder / "pretrain.yaml").write_text(yaml.safe_dump({"pretrain": written}))
+
+
+def two_stages(folder: Path) -> None:
+    (folder / "stages.yaml").write_text(block("yaml", STAGES))
+
+
 def every_stage_is_measured(folder: Path) -> None:
     """`make calibrate` ends with a plan that knows the rate of every stage."""
     plan = json.loads((folder / "results/mine/plan.json").read_text())
@@ -134,6 +146,7 @@ def every_stage_is_measured(folder: Path) -> None:
 
 LOCAL = "snakemake --profile profiles/local --configfile "
 PLAN = "snakemake plan --profile profiles/local --configfile "
+STAGED = "snakemake pretrain --profile profiles/local --configfile mine.yaml stages.yaml"
 EIGHT_CORES = "snakemake plan --profile profiles/local --set-threads score=8"
 SLURM = "snakemake --profile profiles/slurm --configfile mine.yaml"
 COMMANDS = {
@@ -151,6 +164,10 @@ COMMANDS = {
     f"{SLURM} --unlock": Run(""),
     "make calibrate CONFIG=mine.yaml": Run("mine-calibration", after=every_stage_is_measured),
     f"{PLAN}mine.yaml": Run("Plan of the run mine"),
+    "snakemake pretrain --profile profiles/local --configfile mine.yaml pretrain.yaml": Run(
+        "passes over", before=a_small_pretraining
+    ),
+    f"{STAGED} -n": Run("pretrain_model", before=two_stages),
     "snakemake core --profile profiles/local --configfile core.yaml": Run(
         "mean of 2 tasks", before=questions_and_a_model
     ),
@@ -189,6 +206,7 @@ NOT_RUN = {
         "needs a repository on the hub; tests/stages/test_materialise.py loads a dataset by its card"
     ),
     f"{LOCAL}workflow/configs/compare.yaml --config seed=1 run=compare-1": "as with seed 0",
+    STAGED: "workflow/test_stages.py runs two stages",
     "grep -l NAME results/RUN/dataset/METHOD.shards/*.json": "names no run",
     f"{SLURM} --force results/RUN/dataset/METHOD.shards/NNNNN.json": (
         "test_remaking.py makes artefacts anew by such commands"
@@ -201,10 +219,21 @@ NOT_RUN = {
 # Blocks that are no commands, by their first words: pictures, what commands print, and code.
 PICTURES = ("report            results/demo", "corpus (built-in only)", "Plan of the")
 CORE, TASKS, EXAMPLES = "# core.yaml", "tasks:\n", "decontaminate:\n"
+PRETRAIN, STAGES = "# pretrain.yaml", "# stages.yaml"
 MINE, VARIANTS, PROCESSES = "# mine.yaml", "select:\n  methods", "set-resources:"
 STATE = "from safetensors.torch"
 CODE = {
-    "yaml": (MINE, VARIANTS, PROCESSES, "select:\n  color", CORE, TASKS, EXAMPLES),
+    "yaml": (
+        MINE,
+        VARIANTS,
+        PROCESSES,
+        "select:\n  color",
+        CORE,
+        TASKS,
+        EXAMPLES,
+        PRETRAIN,
+        STAGES,
+    ),
     # tests/models/test_student.py runs the lines of a student.
     "python": (STATE, "class Color(Selector", "from safetensors.numpy"),
 }
@@ -302,7 +331,7 @@ def mine(folder: Path) -> None:
     (folder / "mine.yaml").write_text(yaml.safe_dump(settings))
 
 
-@pytest.mark.parametrize("start", [MINE, VARIANTS])
+@pytest.mark.parametrize("start", [MINE, VARIANTS, STAGES])
 def test_an_example_is_a_valid_configuration(start):
     plain = yaml.safe_load((ROOT / "config.yaml").read_text())
     example = yaml.safe_load(block("yaml", start))

@@ -81,7 +81,7 @@ def evaluate_settings(**changed: object) -> per_stage.EvaluateSettings:
 def pretrain_settings(**changed: object) -> per_stage.PretrainSettings:
     """Settings of a training from scratch; `changed` are those of the whole training, or of a stage."""
     fields = {
-        "architecture": small.LLAMA.model_copy(update={"family": "qwen3"}),
+        "architecture": small.QWEN,
         "optimizer": small.ADAMW,
         "stage": 1,
         "begin": 0.0,

@@ -27,7 +27,7 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "workflow"))
 from groupmates.cost.calibration import read
-from groupmates.cost.flops import Shape, first_token_flops, forward_flops, training_flops
+from groupmates.maths.flops import Shape, first_token_flops, forward_flops, training_flops
 from groupmates.maths.kmeans import Assignment, gpus
 from groupmates.models import language_model as lm
 from groupmates.models.encoders import mean_hidden_states

@@ -11,10 +11,10 @@ import yaml
 
 import core_folder
 from groupmates.cost.core_sizes import CoreTask, Reader, core_tasks
-from groupmates.cost.flops import Shape, first_token_flops, forward_flops, training_flops
 from groupmates.cost.jobs import KERNELS, WEIGHTS, Phase
 from groupmates.cost.sizes import Sizes
 from groupmates.cost.work import stages
+from groupmates.maths.flops import Shape, first_token_flops, forward_flops, training_flops
 from groupmates.settings.config import Core, load
 from groupmates.settings.selectors import STEPS
 from groupmates.settings.stages import STAGES

@@ -24,7 +24,7 @@ from groupmates.models import language_model as lm
 from groupmates.models.reference import Reference, head_is_linear
 
 FAMILIES = pytest.mark.parametrize(
-    "architecture", [small.LLAMA, small.NEOX], ids=["llama", "gpt_neox"]
+    "architecture", [small.LLAMA, small.NEOX, small.QWEN], ids=["llama", "gpt_neox", "qwen3"]
 )
 SMALL = {
     "vocab_size": 50,

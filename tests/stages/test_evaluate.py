@@ -221,7 +221,7 @@ def test_training_on_the_selection_moves_the_loss_and_leaves_the_base(small_run,
 def test_a_learning_rate_that_breaks_the_training_is_told(small_run, pool, tmp_path):
     with pytest.raises(UserError, match=r"evaluate\.training\.learning_rate") as caught:
         evaluated(small_run, pool, tmp_path, learning_rate=1e38)
-    assert caught.value.where == "method random, seed 0"
+    assert caught.value.where == "evaluate random seed 0, step 4 of 5"
     assert not list(tmp_path.rglob("*seed-0*.parquet"))
 
 

@@ -8,6 +8,8 @@ import signal
 
 import numpy as np
 import pytest
+import torch
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from torch import distributed as dist
 
@@ -28,6 +30,7 @@ from groupmates.models.schedule import warm_up_stable_decay
 from groupmates.models.tokenizer import document_tokens, load_tokenizer
 from groupmates.pool.token_windows import TokenWindows
 from groupmates.settings import per_stage
+from groupmates.slurm import join
 from groupmates.stages import base, pretrain, pretrain_tokens, probe
 
 FORK = multiprocessing.get_context("fork")  # with torch, which is imported here already
@@ -44,7 +47,7 @@ def parts(inputs):
     return sorted((inputs.folder / "pretrain/random/tokens").iterdir())
 
 
-def trained(inputs, folder, number: int = 0, start=None, **changed):
+def trained(inputs, folder, number: int = 0, start=None, how=(), **changed):
     """The folder of a model that was trained with these settings."""
     model = folder / f"random/seed-{number}"
     pretrain.run(
@@ -58,6 +61,7 @@ def trained(inputs, folder, number: int = 0, start=None, **changed):
         examples=folder / "examples.parquet",
         ledger=folder / "ledger.parquet",
         milestones=[],
+        **dict(how),
     )
     return model
 
@@ -165,8 +169,12 @@ def process(command, folder, rank: int, count: int, stop: int | None) -> None:
     lm.token_losses = losses
     if stop is not None:
         stop_after(stop, pytest.MonkeyPatch())
+    AcceleratorState._reset_state(reset_partial_state=True)  # of the test's own process
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+    os.environ |= dict(zip(names, map(str, (rank, rank, count, count)), strict=True))
     meet = f"file://{folder}/meeting"
     dist.init_process_group("gloo", init_method=meet, rank=rank, world_size=count)
+    join.join()
     assert cli.main(command) == 0
     dist.destroy_process_group()
 
@@ -198,7 +206,7 @@ def rows_of(command, folder, count: int, stop: int | None) -> list[list[int]]:
 
 
 def test_no_window_is_repeated_or_skipped_however_many_processes_go_on(inputs, parts, tmp_path):
-    """Two processes, three and one, the second attempt from the middle of a pass to that of another."""
+    """Two to the middle of a pass, three with weights in parts to that of another, and one."""
     text = TokenWindows(parts[:1], small.SEQUENCE)
     steps = -(-2 * len(text) // 3)
     command = trainings.command(
@@ -212,13 +220,21 @@ def test_no_window_is_repeated_or_skipped_however_many_processes_go_on(inputs, p
     stops = [(2, len(text) // 6), (3, len(text) // 2), (1, None)]
     seen = []
     for attempt, (count, stop) in enumerate(stops):
-        seen += rows_of(command, tmp_path / str(attempt), count, stop)
+        sharding = ["--sharding", "fsdp"] * (count == 3)
+        seen += rows_of([*command, *sharding], tmp_path / str(attempt), count, stop)
     assert len(seen) == 3 * steps
     every = sorted(text.rows(np.arange(len(text))).tolist())
     assert len({tuple(row) for row in every}) == len(every)
     first, second = seen[: len(text)], seen[len(text) : 2 * len(text)]
     assert sorted(first) == sorted(second) == every
     assert first != second
+    models = {}
+    undisturbed = [word.replace(str(tmp_path / "out"), str(tmp_path / "whole")) for word in command]
+    assert cli.main(undisturbed) == 0
+    for folder in ("out", "whole"):
+        models[folder] = load_file(tmp_path / folder / "random/seed-0/model.safetensors")
+    for name, weights in models["out"].items():
+        torch.testing.assert_close(weights, models["whole"][name], rtol=1e-3, atol=1e-5)
     counted = read_table(tmp_path / "out/random/seed-0.ledger.parquet", "ledger")
     assert counted["tokens"].to_numpy().sum() == 3 * steps * small.SEQUENCE
 
@@ -244,7 +260,8 @@ def test_the_curve_counts_tokens_and_its_losses_are_those_of_the_steps(
     assert curve["heldout_nats"][0] == heldout.loss(open_base(inputs.run.base)[0])
     assert math.isnan(curve["loss_nats"][0])
     for i, (first, last) in enumerate([(0, 3), (3, 7), (7, 10)], 1):
-        assert curve["loss_nats"][i] == np.mean([loss for _, loss in losses[first:last]])
+        mean = np.mean([loss for _, loss in losses[first:last]])
+        assert curve["loss_nats"][i] == pytest.approx(mean, rel=1e-12)
         assert curve["learning_rate"][i] == losses[last - 1][0]
     examples = read_table(tmp_path / "examples.parquet", "pretrain_examples")
     total = examples["loss_sum_nats"].to_numpy().sum() / examples["label_tokens"].to_numpy().sum()
@@ -307,6 +324,20 @@ def test_the_model_can_be_probed_and_be_the_base_of_another_run(inputs, tmp_path
     assert np.array_equal(*labels)
 
 
+def test_a_training_can_be_compiled_and_tracked(inputs, tmp_path, monkeypatch):
+    """Sharded ones are among those of several processes, above."""
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda model: compiled.append(model) or model)
+    models = [
+        trained(inputs, tmp_path / name, how=how)
+        for name, how in (("plain", {}), ("other", {"compile": 1, "tracker": "tensorboard"}))
+    ]
+    assert len(compiled) == 1
+    assert list((tmp_path / "other/random/tensorboard").rglob("*tfevents*"))
+    one, two = ((model / "model.safetensors").read_bytes() for model in models)
+    assert one == two
+
+
 def test_weights_from_scratch_are_those_of_the_seed(inputs):
     def weights(number):
         settings = trainings.pretrain_settings()
@@ -351,13 +382,14 @@ def test_a_loss_that_is_no_number_names_its_text_and_spoils_nothing_that_was_kep
 
     monkeypatch.setattr(lm, "token_losses", losses)
     killed.saving(monkeypatch)
-    with pytest.raises(UserError, match="finite training loss") as caught:
+    with pytest.raises(UserError, match="a finite loss in every step") as caught:
         trained(inputs, tmp_path)
     text = TokenWindows(parts, small.SEQUENCE)
     every = text.rows(np.arange(len(text))).tolist()
     ours = np.array([every.index(row) for row in calls[2]])
     names, ids = (", ".join(f) for f in (text.names(ours), text.documents_of(ours)))
-    assert caught.value.found == f"nan at step 3, of the windows {names} with the documents {ids}"
+    where = f"pretrain random seed 0, step 3 of 10, of the windows {names} with the documents {ids}"
+    assert (caught.value.found, caught.value.where) == ("nan", where)
     kept = folder_of(tmp_path / "random/seed-0")
     assert [path.name for path in kept.glob("*.safetensors")] == ["after-2.safetensors"]
     assert all(t.isfinite().all() for t in load_file(kept / "after-2.safetensors").values())

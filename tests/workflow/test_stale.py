@@ -159,7 +159,11 @@ AFFECTS: dict[str, tuple[object, set[str]]] = {
     "pretrain.points": (3, set()),
     "pretrain.milestones": ([0.5], set()),
     "pretrain.max_passes": (3.0, set()),
-    "pretrain.stages": ([0.5, 0.5], set()),
+    "pretrain.sharding": ("fsdp", set()),
+    "pretrain.compile": (True, set()),
+    "pretrain.tracker": ("tensorboard", set()),
+    "pretrain.stages": ([0.5, 0.5], {"order"} | TAKE),  # the run is the first stage
+    "pretrain.repeat": (True, set()),
     "core.tasks": (["copa"], set()),
     "core.examples": (7, set()),
     "core.batch_tokens": (512, set()),

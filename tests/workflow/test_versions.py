@@ -46,6 +46,7 @@ def rules(tmp_path_factory: pytest.TempPathFactory) -> tuple[Names, Names]:
         change = {
             "materialise": {"format": format},
             "decontaminate": {"examples": ["examples.jsonl"]},
+            "pretrain": {"milestones": [0.5]},
             "select": {"methods": [*SELECTORS], "quality": {"positives": "reference"}},
         }
         settings = checkout.merged(checkout.TINY, change)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -20,10 +20,19 @@ class Progress:
     """Prints `[label] done/total unit · rate · time left` to standard error.
 
     `advance(n)` after every piece of work; `note` for a remark of the stage. `resumed` is what an
-    earlier attempt had done already: it counts as done, and not into the rate.
+    earlier attempt had done already: it counts as done, and not into the rate. `more` makes further
+    words of the rate, units a second, for the end of a line.
     """
 
-    def __init__(self, label: str, total: int, unit: str, resumed: int = 0) -> None:
+    def __init__(
+        self,
+        label: str,
+        total: int,
+        unit: str,
+        resumed: int = 0,
+        more: Callable[[float], str] = lambda rate: "",
+    ) -> None:
+        self._more = more
         self.label, self.total, self.unit = label, total, unit
         self.done = self.resumed = resumed
         self._start = self._last = self._moved = time.monotonic()
@@ -68,7 +77,8 @@ class Progress:
         left = (self.total - self.done) / rate if rate and self.done <= self.total else 0.0
         of = f"/{self.total:,}" if self.total else ""
         tail = f"{left:,.0f} s left" if self.done < self.total else f"{seconds:,.1f} s"
-        note(self.label, f"{self.done:,}{of} {self.unit} · {rate:,.1f}/s · {tail}", passing)
+        line = f"{self.done:,}{of} {self.unit} · {rate:,.1f}/s · {tail}{self._more(rate)}"
+        note(self.label, line, passing)
 
 
 def note(label: str, message: str, passing: bool = False) -> None:

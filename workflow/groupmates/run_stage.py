@@ -255,6 +255,8 @@ def run(
     try:
         if joins:
             join.join()
+        else:
+            os.environ.pop("LOCAL_RANK", None)  # of a launcher that this process is none of
         function(**arguments)
         if joins:
             join.part()

@@ -361,8 +361,8 @@ ARTEFACTS = {
     ),
     "pretrain_documents": Artefact(
         "pretrain/{method}/tokens/part-{part}/documents.parquet",
-        "which documents lie in tokens.npy, in its order, which is random; tokens: of the document, its "
-        "end-of-text token included",
+        "which documents lie in tokens.npy, in its order, which is random; tokens: those of the "
+        "document, its end-of-text token included",
         DOCUMENT | columns("tokens int64"),
     ),
     "pretrained": Artefact(
@@ -378,8 +378,8 @@ ARTEFACTS = {
     "pretrain_curve": Artefact(
         "pretrain/{method}/seed-{seed}.parquet",
         "a training at its points: steps and tokens so far; loss_nats: mean training loss of the steps "
-        "since the row before (NaN at step 0); heldout_nats: reference loss; learning_rate: of the step "
-        "before, at step 0 of the first",
+        "since the row before (NaN at step 0); heldout_nats: reference loss; learning_rate: of the "
+        "step before, at step 0 of the first",
         columns(
             "step int64, tokens int64, loss_nats float64, heldout_nats float64, "
             "learning_rate float64"
@@ -421,18 +421,32 @@ ARTEFACTS = {
     ),
     "plan": Artefact("plan.json", "what the run will cost; nothing depends on it"),
 }
+# What every stage of pretraining makes anew, in a folder that is laid out like the run's.
+OF_STAGE = {
+    *("rollouts", "probe", "first_order", "fit", "heldout", "accept", "student"),
+    *("score", "score_by", "centroids", "cluster", "prepared", "order", "select"),
+    *("dataset", "dataset_shard", "dataset_part", "windows", "documents", "manifest"),
+    *("megatron_tokens", "megatron_index", "dataset_readme", "dataset_card"),
+    *("pretrain_tokens", "pretrain_documents", "pretrained", "milestones"),
+    *("pretrain_curve", "pretrain_examples", "ledger"),
+}
 
 
 def target_of(path: Path) -> str:
     """What snakemake makes `path` with: itself, or the artefact whose folder it lies in."""
     made = (artefact.path for name, artefact in ARTEFACTS.items() if name != "dataset")
     patterns = "|".join(re.sub(r"\\\{\w+\\\}", "[^/]+", re.escape(path)) for path in made)
-    whole = re.compile(rf"(.*/)?results/[^/]+/({patterns})")
+    whole = re.compile(rf"(.*/)?results/[^/]+/(stages/\d+/[^/]+/)?({patterns})")
     place = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
     # The outermost: of a folder that a rule makes, snakemake knows no file.
     outwards = (place, *place.parents)
     found = [p for p in outwards if whole.fullmatch(p.absolute().as_posix())]
     return str(found[-1] if found else place)
+
+
+def line_of(stage: int, method: str) -> str:
+    """The folder of a method's stage of pretraining below the run's; '' is that of the first stage."""
+    return f"stages/{stage}/{method}/" if stage > 1 else ""
 
 
 def path(name: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-from groupmates.cost.flops import Shape
+from groupmates.maths.flops import Shape
 from groupmates.maths.in_context import Question, fitted, order_of
 from groupmates.pool.core_questions import read_questions, tokenised
 from groupmates.pool.core_tasks import Task, chosen_tasks

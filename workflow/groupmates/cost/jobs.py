@@ -7,11 +7,12 @@ one does not have are rates of kernels: see rates.py.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from groupmates.cost.flops import Shape, first_token_flops, forward_flops, training_flops
 from groupmates.cost.sizes import Sizes
+from groupmates.maths.flops import Shape, first_token_flops, forward_flops, training_flops
 from groupmates.maths.packing import MICRO_TOKENS
+from groupmates.settings import lines
 from groupmates.settings.config import Config
 from groupmates.settings.per_stage import needs_of
 
@@ -89,8 +90,16 @@ class Jobs:
 class Amounts:
     """What several stages have to do, by a configuration and the sizes of its inputs."""
 
-    def __init__(self, config: Config, sizes: Sizes) -> None:
-        self.config, self.sizes = config, sizes
+    def __init__(self, config: Config, sizes: Sizes, line: str = lines.FIRST) -> None:
+        self.config, self.sizes, self.line = config, sizes, line
+        if line:  # a later stage of pretraining: it is of one method, and probes what it trains
+            methods = {"methods": [lines.method_of(line)]}
+            select, pretrain = (
+                part.model_copy(update=methods) for part in (config.select, config.pretrain)
+            )
+            config = config.model_copy(update={"select": select, "pretrain": pretrain})
+            sizes = replace(sizes, lm=self.pretrained)
+            self.config, self.sizes = config, sizes
         self.shards = sizes.shards
         self.in_shard = sizes.documents / self.shards
         encoder = sizes.encoder
@@ -106,9 +115,13 @@ class Amounts:
         self.other_models = {need.model for need in needs if need.artefact == "score_by"}
         self.one_step = "one_step" in self.other_models  # whether single steps are probed
         self.meaning = min(config.semantic.embedding_size, sizes.lm.hidden)
-        self.semantic = any(select.clusters_of(name) == "semantic" for name in select.methods)
+        # Whether the final influence model is fitted, and scores the pool.
+        self.final = not line or lines.rescored(config, lines.method_of(line))
+        # A later stage has the semantic clusters of the first.
+        meant = any(select.clusters_of(name) == "semantic" for name in select.methods)
+        self.semantic = meant and not line
         # Sizes of the embeddings that are clustered.
-        self.clustered = [self.embedding, self.meaning] if self.semantic else [self.embedding]
+        self.clustered = [self.embedding] * self.final + [self.meaning] * self.semantic
         self.row_bytes = 60.0 + 4 * self.embedding  # of a scored document
 
     def train_step(self, sequences: float, length: float) -> float:
@@ -123,7 +136,7 @@ class Amounts:
         return Shape(made.hidden_size, made.layers, self.sizes.lm.vocabulary)
 
     def look(self, examples: int, shape: Shape | None = None) -> float:
-        """FLOP of one look at the loss of so many reference examples, by default of the probed model."""
+        """FLOP of one look at the loss of so many examples, of the probed model or another."""
         tokens = self.sizes.reference_tokens
         total = examples * tokens
         of_model = shape or self.sizes.lm

@@ -13,9 +13,9 @@ from typing import Any
 
 from groupmates.artefacts.store import replacing
 from groupmates.cost import rates, sizes, work
-from groupmates.cost.flops import makespan, training_flops
 from groupmates.cost.jobs import IMPORTS_BYTES, Jobs, Phase
 from groupmates.cost.table import text
+from groupmates.maths.flops import makespan, training_flops
 from groupmates.settings.config import Config
 from groupmates.settings.per_stage import PlanSettings
 from groupmates.settings.stages import STAGES

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from groupmates.cost.flops import clipped_mean, forward_flops
 from groupmates.cost.jobs import Amounts, Jobs, Phase
 from groupmates.cost.sizes import shape_of
 from groupmates.maths.bandit import most_probed
 from groupmates.maths.brute_force import evaluations
+from groupmates.maths.flops import clipped_mean, forward_flops
 from groupmates.maths.packing import MICRO_TOKENS
 from groupmates.maths.quota import documents_of_ratio
 from groupmates.settings.selectors import (

@@ -19,8 +19,8 @@ from tokenizers import Tokenizer
 
 from groupmates.artefacts.catalogue import ADAMW_STATE
 from groupmates.cost.core_sizes import BYTES_PER_TOKEN, CoreTask, Reader, core_tasks
-from groupmates.cost.flops import Shape, clipped_mean
 from groupmates.errors import UserError
+from groupmates.maths.flops import Shape, clipped_mean
 from groupmates.pool.arrow_tables import Table
 from groupmates.pool.damage import reading
 from groupmates.pool.documents import read_documents

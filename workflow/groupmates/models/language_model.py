@@ -8,7 +8,7 @@ summed in float32 or better.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -32,7 +32,6 @@ from transformers import (
 from groupmates.artefacts import store
 from groupmates.errors import UserError
 from groupmates.maths.packing import MICRO_TOKENS, length_batches, pad_right
-from groupmates.models.distributed import averaging, processes
 from groupmates.models.tokenizer import check_folder, load_tokenizer, loading
 from groupmates.progress import note
 from groupmates.settings.config import Architecture, Optimizer
@@ -111,13 +110,16 @@ def make_lm(
         "tie_word_embeddings": False,
     }
     config: PreTrainedConfig
-    gated = {"intermediate_size": _gated_size(architecture.hidden_size)}
+    gated = _gated_size(architecture.hidden_size)
     if architecture.family == "llama":
-        config = LlamaConfig(**gated, **common)
+        config = LlamaConfig(intermediate_size=gated, **common)
     elif architecture.family == "qwen3":
-        heads = {"head_dim": architecture.hidden_size // architecture.heads}
-        heads["num_key_value_heads"] = architecture.heads  # keys and values of its own for each
-        config = Qwen3Config(**gated, **heads, **common)
+        config = Qwen3Config(
+            intermediate_size=gated,
+            head_dim=architecture.hidden_size // architecture.heads,
+            num_key_value_heads=architecture.heads,
+            **common,
+        )
     else:
         config = GPTNeoXConfig(intermediate_size=4 * architecture.hidden_size, **common)
     torch.manual_seed(seed)
@@ -352,31 +354,49 @@ def train_step(
     input_ids: torch.Tensor,
     clip_norm: float,
     z_loss: float,
-) -> torch.Tensor:
-    """One AdamW step on next-token loss, A(M, x): input_ids int64 [B, L + 1], every token real.
-
-    Gradients add up over parts of at most `pass_tokens`, a row at least. Rows are equally
-    long, so parts weighted by their rows have the mean of the whole. Several processes have their
-    rows each: `model` is then what `Processes.joined` returned.
-
-    Returns the loss before the step, without z-loss, nats per token, float32 on the device. Its
-    average over the processes is that of the batch.
-    """
+) -> None:
+    """One AdamW step on next-token loss, A(M, x): input_ids int64 [B, L + 1], every token real."""
     optimizer.zero_grad(set_to_none=True)
-    rows, weight = processes().share(len(input_ids))
-    own_ids = input_ids[rows]
-    parts = own_ids.split(max(1, pass_tokens(model) // input_ids.shape[1]))
-    mean = torch.zeros((), device=input_ids.device)
-    for number, ids in enumerate(parts):
-        # The factor is exactly 1 for one part: its gradient is then not rounded again.
-        factor = weight * len(ids) / len(own_ids)
-        with averaging(model, last=number == len(parts) - 1):
-            loss, square = token_losses(model, ids)
-            ((loss + z_loss * square) * factor).backward()
-        mean += loss.detach() * factor
+    pull_back(model, input_ids, z_loss)
     nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
     optimizer.step()
+
+
+def pull_back(
+    model: nn.Module,
+    ids: torch.Tensor,
+    z_loss: float,
+    weight: float = 1.0,
+    passes: int = 1,
+    before_the_last: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> torch.Tensor:
+    """Add `weight` times the gradient of the loss to the gradients: ids int64 [B, L + 1].
+
+    Gradients add up over parts of at most `pass_tokens`, a row at least. Rows are equally
+    long, so parts weighted by their rows have the mean of the whole. There are at least `passes`
+    parts: rows that count nothing make up for what is missing. Every part but the last is within
+    `before_the_last`.
+
+    Returns `weight` times the mean loss without z-loss, nats per token, float32 on the device.
+    """
+    parts = list(ids.split(rows_of_pass(model, ids)))
+    weights = [weight * len(part) / len(ids) for part in parts]
+    for _ in range(passes - len(parts)):
+        parts.append(ids[:1])
+        weights.append(0.0)
+    mean = torch.zeros((), device=ids.device)
+    for number, (part, factor) in enumerate(zip(parts, weights, strict=True), 1):
+        with before_the_last() if number < len(parts) else nullcontext():
+            loss, square = token_losses(model, part)
+            # The factor is exactly 1 for one part: its gradient is then not rounded again.
+            ((loss + z_loss * square) * factor).backward()
+        mean += loss.detach() * factor
     return mean
+
+
+def rows_of_pass(model: nn.Module, ids: torch.Tensor) -> int:
+    """Rows of ids [B, L + 1] in one backward pass."""
+    return max(1, pass_tokens(model) // ids.shape[1])
 
 
 def next_token_loss(model: nn.Module, ids: torch.Tensor, z_loss: float) -> torch.Tensor:

@@ -13,36 +13,58 @@ training that goes on draws what an undisturbed one draws.
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from groupmates.artefacts.store import Provenance
 from groupmates.artefacts.unfinished import STOPPED, Kept, signals
+from groupmates.errors import UserError
 from groupmates.maths.randomness import hash64
-from groupmates.models.distributed import processes
-from groupmates.models.language_model import train_step
+from groupmates.models import language_model as lm
+from groupmates.models.distributed import Sharded, of_all, processes
+from groupmates.models.speed import matrix_rate, step_flops
+from groupmates.models.tracking import Tracker, check_installed
 from groupmates.progress import Progress, note
 from groupmates.settings.config import Optimizer
 
 T = TypeVar("T")
 # A cancelled or preempted job, or a reached time limit, is told by one of these.
 STOPPING = (signal.SIGTERM, signal.SIGUSR2)
+STEPS_BETWEEN_LOOKS = 20  # at the losses, which waits for the GPU
+AVERAGING = DistributedDataParallelKwargs(
+    # Buffers are constants here, and processes may differ in how many passes a step takes.
+    broadcast_buffers=False,
+    find_unused_parameters=True,  # some encoders have weights that no loss depends on
+    gradient_as_bucket_view=True,  # no second copy of the gradients
+)
 
 
 class Training:
     """A model and its AdamW, as they were after the `done` steps that an earlier attempt kept.
 
     `state` (JSON) and `tensors` are what else the loop needs to go on; it changes them in place.
-    The first process keeps them, and all processes begin with what it has. `joined` is the model
-    whose gradients are averaged over all processes, for a loop with a loss of its own; `step` needs
-    `hyper`.
+    The first process keeps them, and all processes begin with what it has.
+
+    `step` needs `hyper`. A loop with a loss of its own has `joined`, whose gradients are averaged
+    over all processes. `todo` is the advice where a loss or a weight is not finite. `told` may add
+    words about a step.
+
+    `sharding="fsdp"` spreads weights and AdamW's state over the processes: only `look` and `whole`
+    then have the model. `compile` compiles it. `tracker` is one of Accelerate's, such as
+    tensorboard, whose files lie in a folder of its name beside the output.
     """
 
     def __init__(
@@ -54,39 +76,68 @@ class Training:
         optimizer: torch.optim.AdamW,
         seed: int,
         hyper: Optimizer | None = None,
+        *,
+        todo: str = "lower the learning rate",
+        sharding: Literal["none", "fsdp"] = "none",
+        compile: bool = False,
+        tracker: str | None = None,
     ) -> None:
         self.processes = processes()
         self._kept = Kept(output, artefact, provenance) if self.processes.first else None
+        self._tracker = None
+        if tracker is not None:
+            check_installed(tracker)
+            if self.processes.first:
+                run = f"{output.parent.name}-{output.name}"
+                self._tracker = Tracker(tracker, run, output.parent / tracker)
         self._model, self._optimizer, self._hyper = model, optimizer, hyper
-        self._seed, self.label = seed, output.name
-        self._told: list[int] = []
+        self._seed, self.label, self._todo = seed, output.name, todo
+        self.told: Callable[[int], str] = lambda step: ""
+        self._signals: list[int] = []
+        self._losses: list[torch.Tensor] = []  # that were not looked at
+        self._last_loss = math.nan
+        self._batch = (0, 0)  # sequences, and tokens of each
         self.done = 0
         self.state: dict[str, Any] = {}
         self.tensors: dict[str, torch.Tensor] = {}
         self._restore()
-        self.joined = self.processes.joined(model)
+        self._sharded = Sharded(model, optimizer) if sharding == "fsdp" else None
+        self._accelerator = Accelerator(
+            device_placement=False, mixed_precision="no", kwargs_handlers=[AVERAGING]
+        )
+        self._wrapped: nn.Module = model if self._sharded else self._averaging(model)
+        self.joined: Any = torch.compile(self._wrapped) if compile else self._wrapped
+
+    def _averaging(self, model: nn.Module) -> nn.Module:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # broadcast_buffers, since torch 2.13
+            return self._accelerator.prepare_model(model)
 
     def __enter__(self) -> Self:
         self._listening = signals(*STOPPING)
-        self._told = self._listening.__enter__()
+        self._signals = self._listening.__enter__()
         return self
 
     def __exit__(self, *error: object) -> None:
         self._listening.__exit__(None, None, None)
+        if self._tracker is not None:
+            self._tracker.finish()
 
     def steps(self, total: int, label: str) -> Iterator[int]:
         """Numbers of the steps that are left; between two of them progress is kept.
 
-        After a signal to stop, all processes end after the same step, with status 143.
+        After a signal to stop, all processes end after the same step, with status 143. A loss or a
+        weight that is not finite raises `UserError` before it is kept: what was kept last stays.
         """
-        progress = Progress(label, total, "steps", resumed=self.done)
+        self._name = f"{label}, step {{:,}} of {total:,}"
+        progress = Progress(label, total, "steps", resumed=self.done, more=self._words)
         for step in range(self.done, total):
             item = f"step {step}, process {self.processes.rank}"
             torch.manual_seed(hash64(self._seed, "training", item) % 2**63)
             yield step
             self.done = step + 1
             progress.advance()
-            self._between()
+            self._between(last=self.done == total)
         progress.finish()
 
     def step(self, ids: torch.Tensor, learning_rate: float) -> torch.Tensor:
@@ -97,22 +148,45 @@ class Training:
         """
         assert self._hyper is not None, "a step needs the settings of AdamW"
         set_learning_rate(self._optimizer, learning_rate)
-        hyper, optimizer = self._hyper, self._optimizer
-        loss = train_step(self.joined, optimizer, ids, hyper.clip_norm, hyper.z_loss)
-        return self.processes.mean(loss)
+        self._optimizer.zero_grad(set_to_none=True)
+        rows, weight = self.processes.share(len(ids))
+        sync: dict[str, Any] = {
+            "before_the_last": partial(self._accelerator.no_sync, self._wrapped)
+        }
+        if self._sharded:  # every pass gathers weights, so all processes make as many
+            most = -(-len(ids) // self.processes.count)
+            sync = {"passes": -(-most // lm.rows_of_pass(self._model, ids))}
+        own = lm.pull_back(self.joined, ids[rows], self._hyper.z_loss, weight, **sync)
+        self._accelerator.clip_grad_norm_(self._model.parameters(), self._hyper.clip_norm)
+        self._optimizer.step()
+        loss = self.processes.mean(own)
+        self._losses.append(loss)
+        self._batch = (len(ids), ids.shape[1] - 1)
+        if self._tracker is not None:
+            told: dict[str, Any] = {"learning_rate": learning_rate, "loss_nats": loss}
+            self._tracker.add(self.done, told, math.prod(self._batch))
+        return loss
+
+    def log(self, **values: float | torch.Tensor) -> None:
+        """Tell the tracker, where there is one, of the model as it is after `done` steps."""
+        if self._tracker is not None:
+            self._tracker.add(self.done, values)
 
     def look(self, at: Callable[[Any], T]) -> T | None:
         """What `at` finds in the model, in the first process; None in the others.
 
-        All processes call it, as the first may lack weights that the others have.
+        All processes call it: of a sharded model each has a part alone.
         """
-        return at(self._model) if self.processes.first else None
+        model = self._sharded.model(self.processes.first) if self._sharded else self._model
+        return at(model) if self.processes.first else None
 
     def whole(self) -> tuple[Any, torch.optim.AdamW] | None:
         """The model and its AdamW, to be saved by the first process; None in the others.
 
         All processes call it.
         """
+        if self._sharded:
+            return self._sharded.both(self.processes.first)
         return (self._model, self._optimizer) if self.processes.first else None
 
     def clear(self) -> None:
@@ -120,21 +194,68 @@ class Training:
         assert self._kept is not None, "the first process alone writes"
         self._kept.clear()
 
-    def _between(self) -> None:
-        stopped = self.processes.any(bool(self._told))
-        if self._kept is not None and (stopped or self._kept.due()):
-            self._save(self._kept)
-        if stopped:
+    def _words(self, rate: float) -> str:
+        """Of a line of progress: the last loss, tokens per second, and the share of the GPUs' rate."""
+        if self._batch == (0, 0):
+            return ""
+        if self._losses:
+            self._last_loss = float(self._losses[-1])
+        tokens = rate * math.prod(self._batch)
+        words = f" · loss {self._last_loss:.3f} · {tokens:,.0f} tokens/s"
+        if peak := matrix_rate():
+            share = rate * step_flops(self._model, *self._batch) / (peak * self.processes.count)
+            words += f" · {share:.0%} of the GPU"
+        return words
+
+    def _between(self, last: bool) -> None:
+        told, due = self.processes.any(
+            bool(self._signals), self._kept is not None and self._kept.due()
+        )
+        if told or due or self.done % STEPS_BETWEEN_LOOKS == 0 or last:
+            self._check_losses()
+        if told or due or last:
+            self._check_weights()
+        if told or due:
+            self._save()
+        if told:
             note("resume", f"{self.label}: told to stop, progress is kept")
             sys.exit(STOPPED)
 
-    def _save(self, kept: Kept) -> None:
-        tensors = {n: t.detach().cpu().contiguous() for n, t in self._live().items()}
-        kept.save(
-            {"done": self.done, "state": self.state},
-            {f"after-{self.done}.safetensors": lambda path: save_file(tensors, path)},
-            only=True,
-        )
+    def _check_losses(self) -> None:
+        """Looks at the losses since the last time: this waits for the device."""
+        values = torch.stack(self._losses).tolist() if self._losses else []
+        self._losses = []
+        if self._tracker is not None:
+            self._tracker.flush()
+        for step, value in enumerate(values, self.done - len(values)):
+            self._last_loss = value
+            if not math.isfinite(value):
+                raise self._diverged("a finite loss in every step", f"{value}", step)
+
+    def _check_weights(self) -> None:
+        named = self._model.named_parameters()
+        local = ((n, p.to_local() if isinstance(p, DTensor) else p) for n, p in named)
+        spoiled = [name for name, weight in local if not weight.isfinite().all()]
+        if self.processes.any(bool(spoiled))[0]:
+            found = f"nan or inf in {spoiled[0]}" if spoiled else "nan or inf"
+            raise self._diverged("finite weights after every step", found, self.done - 1)
+
+    def _diverged(self, expected: str, found: str, step: int) -> UserError:
+        where = self._name.format(step + 1) + self.told(step)
+        return UserError(expected=expected, found=found, where=where, todo=self._todo)
+
+    def _save(self) -> None:
+        first, tensors = self.processes.first, {}
+        for name, tensor in self._live().items():
+            whole = of_all(tensor.detach(), first)
+            if whole is not None:
+                tensors[name] = whole.cpu().contiguous()
+        if self._kept is not None:
+            self._kept.save(
+                {"done": self.done, "state": self.state},
+                {f"after-{self.done}.safetensors": lambda path: save_file(tensors, path)},
+                only=True,
+            )
 
     def _live(self) -> dict[str, torch.Tensor]:
         """What changes from step to step, by name."""

@@ -23,13 +23,13 @@ def write_tokens(path: Path, kind: np.dtype, total: int, pieces: Iterable[np.nda
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
         for piece in pieces:
-            file.write(memoryview(np.ascontiguousarray(piece, kind)))
+            file.write(np.ascontiguousarray(piece, kind).data)
 
 
 class TokenWindows:
     """The windows of all parts, numbered from part to part; the files stay mapped.
 
-    Windows overlap by a token, as `packing.windows` cuts them. The rest at the end of a part is in none.
+    Windows overlap by a token, as `packing.windows` cuts them. The end of a part may be in none.
     """
 
     def __init__(self, parts: list[Path], length: int) -> None:

@@ -50,7 +50,8 @@ def prepare(settings: Color.Prepare, *, base: Path, reference: Path, output: Pat
     check_reference(model, examples, base, "selection")
     provenance = Provenance.of("prepare", settings, base=base, reference=reference)
     seed = hash64(settings.seed, "color", "steps")  # of dropout, where the checkpoint has it
-    with Training(output, "prepared", provenance, model, optimizer, seed) as training:
+    todo = "lower select.color.learning_rate, or that of the variant"
+    with Training(output, "prepared", provenance, model, optimizer, seed, todo=todo) as training:
         losses = training.state.setdefault("losses", [examples.loss(model)])
         for _ in training.steps(settings.color.training_steps, f"prepare {output.name}"):
             optimizer.zero_grad(set_to_none=True)

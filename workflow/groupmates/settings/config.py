@@ -639,9 +639,22 @@ class Pretrain(PretrainTraining):
     new weights of `architecture`. AdamW's other settings are those that the probed model has been
     trained with, or those of `base.optimizer`."""
     architecture: Architecture
+    sharding: Literal["none", "fsdp"]
+    """`fsdp`: each of several processes has a part of the weights and of AdamW's state (FSDP2). `none`:
+    each has all of them. A training may go on with the other value."""
+    compile: bool
+    """Whether the model is compiled by torch, which takes minutes at the start and makes steps
+    faster."""
+    tracker: FilledText | None
+    """Where losses, learning rate and tokens per second are shown while a model is trained: any of
+    Accelerate's trackers, such as `tensorboard` or `wandb`, whose package you install."""
     stages: Annotated[list[Share], Field(min_length=1)]
     """Shares of the tokens, and of `select.budget`, of one stage after the other. Each stage but the
-    first selects with the model that the one before has trained."""
+    first selects with the model that the one before has trained. The run itself is the first stage: its
+    selections have the first share of the budget."""
+    repeat: bool
+    """Whether a later stage may select documents that an earlier one was trained on. `false`: it
+    selects others."""
 
     @model_validator(mode="after")
     def stages_are_a_whole(self) -> Self:

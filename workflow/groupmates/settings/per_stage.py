@@ -362,7 +362,9 @@ class PretrainSettings(StageSettings):
 
     @classmethod
     def of_stage(cls, config: Config, stage: int) -> PretrainSettings:
-        """The settings of another stage than the first: it goes on from the model of the one before."""
+        """The settings of a stage; one after the first goes on from the model of the one before."""
+        if stage == 1:
+            return cls.of(config)
         shares = config.pretrain.stages
         begin, end = (math.fsum(shares[:number]) for number in (stage - 1, stage))
         changed = {"architecture": None, "optimizer": None, "stage": stage}

@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from datetime import timedelta
 from pathlib import Path
 from types import FrameType
 from typing import Any, BinaryIO
@@ -22,8 +21,6 @@ from groupmates.errors import UserError
 from groupmates.progress import note
 
 PROFILE = "set-resources of the profile, such as profiles/slurm/profile.yaml"
-# The others may wait for long while the first process reads, evaluates or saves.
-SILENCE = timedelta(days=1)
 SECONDS_TO_END = 30  # after the first of several processes has ended
 SECONDS_BETWEEN_WORDS = 0.5  # of the job's log, shown here
 YEAR_MINUTES = 365 * 24 * 60
@@ -92,10 +89,11 @@ def place() -> int:
 def join() -> None:
     """Meet the others; their number and the GPU of this one are those of torch's variables."""
     import torch
-    from torch import distributed as dist
+
+    from groupmates.models.distributed import meet
 
     gpus = torch.cuda.device_count()
-    here, count = (int(os.environ[name]) for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE"))
+    count = int(os.environ["LOCAL_WORLD_SIZE"])
     own = gpus == 1 and "SLURM_PROCID" in os.environ  # SLURM may show each process only its own
     if 0 < gpus < count and not own:
         raise UserError(
@@ -104,9 +102,11 @@ def join() -> None:
             where=f"tasks_per_node, gres, in {PROFILE}",
             todo=f"set tasks_per_node to {gpus}, or ask for more GPUs",
         )
-    if gpus:
-        torch.cuda.set_device(here % gpus)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=SILENCE)
+    if own:
+        os.environ["LOCAL_RANK"] = "0"  # of the GPUs that it sees
+    # Where it is not set, Accelerate takes all cores.
+    os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
+    meet()
 
 
 def part() -> None:

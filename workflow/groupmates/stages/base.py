@@ -18,6 +18,7 @@ from groupmates.errors import UserError
 from groupmates.maths.packing import windows
 from groupmates.maths.randomness import generator, hash64
 from groupmates.models import language_model as lm
+from groupmates.models.checkpoint import save_checkpoint
 from groupmates.models.resumable import Training
 from groupmates.models.tokenizer import largest_id, load_tokenizer, token_lists
 from groupmates.models.try_out import alike, logits_of, try_out, unusable
@@ -25,8 +26,6 @@ from groupmates.pool.damage import place
 from groupmates.progress import note
 from groupmates.settings.config import Optimizer
 from groupmates.settings.per_stage import BaseSettings
-
-STEPS_BETWEEN_CHECKS = 100  # of the weights
 
 
 def run(settings: BaseSettings, *, tokenizer: Path, training_pool: Path, output: Path) -> None:
@@ -46,19 +45,16 @@ def run(settings: BaseSettings, *, tokenizer: Path, training_pool: Path, output:
         "base", settings, tokenizer=tokenizer, training_pool=training_pool, checkpoint=checkpoint
     )
     seed = hash64(settings.seed, "base", "steps")
-    with Training(output, "base", provenance, model, optimizer, seed, hyper) as training:
+    todo = f"lower base.optimizer.learning_rate, or look at the texts of {training_pool}"
+    with Training(output, "base", provenance, model, optimizer, seed, hyper, todo=todo) as training:
         train(settings, training, model, hyper, training_pool, steps)
         if (whole := training.whole()) is None:
             return
         model, optimizer = whole
         with store.replacing(output) as folder:
-            model.save_pretrained(folder)
-            tokens.save_pretrained(folder)
-            lm.save_optimizer(optimizer, model, folder / ADAMW_STATE)
+            save_checkpoint(folder, model, optimizer, tokens, {"optimizer": hyper.model_dump()})
             optimizer.state.clear()  # makes room for the model once more
             check_saved(model, folder, few_tokens, str(output))
-            body = json.dumps({"optimizer": hyper.model_dump()}, indent=2, sort_keys=True)
-            (folder / "training.json").write_text(body + "\n")
             store.write_folder_provenance(folder, "base", provenance)
         training.clear()
 
@@ -219,8 +215,3 @@ def train(
         share = min(1.0, (step + 1) / max(1, base.learning_rate_warmup_steps))
         peak = hyper.learning_rate if base.checkpoint is None else 0.0
         training.step(batch, share * peak)
-        # At times: it waits for the GPU. A loss that is not finite spoils the weights for good.
-        if (step + 1) % STEPS_BETWEEN_CHECKS == 0 or step + 1 == steps:
-            when = f"after step {step + 1:,} of {steps:,}"
-            todo = "lower base.optimizer.learning_rate, or look at the texts that were trained on"
-            lm.check_finite(model, when, f"training on {pool}", todo)

@@ -66,7 +66,10 @@ def run(
     documents = shared_documents(reading, ours)
     lm.check_ids(model, documents, lambda i: place_of(i, chosen, located(pool)), tokens)
     seed = hash64(settings.seed, "evaluate", f"steps of {number}")
-    with Training(curve, "curve", provenance, model, optimizer, seed, hyper) as under_way:
+    todo = "lower evaluate.training.learning_rate"
+    with Training(
+        curve, "curve", provenance, model, optimizer, seed, hyper, todo=todo
+    ) as under_way:
         batches = training_batches(documents, settings, random)
         seen, losses = train(settings, under_way, batches, heldout, label)
         if reading is None:

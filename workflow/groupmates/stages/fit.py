@@ -91,7 +91,8 @@ def run(
     )
     optimizer = make_optimizer(model, fit.training)
     seed = hash64(settings.seed, "fit steps", output.name)
-    with Training(output, "fit", provenance, model, optimizer, seed) as under_way:
+    todo = "lower fit.training.learning_rate"
+    with Training(output, "fit", provenance, model, optimizer, seed, todo=todo) as under_way:
         train(settings, under_way, model, optimizer, prepared, training, validation, scale)
         if not under_way.processes.first:
             return

@@ -21,6 +21,7 @@ from groupmates.maths.passes import Passes
 from groupmates.maths.randomness import hash64
 from groupmates.models import language_model as lm
 from groupmates.models.checkpoint import open_base, save_checkpoint
+from groupmates.models.distributed import processes
 from groupmates.models.reference import Reference, check_reference, reference_part
 from groupmates.models.resumable import Training
 from groupmates.models.schedule import warm_up_stable_decay
@@ -76,8 +77,14 @@ def run(
     examples: Path,
     ledger: Path,
     milestones: list[Path],
+    sharding: str = "none",
+    compile: int = 0,
+    tracker: str = "none",
 ) -> None:
     """Train model `number` of a method on the windows of its `tokens`, a folder for each part.
+
+    `sharding`, `compile` and `tracker` are those of `Training`. They are no settings: a training may go
+    on with others.
 
     `start`: the probed model, or the one that the stage before has trained; from scratch, its
     tokenizer alone. `milestones`: their folder, where there are to be any. Methods share weights from
@@ -98,7 +105,20 @@ def run(
         "pretrain", settings, documents=tables, start=start, reference=reference
     ).also(number=number)
     seed = hash64(settings.seed, "pretrain", f"steps of {number}, stage {settings.stage}")
-    with Training(output, "pretrained", provenance, model, optimizer, seed, hyper) as under_way:
+    with Training(
+        output,
+        "pretrained",
+        provenance,
+        model,
+        optimizer,
+        seed,
+        hyper,
+        todo="lower pretrain.learning_rate or raise pretrain.warmup_steps; or look at these documents. "
+        "What was kept before this step stays",
+        sharding="fsdp" if sharding == "fsdp" and processes().count > 1 else "none",
+        compile=bool(compile),
+        tracker=None if tracker == "none" else tracker,
+    ) as under_way:
         writer = Writer(settings, under_way, language, hyper, provenance, *milestones)
         order = Passes(len(text), settings.seed, f"seed {number}, stage {settings.stage}")
         train(settings, steps, under_way, writer, text, order, heldout, label)
@@ -109,10 +129,13 @@ def run(
         check_heldout(under_way.state["curve"], label)
         rows = under_way.state["curve"]
         names = ("step", "tokens", "loss_nats", "heldout_nats", "learning_rate")
-        columns = {name: [row[i] for row in rows] for i, name in enumerate(names)}
-        store.write_table(curve, "pretrain_curve", provenance, columns)
-        columns = {"example_id": example_ids, "loss_sum_nats": losses}
-        columns["label_tokens"] = heldout.labels_N
+        points = {name: [row[i] for row in rows] for i, name in enumerate(names)}
+        store.write_table(curve, "pretrain_curve", provenance, points)
+        columns = {
+            "example_id": example_ids,
+            "loss_sum_nats": losses,
+            "label_tokens": heldout.labels_N,
+        }
         store.write_table(examples, "pretrain_examples", provenance, columns)
         trained = (steps.last - steps.first) * settings.training.batch_sequences
         write_ledger(ledger, provenance, text, order.counts(trained))
@@ -184,9 +207,13 @@ def train(
     label: str,
 ) -> None:
     """Take the steps that are left. `curve` of the state has the rows of the curve, in the end."""
-    training, state = settings.training, under_way.state
-    for key, value in (("curve", []), ("loss", 0.0), ("steps", 0)):
-        state.setdefault(key, value)
+    training, state, tensors = settings.training, under_way.state, under_way.tensors
+    state.setdefault("curve", [])
+    state.setdefault("steps", 0)  # since the last row
+    tensors.setdefault("loss", torch.zeros((), dtype=torch.float64, device=lm.device()))
+
+    def windows(step: int) -> np.ndarray:
+        return order.batch(step, training.batch_sequences)
 
     def rate(step: int) -> float:
         return warm_up_stable_decay(training, step, steps.total)
@@ -197,43 +224,34 @@ def train(
             return
         if done in steps.points:
             found = under_way.look(heldout.loss)
+            if found is not None:
+                under_way.log(heldout_nats=found)
             seen = done * training.batch_sequences * settings.sequence_length
-            mean = state["loss"] / state["steps"] if state["steps"] else math.nan
+            mean = float(tensors["loss"]) / state["steps"] if state["steps"] else math.nan
             state["curve"].append([done, seen, mean, found, rate(max(0, done - 1))])
-            state["loss"], state["steps"] = 0.0, 0
+            state["steps"] = 0
+            tensors["loss"].zero_()
         if done in steps.milestones:
             writer.keep_milestone(done)
 
+    under_way.told = lambda step: told(text, windows(step), label)
     for step in under_way.steps(steps.last - steps.first, label):
         look(steps.first + step)
-        window_B = order.batch(step, training.batch_sequences)
-        ids = torch.from_numpy(text.rows(window_B)).to(lm.device())
-        # Waits for the device: a loss that is not finite must not reach what is kept.
-        loss = float(under_way.step(ids, rate(steps.first + step)))
-        if not math.isfinite(loss):
-            raise not_finite(loss, steps.first + step, text, window_B, label)
-        state["loss"] += loss
+        ids = torch.from_numpy(text.rows(windows(step))).to(lm.device())
+        tensors["loss"] += under_way.step(ids, rate(steps.first + step))
         state["steps"] += 1
     look(steps.last)
 
 
-def not_finite(
-    loss: float, step: int, text: TokenWindows, window_B: np.ndarray, label: str
-) -> UserError:
-    """A training step whose loss is no number; the log names all of its windows and documents."""
+def told(text: TokenWindows, window_B: np.ndarray, label: str) -> str:
+    """Windows and documents of a step, for an error; the log names all of them."""
     names, ids = text.names(window_B), text.documents_of(window_B)
-    note(label, f"step {step + 1:,} had the windows {', '.join(names)} of {', '.join(ids)}")
-    shown = [
+    note(label, f"the step had the windows {', '.join(names)} of {', '.join(ids)}")
+    windows, documents = (
         ", ".join(found[:SHOWN]) + (f" and {len(found) - SHOWN:,} more" if found[SHOWN:] else "")
         for found in (names, ids)
-    ]
-    return UserError(
-        expected="a finite training loss",
-        found=f"{loss} at step {step + 1:,}, of the windows {shown[0]} with the documents {shown[1]}",
-        where=label,
-        todo="lower pretrain.learning_rate or raise pretrain.warmup_steps; or look at these documents. "
-        "What was kept before this step stays",
     )
+    return f", of the windows {windows} with the documents {documents}"
 
 
 def check_heldout(rows: list[list[float]], label: str) -> None:

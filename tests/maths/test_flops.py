@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from groupmates.cost.flops import (
+from groupmates.maths.flops import (
     Shape,
     clipped_mean,
     first_token_flops,

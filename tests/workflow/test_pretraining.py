@@ -1,0 +1,46 @@
+"""Models pretrained on the selections of a finished run, `snakemake pretrain`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import checkout
+from groupmates.artefacts.store import read_table
+from in_process import goes_on, planned, snakemake
+
+MADE = {"family": "qwen3", "hidden_size": 32, "layers": 1, "heads": 2}
+
+
+@pytest.fixture
+def asked(finished: Path, tmp_path: Path) -> Path:
+    settings = {"methods": ["random"], "seeds": 2, "start": "scratch", "architecture": MADE}
+    settings |= {"tokens": 2048, "batch_sequences": 4, "learning_rate": 1e-2, "warmup_steps": 2}
+    return checkout.copy(finished, tmp_path, {"pretrain": settings})
+
+
+def test_a_finished_run_trains_models_on_its_selections_and_nothing_else(asked: Path) -> None:
+    assert not planned(asked)  # the run itself does not need them
+    jobs = planned(asked, "--", "pretrain")
+    assert jobs == {"pretrain_tokens": 3, "pretrain_model": 2, "pretrain": 1}
+    shown = snakemake(asked, "--", "plan").stdout
+    assert "pretrain-tokens" in shown, shown[-2000:]
+    root = goes_on(asked, "--", "pretrain") / "pretrain/random"
+    assert planned(asked, "--", "pretrain").keys() <= {"pretrain"}
+    curves = []
+    for seed in (0, 1):
+        training = json.loads((root / f"seed-{seed}/training.json").read_text())
+        assert training["pretrain"] == {"steps": 16, "tokens": 2048}
+        curve = read_table(root / f"seed-{seed}.parquet", "pretrain_curve").to_pydict()
+        assert curve["tokens"][-1] == 2048
+        assert curve["heldout_nats"][-1] < curve["heldout_nats"][0]
+        curves.append(curve)
+    assert curves[0] != curves[1]
+
+
+def test_without_a_method_there_is_nothing_to_pretrain(finished: Path, tmp_path: Path) -> None:
+    done = snakemake(checkout.copy(finished, tmp_path), "-n", "--", "pretrain")
+    assert done.returncode != 0
+    assert "set pretrain.methods to some of select.methods" in done.stdout
