@@ -76,6 +76,7 @@ GRAPH_ONLY = {
     "pretrain.architecture.layers",
     "pretrain.architecture.heads",
     "core.models",
+    "core.pretrained",
     "core.data",
     "core.tasks",
 }

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 
 import attempts
 import checkout
+import core_folder
 from groupmates.cost.calibration import merged, pool_sample, reduced
 from groupmates.cost.compare import compare, read_plan
 from groupmates.cost.jobs import TOKENS_AHEAD, Jobs, Phase
@@ -332,3 +333,24 @@ def test_a_file_that_is_damaged_behind_the_texts_that_are_read_is_told_as_by_a_s
 def test_a_padded_file_and_one_of_the_largest_window_are_whole(name, content, tmp_path):
     planned = plan(load(pool_of(tmp_path / name, content)), tmp_path / "run", {})
     assert planned["sizes"]["documents"] == 250
+
+
+def test_core_is_planned_and_calibrated_where_models_are_named(tmp_path):
+    question = {"query": "a question", "choices": ["one", "other"], "gold": 0}
+    names = [f"task{i}" for i in range(7)]
+    core_folder.write(tmp_path, dict.fromkeys(names, [question] * 20))
+    asked = {"models": {"mine": str(tmp_path / "gone")}, "data": str(tmp_path), "pretrained": True}
+    shape = {"hidden_size": 8, "layers": 1, "vocabulary_size": 300}
+    config = load(
+        merged(
+            with_pool(tmp_path, checkpoint=shape),
+            {"core": asked, "pretrain": {"methods": ["random"], "seeds": 2}},
+        )
+    )
+    planned = plan(config, tmp_path / "run", {})
+    assert planned["stages"]["core-task"]["jobs"] == 3 * 7
+    assert "no tokenizer of mine" in planned["sizes"]["basis"]["core"]
+    small = reduced(config, None)["core"]
+    assert small["models"] == {"base": "results/tiny-calibration/base"}
+    assert (small["pretrained"], small["examples"]) == (False, 8)
+    assert small["tasks"] == ["task0", "task3", "task6"]

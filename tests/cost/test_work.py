@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+import core_folder
+from groupmates.cost.core_sizes import CoreTask, Reader, core_tasks
 from groupmates.cost.jobs import KERNELS, WEIGHTS, Phase
 from groupmates.cost.sizes import Sizes
 from groupmates.cost.work import stages
 from groupmates.maths.flops import Shape, first_token_flops, forward_flops, training_flops
-from groupmates.settings.config import load
+from groupmates.settings.config import Core, load
 from groupmates.settings.selectors import STEPS
 from groupmates.settings.stages import STAGES
 from planned import configuration
@@ -351,3 +353,33 @@ def test_a_plan_counts_a_gpu_where_a_rule_asks_for_one_and_the_profile_names_tha
     assert profile["set-resources"].keys() == asking | {
         new for old, new in inherited if old in asking
     }
+
+
+def test_core_reads_what_options_share_once(tmp_path):
+    """Without a tokenizer, four bytes are a token."""
+    question = {"query": "four" * 9, "choices": ["four" * 2, "more" * 3], "gold": 0}
+    core_folder.write(tmp_path, {"copa": [question] * 3})
+    core = {"pretrained": False, "data": str(tmp_path), "tasks": "all", "examples": None}
+    asked = Core(models={"one": "a", "two": "b"}, batch_tokens=64, **core)
+    found = core_tasks(asked, dict.fromkeys(asked.models, Reader(LM, None, None)))
+    assert [(task.model, task.task, task.questions) for task in found] == [
+        ("one", "copa", 3),
+        ("two", "copa", 3),
+    ]
+    # A prompt has two examples of 36 + 1 + 8 + 2 bytes; its own 36 + 1, and an option of 8 or 12.
+    rows = [1 + -(-(2 * 47 + 37 + option) // 4) for option in (8, 12)]
+    shared = 1 + (2 * 47 + 37) // 4 - 1  # the last of them predicts
+    assert found[0].tokens == shared + sum(rows) - 2 * shared
+    cut = core_tasks(asked, {"one": Reader(LM, 10, None)})
+    assert cut[0].tokens <= 20 < found[0].tokens
+
+
+def test_core_is_a_job_for_each_model_and_task():
+    task = CoreTask("one", "copa", LM, 30, tokens=50.0, pairs=1000.0, logits=8.0, text_bytes=90.0)
+    found = work(sizes(core=[task, task]))
+    (jobs, _), (table,) = found["core-task"], found["core"]
+    prompts, questions = jobs.phases
+    assert (jobs.count, table.count) == (1, 1)
+    assert (prompts.units, prompts.parts) == (30, {"tokenise": 30 * 90})
+    assert questions.parts == {"forward": pytest.approx(30 * forward_flops(LM, 50, 20, 8))}
+    assert not {"core", "core-task"} & work().keys()

@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from groupmates.maths.statistics import example_interval, paired_interval, tokens_to_reach
+from groupmates.maths.statistics import (
+    example_interval,
+    paired_interval,
+    seeds_needed,
+    tokens_to_reach,
+)
 
 
 def test_an_interval_of_three_seeds_by_hand():
@@ -73,3 +78,20 @@ def test_a_loss_that_is_there_at_the_start_needs_no_training():
 
 def test_a_loss_that_is_never_reached_has_no_tokens():
     assert tokens_to_reach(TOKENS, np.array([5.0, 4.0, 3.0, 2.0]), 1.9) is None
+
+
+@pytest.mark.parametrize("correlation", [None, 0.5])
+def test_so_many_seeds_show_a_difference_in_four_of_five_trials(correlation):
+    difference, noise, trials = 0.011, 0.0062, 20_000
+    seeds, random = seeds_needed(difference, noise, correlation), np.random.default_rng(0)
+
+    def share_of(n):
+        shared, own = (np.sqrt(c) * noise for c in (correlation or 0.0, 1 - (correlation or 0.0)))
+        both = shared * random.normal(size=(1, trials, n)) + own * random.normal(
+            size=(2, trials, n)
+        )
+        one, other = both[0] + difference, both[1]
+        test = stats.ttest_ind if correlation is None else stats.ttest_rel
+        return (test(one, other, axis=1).pvalue < 0.05).mean()
+
+    assert share_of(seeds) > 0.79 > share_of(seeds - 2)

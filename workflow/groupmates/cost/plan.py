@@ -213,7 +213,8 @@ def pretraining(
     def besides(*left_out: str) -> float:
         return sum(s[device] or 0.0 for name, s in stages.items() if name not in left_out) / whole
 
-    training = ("pretrain-tokens", "pretrain")  # that of the run is what it is compared with
+    # The run's own pretraining is what it is compared with, and no selection needs CORE.
+    training = ("pretrain-tokens", "pretrain", "core-task", "core")
     return {
         "hours": whole,
         "basis": basis,

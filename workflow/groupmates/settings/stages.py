@@ -91,6 +91,7 @@ PARTS = {  # rows of the report's cost table, in the order of the data flow: wha
     "materialise": "writes the datasets",
     "evaluate": "trains on each selection",
     "pretrain": "trains whole models on selections",
+    "core": "asks finished models questions",
 }
 RULES = {"pretrain_model": "pretrain"}  # rules whose stage has another name
 
