@@ -101,9 +101,16 @@ PROFILES = {
 }
 
 
-def command(*arguments: str, profile: str = "local") -> list[str]:
-    snakemake = [sys.executable, "-m", "snakemake", *PROFILES[profile]]
-    return [*snakemake, "--configfile", "settings.yaml", *arguments]
+# What runs it: under SLURM one that does not wait longer from look to look.
+PROGRAMS = {"local": ["-m", "snakemake"], "slurm": [str(REPOSITORY / "tests/slurm/impatient.py")]}
+
+
+def arguments(*more: str, profile: str = "local") -> list[str]:
+    return [*PROFILES[profile], "--configfile", "settings.yaml", *more]
+
+
+def command(*more: str, profile: str = "local") -> list[str]:
+    return [sys.executable, *PROGRAMS[profile], *arguments(*more, profile=profile)]
 
 
 def snakemake(
