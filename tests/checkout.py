@@ -99,10 +99,11 @@ PROFILES = {
         *("--slurm-init-seconds-before-status-checks", "1"),
     ],
 }
+PROFILES["patient slurm"] = PROFILES["slurm"]
 
 
-# What runs it: under SLURM one that does not wait longer from look to look.
-PROGRAMS = {"local": ["-m", "snakemake"], "slurm": [str(REPOSITORY / "tests/slurm/impatient.py")]}
+# What runs it: for tests on SLURM one that does not wait longer from look to look.
+IMPATIENT = REPOSITORY / "tests/slurm/impatient.py"
 
 
 def arguments(*more: str, profile: str = "local") -> list[str]:
@@ -110,7 +111,8 @@ def arguments(*more: str, profile: str = "local") -> list[str]:
 
 
 def command(*more: str, profile: str = "local") -> list[str]:
-    return [sys.executable, *PROGRAMS[profile], *arguments(*more, profile=profile)]
+    program = [str(IMPATIENT)] if profile == "slurm" else ["-m", "snakemake"]
+    return [sys.executable, *program, *arguments(*more, profile=profile)]
 
 
 def snakemake(

@@ -69,17 +69,17 @@ class Campaign:
         self.slurm, self.folder = slurm, folder
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self, precommand: str = "", **resources: object) -> None:
+    def start(self, precommand: str = "", profile: str = "slurm", **resources: object) -> None:
         path = self.folder / "profiles/slurm/profile.yaml"
-        profile = yaml.safe_load(path.read_text())
-        profile["set-resources"][self.rule] = {"runtime": 30} | self.resources | resources
+        settings = yaml.safe_load(path.read_text())
+        settings["set-resources"][self.rule] = {"runtime": 30} | self.resources | resources
         if precommand:
-            profile["precommand"] = precommand
-        path.write_text(yaml.safe_dump(profile))
+            settings["precommand"] = precommand
+        path.write_text(yaml.safe_dump(settings))
         environment = self.slurm.environment(GROUPMATES_SAVE_SECONDS=str(SAVE_SECONDS))
         with (self.folder / "main.log").open("a") as log:
             self.process = subprocess.Popen(
-                checkout.command("--", self.target, profile="slurm"),
+                checkout.command("--", self.target, profile=profile),
                 cwd=self.folder,
                 env=environment,
                 stdout=log,
@@ -235,15 +235,23 @@ def test_a_node_that_loses_its_power(campaign, probed, record_property):
     survived(campaign, probed, record_property, 2, unsaved)
 
 
-def test_a_killed_slurmd_and_a_restarted_slurmctld_find_their_job_again(
-    campaign, probed, record_property
-):
+def test_a_killed_slurmd_that_comes_back_takes_its_job_up_again(campaign, probed, record_property):
     campaign.start()
     campaign.under_way()
     pid = campaign.hold()
     (job,) = campaign.slurm.squeue("r")
     campaign.slurm.kill_slurmd(job.node)
     campaign.slurm.start_slurmd(job.node)
+    os.kill(pid, signal.SIGCONT)
+    campaign.ends()
+    survived(campaign, probed, record_property, 1)
+
+
+def test_a_restarted_slurmctld_finds_its_jobs_again(campaign, probed, record_property):
+    # Looks that fail, five within one, make the plugin forget its jobs where there is no accounting.
+    campaign.start(profile="patient slurm")
+    campaign.under_way()
+    pid = campaign.hold()
     campaign.slurm.restart_slurmctld()
     os.kill(pid, signal.SIGCONT)
     campaign.ends()
