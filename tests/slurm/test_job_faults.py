@@ -210,6 +210,7 @@ def test_a_requeued_job_goes_on_under_its_id(campaign, probed, record_property):
 def test_a_preempted_job_goes_on_after_the_others(campaign, probed, record_property):
     campaign.start(slurm_partition="scavenge")
     job = campaign.under_way()
+    campaign.hold()
     campaign.slurm.submit("sleep 2", "-p", "cpu", "-N2", "--exclusive")
     campaign.ends()
     survived(campaign, probed, record_property, 2)
