@@ -99,11 +99,20 @@ PROFILES = {
         *("--slurm-init-seconds-before-status-checks", "1"),
     ],
 }
+PROFILES["patient slurm"] = PROFILES["slurm"]
 
 
-def command(*arguments: str, profile: str = "local") -> list[str]:
-    snakemake = [sys.executable, "-m", "snakemake", *PROFILES[profile]]
-    return [*snakemake, "--configfile", "settings.yaml", *arguments]
+# What runs it: for tests on SLURM one that does not wait longer from look to look.
+IMPATIENT = REPOSITORY / "tests/slurm/impatient.py"
+
+
+def arguments(*more: str, profile: str = "local") -> list[str]:
+    return [*PROFILES[profile], "--configfile", "settings.yaml", *more]
+
+
+def command(*more: str, profile: str = "local") -> list[str]:
+    program = [str(IMPATIENT)] if profile == "slurm" else ["-m", "snakemake"]
+    return [sys.executable, *program, *arguments(*more, profile=profile)]
 
 
 def snakemake(

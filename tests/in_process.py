@@ -2,6 +2,7 @@
 
 `snakemake` here takes what `checkout.snakemake` takes. Jobs run one after the other in this process,
 by the very command lines that snakemake has made. workflow/test_run.py proves that both agree.
+`python in_process.py` takes what snakemake takes.
 """
 
 from __future__ import annotations
@@ -37,17 +38,19 @@ def snakemake(
     folder: Path, *arguments: str, profile: str = "local"
 ) -> subprocess.CompletedProcess[str]:
     """Run snakemake in `folder`; output and errors together in `stdout`."""
+    command, told = checkout.arguments(*arguments, profile=profile), io.StringIO()
+    with chdir(folder), redirect_stdout(told), redirect_stderr(told):
+        status = main(command)
+    return subprocess.CompletedProcess(command, status, told.getvalue())
+
+
+def main(arguments: list[str]) -> int:
+    """Run snakemake in the working directory; its exit status."""
     from snakemake import cli
 
-    # The other scheduler asks a solver in a process of its own.
-    command = ["--scheduler", "greedy", *checkout.command(*arguments, profile=profile)[3:]]
-    told = io.StringIO()
     opening._stamp.cache_clear()
     with ExitStack() as entered:
         for context in (
-            chdir(folder),
-            redirect_stdout(told),
-            redirect_stderr(told),
             as_it_was(),
             mock.patch.dict(os.environ),
             mock.patch.object(sys, "path", [*sys.path]),
@@ -58,11 +61,11 @@ def snakemake(
         ):
             entered.enter_context(context)
         try:
-            cli.main(command)
-            status = 0
+            # The other scheduler asks a solver in a process of its own.
+            cli.main(["--scheduler", "greedy", *arguments])
         except SystemExit as end:
-            status = end.code if isinstance(end.code, int) else 1
-    return subprocess.CompletedProcess(command, status, told.getvalue())
+            return end.code if isinstance(end.code, int) else 1
+    return 0
 
 
 def planned(folder: Path, *arguments: str, profile: str = "local") -> dict[str, int]:
@@ -160,3 +163,7 @@ def counted_by_rule(plan: Path) -> Counter[str]:
         rule = rule_of(STEPS[name]) if name in STEPS else name
         found[rule.replace("_", "-")] += stage["jobs"]
     return found
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -34,6 +34,7 @@ from groupmates.slurm import join, queries
 
 PATHS = os.pathsep.join([str(Path(unfinished.__file__).parents[2]), str(Path(__file__).parent)])
 FORK = multiprocessing.get_context("fork")  # with torch, which is imported here already
+
 # A batch that two and four processes cannot share evenly, one that is smaller than four, and no
 # dropout, whose masks belong to a process.
 UNEVEN = {

@@ -2,11 +2,11 @@
 
     python tests/benchmarks/planted.py data/pool/shard_*.jsonl.zst --output data/planted
 
-Of the pool's documents in the order of their ids' hashes, `--documents` are taken; the first
-`--planted` of them are written `--copies` times each, under ids of their own (id and number of the
-copy), the others once. With `--edited` each copy but the first is a near-duplicate: a tenth of its
-sentences are left out, white space is flattened, a line of its own stands below. Eight files,
-documents in hash order: copies are spread over all of them.
+The first `--documents` of the pool are taken, in the order of their ids' hashes. The first `--planted`
+of them are written `--copies` times each, under ids of their own (id and number of the copy), the
+others once. With `--edited` each copy but the first is a near-duplicate: a tenth of its sentences are
+left out, white space is flattened, a line of its own stands below. Eight files, documents in hash
+order: copies are spread over all of them.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import brought
 import small
 from groupmates.errors import UserError
 from groupmates.models import language_model as lm
-from groupmates.models.encoders import LmEncoder, mean_hidden_states
+from groupmates.models.encoders import LmEncoder, feature_size, mean_hidden_states
 from groupmates.models.reference import Reference, check_reference
 from groupmates.models.semantic import SemanticEncoder
 from groupmates.models.tokenizer import largest_id, load_tokenizer, loading
@@ -26,8 +26,8 @@ IDS = np.arange(18, dtype=np.int32).reshape(2, 9)
 
 def test_the_hidden_size_is_what_the_model_gives_and_not_what_its_configuration_says(tmp_path):
     model = brought.projected_opt(tmp_path, 50)
-    assert (model.config.hidden_size, lm.hidden_size(model)) == (16, 8)
-    assert lm.hidden_size(small.tiny_lm()) == 16
+    assert (model.config.hidden_size, feature_size(model)) == (16, 8)
+    assert feature_size(small.tiny_lm()) == 16
 
 
 def test_an_encoder_of_projected_hidden_states_has_the_size_of_all_layers_it_reads(tmp_path):

@@ -31,7 +31,8 @@ NOTING = """\
 #!/usr/bin/env bash
 cd "$(dirname "$0")/.."
 echo "$1|${SLURM_JOB_ID:-}|${CUDA_VISIBLE_DEVICES:-}|$TMPDIR|${SITE_MODULE:-}" >> given.log
-while [ -n "$SLURM_JOB_ID" ] && [ -e "hold-$1" ]; do sleep 0.2; done
+held() { [ -n "$SLURM_JOB_ID" ] && { [ -e "hold-$1" ] || [ -e "hold-$SLURM_JOB_ID" ]; }; }
+while held "$1"; do sleep 0.2; done
 exec workflow/run.true "$@"
 """
 
@@ -243,7 +244,7 @@ def test_jobs_of_a_killed_main_process_are_gone_before_new_ones_are_submitted(
     assert "--unlock" in locked.stdout
     assert state(slurm, left) == "RUNNING", "snakemake's lock comes first"
     assert snakemake(slurm, folder, "--unlock").returncode == 0
-    (folder / "hold-corpus").unlink()
+    (folder / "hold-corpus").rename(folder / f"hold-{left}")  # the next one is not held
     again = snakemake(slurm, folder, *CORPUS)
     assert again.returncode == 0, again.stdout[-4000:]
     assert f"cancelled 1 jobs that a killed snakemake had left in SLURM ({left})" in again.stdout

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import signal
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
-import yaml
 from cluster import Cluster
 from test_job_faults import Campaign
 
 import checkout
 import trainings
-from groupmates.records.jobs import read_record
 
 pytestmark = pytest.mark.xdist_group("slurm training")
 
-SECONDS = 200  # of an undisturbed training: more than lie between start and warning of a job
+STEPS = 1000  # more than three attempts take that are ended as soon as they have saved
 
 
 class Training(Campaign):
@@ -27,6 +27,11 @@ class Training(Campaign):
 
     def log(self) -> str:
         return (self.folder / f"results/tiny/logs/{self.job}.log").read_text()
+
+    def seconds_left(self) -> int:
+        """Until the limit of the job that runs."""
+        minutes, seconds = self.slurm.command("squeue", "-h", "-t", "r", "-o", "%L").split(":")
+        return 60 * int(minutes) + int(seconds)
 
     def redone(self) -> list[int]:
         """Steps of every attempt but the last that the next one took again."""
@@ -38,19 +43,14 @@ class Training(Campaign):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkout with what four processes of one machine make in one go, in about SECONDS."""
-    folder = checkout.make(tmp_path_factory.mktemp("trained") / "checkout")
-    steps = 300
-    for _ in range(2):
-        settings = checkout.merged(checkout.TINY, {"base": {"training_steps": steps}})
-        (folder / "settings.yaml").write_text(yaml.safe_dump(settings))
-        run = checkout.snakemake(
-            folder, "--set-resources", "base:tasks_per_node=4", "--", Training.target
-        )
-        assert run.returncode == 0, run.stdout[-3000:]
-        phase = read_record(folder / "results/tiny/logs/base.json")[-1]["phases"][0]
-        steps = int(steps * SECONDS / phase["seconds"])
+def trained(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout with what four processes of one machine make in one go."""
+    change = {"base": {"training_steps": STEPS}}
+    folder = checkout.copy(finished, tmp_path_factory.mktemp("trained"), change)
+    run = checkout.snakemake(
+        folder, "--set-resources", "base:tasks_per_node=4", "--", Training.target
+    )
+    assert run.returncode == 0, run.stdout[-3000:]
     return folder
 
 
@@ -76,6 +76,10 @@ def test_a_preemption_and_time_limits_cost_no_step_and_no_retry(slurm, training,
     training.start(slurm_partition="scavenge", runtime=3)
     job = training.under_way()
     slurm.submit("sleep 2", "-p", "cpu", "-N2", "--exclusive")  # of a higher priority
+    training.under_way(2)
+    pid = training.hold()  # until about half of its time is over, when it is to be warned
+    slurm.wait_for(lambda: training.seconds_left() < 75, "the time of the warning")
+    os.kill(pid, signal.SIGCONT)
     training.ends()
     survived(training, trained)
     assert {a["slurm_job_id"] for a in training.attempts()} == {job}
@@ -87,6 +91,7 @@ def test_a_preemption_and_time_limits_cost_no_step_and_no_retry(slurm, training,
 def test_a_killed_main_process_a_cancelled_job_and_a_dead_node(slurm, training, trained):
     training.start()
     first = training.under_way()
+    training.hold()
     training.kill()
     checkout.snakemake(training.folder, "--unlock", profile="slurm", env=slurm.environment())
     training.start()

@@ -1,6 +1,6 @@
-# Individual influence and embedding of every document, one job per shard of the pool: by the fitted
-# influence model, or by a student of it, without a GPU. reads: pool, check/, sample/, fit/final.
-# writes: distil/, score/.
+# Individual influence and embedding of every document, one job per shard of the pool. The fitted
+# influence model predicts them, or a student of it, without a GPU.
+# reads: pool, check/, sample/, fit/final. writes: distil/, score/.
 
 
 rule distil:

@@ -31,9 +31,8 @@ from groupmates.artefacts.vectors import Vectors, VectorWriter
 from groupmates.errors import UserError
 
 KEY = b"groupmates"
-EMBEDDINGS = (
-    b"groupmates.embeddings"  # of a footer: what is known of the .npy file beside the table
-)
+# In a footer: what is known of the .npy file beside the table.
+EMBEDDINGS = b"groupmates.embeddings"
 POOL = "pool:"
 UNREADABLE = (OSError, EOFError, ValueError, KeyError, SafetensorError)  # ValueError: JSON, Arrow
 

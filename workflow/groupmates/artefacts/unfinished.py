@@ -24,7 +24,7 @@ from typing import Any, Self
 import numpy as np
 
 from groupmates.artefacts import atomic
-from groupmates.artefacts.store import Provenance, digest
+from groupmates.artefacts.store import Provenance, beside, digest
 from groupmates.progress import note
 
 # A job that dies loses at most about as much work. `python -m groupmates --save-seconds` sets it.
@@ -142,8 +142,9 @@ class Kept:
     ) -> None:
         """Keep `state`, and what each function writes to the path it is given, under its name.
 
-        Names are new ones: a file that is kept is never written again. With `only`, the other files
-        go. A kill at any moment leaves either the progress before or this one.
+        Names are new ones: a file that is kept is never written again. A table's embeddings, which lie
+        beside it, are kept with it. With `only`, the other files go. A kill at any moment leaves
+        either the progress before or this one.
         """
         start = time.monotonic()
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -152,8 +153,10 @@ class Kept:
             assert name not in self._digests, name
             path = self.folder / name
             write(path)
-            atomic.sync(path)
-            kept[name] = digest(path)
+            for made in sorted({path, beside(path)}):
+                if made == path or made.exists():
+                    atomic.sync(made)
+                    kept[made.name] = digest(made)
         index = {"key": self._key, "state": state, "files": kept}
         atomic.write_text(self.folder / "index.json", json.dumps(index), durable=True)
         for name in self._digests.keys() - kept.keys():

@@ -310,7 +310,9 @@ class Work(Amounts):
             Phase("documents", sampled, {"embeddings": self.sizes.documents * 4.0 * size}),
             Phase("iterations", cluster.iterations, {"kmeans": passes * count, "sums": passes}),
         ]
-        host = sampled * size * 8.0 + 40.0 * self.sizes.documents
+        # Of the sample embeddings, places, and what the search finds; centroids and their sums; of a
+        # shard the ids and their hashes, while the sample is drawn.
+        host = sampled * (4.0 * size + 84) + 28.0 * count * size + 150.0 * self.in_shard
         return Jobs(1, phases, host, count * size * 4.0, count * size * 4.0)
 
     def cluster(self) -> list[Jobs]:

@@ -41,12 +41,13 @@ class Standing:
 
 @dataclass(frozen=True)
 class Explanation:
-    """`share_below`: of the pool, with lower influence; `ranked`: documents in the cluster's order;
-    `clusters`: whether `cluster` is one of the semantic or of the influence-aware ones;
-    `origin`: influence from which thetas are counted, other than 0 with `sign: ceiling`.
+    """`share_below`: of the pool, with lower influence. `ranked`: documents in the cluster's order.
 
+    `clusters`: which clusters `cluster` is one of, the semantic or the influence-aware ones.
+    `origin`: influence from which thetas are counted. It differs from 0 with `sign: ceiling`.
     `overlap`: what the document shares with an evaluation example, where it was left out for that.
-    `trained_in`: the stage of pretraining that was trained on it, where it was left out for that."""
+    `trained_in`: the stage of pretraining that was trained on it, where it was left out for that.
+    """
 
     method: str
     doc_id: str

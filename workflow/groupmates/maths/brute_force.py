@@ -42,9 +42,10 @@ def greedy(
 ) -> tuple[list[int], np.ndarray]:
     """The picks in their order, and the last measured loss of every document: inf without any.
 
-    `draw(pick, left)`: which of the remaining documents are measured, in pool order; `measure(pick,
-    document)`: the loss with that document beside the picks so far; `choose(pick, document)`: it is
-    one of them from now on. Where losses are equal, the first in the pool's order wins.
+    `draw(pick, left)`: which of the remaining documents are measured, in pool order.
+    `measure(pick, document)`: the loss with that document beside the picks so far.
+    `choose(pick, document)`: it is one of them from now on.
+    Where losses are equal, the first in the pool's order wins.
     """
     last_N = np.full(documents, np.inf)
     left = np.arange(documents)

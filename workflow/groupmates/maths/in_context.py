@@ -114,8 +114,8 @@ class Verdict:
     """What a model makes of a question.
 
     `option_nats`: mean loss per scored token, of each option. `predicted`: the option of least loss,
-    the first of equal ones; of a single row 0, where each token of the answer is the likeliest one,
-    or else NONE_OF_THEM. `answer_nats`: summed loss of the right answer.
+    of equal ones the first. A single row is predicted (0) where each token of the answer is the
+    likeliest one, or else NONE_OF_THEM is. `answer_nats`: summed loss of the right answer.
     """
 
     predicted: int

@@ -1,9 +1,9 @@
 """Hidden states as embeddings of meaning: whitened and of unit length.
 
-Legend: N documents, F hidden size, D embedding size. Hidden states point one way whatever the text,
-and off their mean a few directions hold most of the variance, so that cosines tell kinds of text
-apart and nothing else. With the same variance in every direction (arXiv 2103.15316) they tell a
-near-duplicate from a document of the same kind.
+Legend: N documents, F hidden size, D embedding size. Hidden states point one way whatever the text.
+Off their mean a few directions hold most of the variance. So cosines tell kinds of text apart, and
+nothing else. With the same variance in every direction (arXiv 2103.15316) they tell a near-duplicate
+from a document of the same kind.
 """
 
 from __future__ import annotations

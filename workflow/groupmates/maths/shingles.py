@@ -17,7 +17,7 @@ from datasketch import MinHash, MinHashLSH
 
 WORDS = 5  # of a shingle
 JACCARD = 0.8  # from which on two texts are near-duplicates
-# At the threshold 1 - (1 - 0.8^8)^16 = 95 % of pairs share a band, at 0.9 all but 1 in 10,000; the
+# At the threshold 1 - (1 - 0.8^8)^16 = 95 % of pairs share a band, at 0.9 all but 1 in 10,000. The
 # estimate of a similarity of 0.8 has a standard deviation of sqrt(0.8 * 0.2 / 128) = 0.035.
 BANDS, ROWS = 16, 8
 PERMUTATIONS = BANDS * ROWS

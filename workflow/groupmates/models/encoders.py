@@ -28,7 +28,6 @@ from groupmates.models.language_model import (
     batches,
     check_ids,
     device,
-    hidden_size,
     load_lm,
     positions_of,
 )
@@ -89,11 +88,15 @@ def mean_hidden_states(
 
 @torch.no_grad()
 def feature_size(
-    lm: PreTrainedModel, states_of: Callable[[PreTrainedModel, torch.Tensor], list[torch.Tensor]]
+    model: PreTrainedModel,
+    states_of: Callable[[PreTrainedModel, torch.Tensor], list[torch.Tensor]] = last_layer,
 ) -> int:
-    """Size of the hidden states that `states_of` reads; costs a forward pass over one token."""
+    """Size of the hidden states that `states_of` reads; costs a forward pass over one token.
+
+    The configuration need not tell: OPT-350M projects 1,024 to 512 in the end.
+    """
     ids = torch.zeros(1, 1, dtype=torch.int64, device=device())
-    return sum(hidden.shape[-1] for hidden in states_of(lm, ids))
+    return sum(hidden.shape[-1] for hidden in states_of(model, ids))
 
 
 class LmEncoder(nn.Module):
@@ -209,7 +212,7 @@ class ChunkEncoder(nn.Module):
         self.chunk_tokens, self.chunks, self.pooling = chunk_tokens, chunks, pooling
         self.batch_tokens = BATCH_TOKENS
         self.to(device())
-        self.size = hidden_size(self.encoder)
+        self.size = feature_size(self.encoder)
 
     def check_ids(
         self,

@@ -36,8 +36,8 @@ from groupmates.models.tokenizer import check_folder, load_tokenizer, loading
 from groupmates.progress import note
 from groupmates.settings.config import Architecture, Optimizer
 
-# Tokens x layers x hidden size of one pass, about 34 bytes each are kept for its gradient: 14 GB. A
-# model of 2.8B parameters then needs about 70 GB with its AdamW state (workflow/docs/experiments.md).
+# Tokens x layers x hidden size of one pass. About 34 bytes each are kept for its gradient: 14 GB.
+# A model of 2.8B parameters needs 70 GB then, with its AdamW state (workflow/docs/experiments.md).
 PASS_SIZE = MICRO_TOKENS * 24 * 1024
 CACHED_TOKENS = 2048
 # Tokens of padding, on a CPU, for which another pass would take as long.
@@ -251,16 +251,6 @@ def past_embedding(
         f"{as_text if token in tokenizer.all_special_tokens else ''}"
         "; if sample.tokenizer is set, null takes the checkpoint's own",
     )
-
-
-def hidden_size(model: PreTrainedModel) -> int:
-    """Size of the last hidden states, which config.hidden_size need not tell.
-
-    OPT-350M projects 1,024 to 512 in the end. Costs a forward pass over one token.
-    """
-    ids = torch.zeros(1, 1, dtype=torch.int64, device=device())
-    with torch.no_grad():
-        return int(model.base_model(input_ids=ids, use_cache=False).last_hidden_state.shape[-1])
 
 
 def make_optimizer(model: nn.Module, settings: Optimizer) -> torch.optim.AdamW:

@@ -11,8 +11,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from groupmates.artefacts.store import damaged, intact
 from groupmates.maths.meaning import embedded, whitening
-from groupmates.models.encoders import BATCH_TOKENS, frozen_lm, mean_hidden_states
-from groupmates.models.language_model import check_ids, hidden_size
+from groupmates.models.encoders import BATCH_TOKENS, feature_size, frozen_lm, mean_hidden_states
+from groupmates.models.language_model import check_ids
 
 
 class SemanticEncoder:
@@ -63,7 +63,7 @@ class SemanticEncoder:
             found = load_file(path)
             mean_F, axes_FD = found["mean"], found["axes"]
         lm = frozen_lm(base)
-        if (size := hidden_size(lm)) != len(mean_F):
+        if (size := feature_size(lm)) != len(mean_F):
             expected = f"those of a model with hidden size {size}"
             raise damaged(path, expected, f"hidden size {len(mean_F)}")
         return cls(lm, mean_F, axes_FD)

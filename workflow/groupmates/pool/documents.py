@@ -1,7 +1,7 @@
 """Reading the documents of a pool.
 
 Everything streams: memory is a line, a chunk or a Parquet row group, whatever the file's size.
-Whatever is wrong with a file raises `UserError` with file and line, counted from 1; a record that is
+Whatever is wrong with a file raises `UserError` with file and line, counted from 1. A record that is
 wrong in a whole file raises `BadRecord`, or is left out and listed.
 """
 

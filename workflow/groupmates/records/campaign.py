@@ -158,7 +158,7 @@ def _write(path: Path, body: dict[str, Any]) -> None:
     try:
         with atomic.replacing(path) as temporary:
             temporary.touch()
-            # By the clock that stamps the records too, a file server's where there is one: what is
+            # By the clock that stamps the records too, a file server's where there is one. What is
             # older is of an earlier campaign, however much the clocks of the nodes differ.
             body.setdefault("begun", temporary.stat().st_mtime)
             temporary.write_text(json.dumps(body))

@@ -1,8 +1,8 @@
 """What quad measures: the influence of documents, by influence functions (arXiv 2409.16986).
 
 The influence of a document is what a step along its gradient does to the reference loss, to first
-order: -(gradient of its loss) . (H + damping)^-1 (gradient of the reference loss) on the attention
-layers, nats per unit of the step; lower is better. (The paper has the other sign.)
+order. It is -(gradient of its loss) . (H + damping)^-1 (gradient of the reference loss), on the
+attention layers. Nats per unit of the step; lower is better. (The paper has the other sign.)
 """
 
 from __future__ import annotations

@@ -24,8 +24,8 @@ Growing = Callable[[int], Callable[..., int]]  # of an amount, by wildcards and 
 class StepJobs:
     """The jobs of all methods that do one step; most functions take the wildcards of a job.
 
-    `artefact(line, name, **wildcards)` is a path that jobs of a line read, `shards` are the pool's
-    files by scoring shard, and `made_here` picks those that the run itself makes: the user's are no
+    `artefact(line, name, **wildcards)` is a path that jobs of a line read. `shards` are the pool's
+    files by scoring shard. `made_here` picks those that the run itself makes: the user's are no
     inputs to snakemake.
     """
 

@@ -16,7 +16,7 @@ from groupmates.pool.damage import place
 from groupmates.pool.documents import Document, named
 from groupmates.pool.listing import PoolFile
 from groupmates.settings.per_stage import ScoreSettings
-from groupmates.stages.shard_rows import Shard, write_rows
+from groupmates.stages.shard_rows import Shard, score_columns, write_rows
 
 
 def run(
@@ -45,15 +45,7 @@ def run(
         n_tokens, read = tokens
         individual, embeddings = passes.run(lambda tokens: influence.score_read(read, tokens))
         check_finite(file, documents, individual, embeddings)
-        return {
-            "doc_id": [d.doc_id for d in documents],
-            "source_file": [file.name] * len(documents),
-            "source_row": [d.row for d in documents],
-            "source": [d.source for d in documents],
-            "n_tokens": np.array(n_tokens),
-            "individual_influence": individual,
-            "embedding": embeddings,
-        }
+        return score_columns(file, documents, n_tokens, individual, embeddings)
 
     shard = Shard.of(pool, check)
     inputs = shard.inputs | {"model": digest(model)}

@@ -13,7 +13,7 @@ from groupmates.models.tokenizer import document_tokens, load_tokenizer
 from groupmates.pool.documents import Document
 from groupmates.pool.listing import PoolFile
 from groupmates.settings.per_stage import StudentScoreSettings
-from groupmates.stages.shard_rows import Shard, write_rows
+from groupmates.stages.shard_rows import Shard, score_columns, write_rows
 
 
 def run(
@@ -33,16 +33,7 @@ def run(
     def scored(
         file: PoolFile, documents: list[Document], tokens: list[np.ndarray]
     ) -> dict[str, Any]:
-        individual, embeddings = model.score(tokens)
-        return {
-            "doc_id": [d.doc_id for d in documents],
-            "source_file": [file.name] * len(documents),
-            "source_row": [d.row for d in documents],
-            "source": [d.source for d in documents],
-            "n_tokens": np.array([len(t) for t in tokens]),
-            "individual_influence": individual,
-            "embedding": embeddings,
-        }
+        return score_columns(file, documents, map(len, tokens), *model.score(tokens))
 
     shard = Shard.of(pool, check)
     inputs = shard.inputs | {"student": digest(student)}

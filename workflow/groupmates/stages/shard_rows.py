@@ -10,9 +10,10 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
 from groupmates.artefacts.store import (
     Provenance,
-    beside,
     embeddings,
     of_pool,
     read_table,
@@ -93,16 +94,31 @@ def write_rows(
             unsaved.append(rows_of(file, documents, tokens))
             progress.advance(len(documents))
             if kept.due():
-                piece = Path(f"piece-{len(kept.files):06d}.parquet")
-                made: dict[str, Callable[[Path], object]] = {
-                    piece.name: partial(write, groups=unsaved),
-                    beside(piece).name: lambda path: None,  # is there with its table
-                }
-                kept.save({"documents": progress.done}, made)
+                piece = f"piece-{len(kept.files):06d}.parquet"
+                kept.save({"documents": progress.done}, {piece: partial(write, groups=unsaved)})
                 unsaved = []
         progress.finish()
         write(output, chain(_saved_groups(kept, artefact), unsaved))
         kept.clear()
+
+
+def score_columns(
+    file: PoolFile,
+    documents: list[Document],
+    n_tokens: Iterable[int],
+    individual_N: np.ndarray,
+    emb_ND: np.ndarray,
+) -> dict[str, Any]:
+    """The columns of score for documents of one file; `n_tokens`: of the language model."""
+    return {
+        "doc_id": [d.doc_id for d in documents],
+        "source_file": [file.name] * len(documents),
+        "source_row": [d.row for d in documents],
+        "source": [d.source for d in documents],
+        "n_tokens": list(n_tokens),
+        "individual_influence": individual_N,
+        "embedding": emb_ND,
+    }
 
 
 def ahead(items: Iterator[T]) -> Iterator[T]:

@@ -1,7 +1,7 @@
 """The figures of the report: arrays in, one inline SVG out.
 
-Every figure is one panel of the same width, so that the page can lay them out beside or below each
-other and the letters stay legible on a narrow screen. Equal arrays give equal bytes.
+Every figure is one panel of the same width. The page can lay them out beside or below each other,
+and the letters stay legible on a narrow screen. Equal arrays give equal bytes.
 """
 
 from __future__ import annotations
