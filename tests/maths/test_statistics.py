@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from groupmates.maths.statistics import example_interval, paired_interval, tokens_to_reach
+from groupmates.maths.statistics import (
+    example_interval,
+    paired_interval,
+    seeds_needed,
+    smallest_difference,
+    tokens_to_reach,
+)
 
 
 def test_an_interval_of_three_seeds_by_hand():
@@ -73,3 +79,26 @@ def test_a_loss_that_is_there_at_the_start_needs_no_training():
 
 def test_a_loss_that_is_never_reached_has_no_tokens():
     assert tokens_to_reach(TOKENS, np.array([5.0, 4.0, 3.0, 2.0]), 1.9) is None
+
+
+@pytest.mark.parametrize(("paired", "freedom"), [(True, 4), (False, 8)])
+def test_the_smallest_difference_is_found_four_times_in_five(paired, freedom):
+    """By scipy's noncentral t: the power of a two-sided test at 5 %."""
+    smallest = smallest_difference(0.5, 5, paired)
+    shift = smallest / (0.5 * ((1 if paired else 2) / 5) ** 0.5)
+    limit = stats.t.ppf(0.975, freedom)
+    assert stats.nct.sf(limit, freedom, shift) == pytest.approx(0.8, abs=1e-6)
+
+
+def test_seeds_for_the_noise_of_core():
+    """0.0062 from seed to seed: seven models a side for 0.011, thirty for 0.0046; six are too few."""
+    assert seeds_needed(0.0062, 0.011, paired=False) == 7
+    assert smallest_difference(0.0062, 6, paired=False) > 0.011
+    assert seeds_needed(0.0062, -0.0046, paired=False) == 30
+    assert seeds_needed(0.5, 0.6) == next(n for n in range(2, 99) if smallest_difference(0.5, n) <= 0.6)
+
+
+def test_one_seed_finds_nothing_and_some_differences_no_number_of_seeds():
+    assert smallest_difference(0.1, 1) == np.inf
+    assert seeds_needed(1.0, 1e-9) is None
+    assert seeds_needed(1.0, 0.0) is None

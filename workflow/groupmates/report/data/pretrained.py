@@ -1,0 +1,285 @@
+"""Pretrained models of a run as small arrays: their curves through all stages, and what each cost.
+
+Legend: S training seeds, P points of a curve, E held-out examples, N questions of a task. Losses are
+in nats per label token; lower is better.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+from groupmates.artefacts.found import Found
+from groupmates.artefacts.store import read_table, table_record
+from groupmates.cost import done
+from groupmates.cost.flops import training_flops
+from groupmates.cost.sizes import shape_of
+from groupmates.pool.core_tasks import Task
+from groupmates.records.jobs import Attempt, counted, duration
+from groupmates.report.comparison import Jobs, jobs_of, selecting
+from groupmates.report.data import reading
+from groupmates.report.data.reading import Curve, Records
+from groupmates.settings.config import Config
+
+LATER = re.compile(r"stages/(\d+)/([a-z][a-z0-9_]*)")  # where a later stage of a method lies
+Place = tuple[int, str]  # a stage, from 1, and its method; the first stage is that of all methods: ""
+# First-order labels need no rollouts: the figures of the influence model do.
+AUDIT = [Jobs("plan_random"), Jobs("probe", round="random")]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What jobs took: GPU-hours, core-hours of CPU time, and operations by arithmetic."""
+
+    gpu_hours: float = 0.0
+    core_hours: float = 0.0
+    flop: float = 0.0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+    def times(self, factor: float) -> Cost:
+        return Cost(*(factor * amount for amount in astuple(self)))
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A task's questions, put to a method's models: right or not, loss of the right answer [S, N]."""
+
+    task: Task
+    correct_SN: np.ndarray
+    nats_SN: np.ndarray
+    bytes_N: np.ndarray
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The pretrainings of a method, by training seed, and what one of them costs.
+
+    `begins`: training tokens at which each stage begins. `selections`: what each stage's cost.
+    `token`: of training. `sums_E`: summed loss of each held-out example, mean over seeds.
+    """
+
+    name: str
+    curves: dict[int, Curve]
+    begins: list[int]
+    selections: list[Cost]
+    token: Cost
+    sums_E: np.ndarray
+    labels_E: np.ndarray
+    tasks: dict[str, Asked]
+
+    @property
+    def tokens(self) -> int:
+        """Of a whole training."""
+        return max(int(tokens_P[-1]) for tokens_P, _ in self.curves.values())
+
+    def final_nats(self, seed: int) -> float:
+        return float(self.curves[seed][1][-1])
+
+    @property
+    def mean_nats(self) -> float:
+        return float(np.mean([self.final_nats(seed) for seed in self.curves]))
+
+    def selected(self, tokens: float) -> Cost:
+        """Of the selections that a training of so many tokens needs."""
+        due = [c for c, at in zip(self.selections, self.begins, strict=True) if at < tokens]
+        return sum(due or self.selections[:1], Cost())
+
+    def spent(self, tokens: float) -> Cost:
+        """In total, up to so many tokens."""
+        return self.selected(tokens) + self.token.times(tokens)
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A run's pretrained models by method. `apart`: of audit, evaluation, datasets and report.
+
+    `devices`: of training and selection; `gpu`: whether these are GPUs. `recorded`: whether records
+    tell of trainings at all.
+    """
+
+    methods: dict[str, Trained]
+    apart: Cost
+    devices: frozenset[str]
+    gpu: bool
+    recorded: bool
+
+    @property
+    def measure(self) -> str | None:
+        """By which part of a Cost methods are compared; None where nothing is known."""
+        return measure(self.devices, self.gpu) if self.recorded else None
+
+
+def measure(devices: frozenset[str], gpu: bool) -> str:
+    """Hours, where they are of one kind of device; operations, where they are not."""
+    if len(devices) != 1:
+        return "flop"
+    return "gpu_hours" if gpu else "core_hours"
+
+
+def of_run(
+    run: Path, config: Config, charged: dict[str, list[str]], paths: Sequence[Path]
+) -> Pretrained:
+    """What a run's models, curves, examples and predictions tell, which are `paths`, and its records.
+
+    `charged`: the shared products that each method is charged for.
+    """
+    found = {place: Found(_folder(run, place), files) for place, files in _by_place(paths).items()}
+    logs = records(run)
+    stages = sorted({stage for stage, _ in found})
+    shape = shape_of(str(found[1, ""].all("pretrained")[0]), config.plan.checkpoint, "checkpoint")
+    operations = training_flops(shape, 1.0, config.sample.sequence_length)
+    each = done.per_unit(config, run)
+    trainings = [a for of_place in logs.values() for a in of_place.values() if _trains(a)]
+    selections = {
+        (stage, method): _selecting(logs.get(_place(stage, method), {}), method, charged, config)
+        for method in config.pretrain.methods
+        for stage in stages
+    }
+    curves = {m: _curves([found[_place(s, m)] for s in stages], m) for m in config.pretrain.methods}
+    tokens = sum(int(t[-1]) for by_seed, _ in curves.values() for t, _ in by_seed.values())
+    taken = cost_of(trainings, {}).times(1 / tokens)
+    token = Cost(taken.gpu_hours, taken.core_hours, operations)
+    methods = {}
+    for method, (by_seed, begins) in curves.items():
+        last = found[_place(stages[-1], method)].all("pretrain_examples", method=method)
+        examples = [read_table(path, "pretrain_examples") for path in last]
+        models = [found[1, ""].all("core_predictions", lm=f"{method}_{s}") for s in by_seed]
+        methods[method] = Trained(
+            method,
+            by_seed,
+            begins,
+            [cost_of(selections[stage, method], each) for stage in stages],
+            token,
+            np.mean([table["loss_sum_nats"].to_numpy() for table in examples], axis=0),
+            examples[-1]["label_tokens"].to_numpy(),
+            _asked(models),
+        )
+    own = [*trainings, *chain(*selections.values())]
+    rest = [a for of_place in logs.values() for a in of_place.values() if not _among(a, own)]
+    gpu = any(_uses_gpu(a) for a in chain(*trainings))
+    return Pretrained(
+        methods,
+        cost_of([a for a in rest if a[-1]["rule"] != "base"], each),
+        frozenset(a["device"] for a in chain(*own) if _uses_gpu(a) or not gpu),
+        gpu,
+        bool(trainings),
+    )
+
+
+def _place(stage: int, method: str) -> Place:
+    return (stage, method if stage > 1 else "")
+
+
+def _folder(run: Path, place: Place) -> Path:
+    stage, method = place
+    return run / f"stages/{stage}/{method}" if stage > 1 else run
+
+
+def _place_of(text: str) -> Place:
+    later = LATER.search(text)
+    return (int(later[1]), later[2]) if later else (1, "")
+
+
+def _by_place(paths: Sequence[Path]) -> dict[Place, list[Path]]:
+    found: dict[Place, list[Path]] = {}
+    for path in paths:
+        found.setdefault(_place_of(path.as_posix()), []).append(path)
+    return found
+
+
+def records(run: Path) -> dict[Place, Records]:
+    """The records of each stage's jobs: a job of a later stage has its line among its wildcards."""
+    found: dict[Place, Records] = {}
+    for name, attempts in reading.records(run / "logs").items():
+        line = attempts[-1]["wildcards"].get("line", "")
+        found.setdefault(_place_of(f"{line} {name}"), {})[name] = attempts
+    return found
+
+
+def _curves(stages: list[Found], method: str) -> tuple[dict[int, Curve], list[int]]:
+    """A method's curve through all stages by seed, and the tokens at which each stage begins."""
+    pieces: dict[int, list[Curve]] = {}
+    for found in stages:
+        for path in found.all("pretrain_curve", method=method):
+            table = read_table(path, "pretrain_curve", ["tokens", "heldout_nats"])
+            curve = table["tokens"].to_numpy(), table["heldout_nats"].to_numpy()
+            pieces.setdefault(int(path.stem.removeprefix("seed-")), []).append(curve)
+    joined = {}
+    for seed in sorted(pieces):
+        tokens, nats = (np.concatenate(columns) for columns in zip(*pieces[seed], strict=True))
+        # Where a stage begins, another one has ended: the same model, the same loss.
+        at = np.unique(tokens, return_index=True)[1]
+        joined[seed] = tokens[at], nats[at]
+    ends = [int(tokens[-1]) for tokens, _ in pieces[min(pieces)]]
+    return joined, [0, *ends[:-1]]
+
+
+def _asked(models: list[list[Path]]) -> dict[str, Asked]:
+    """The tasks that all of a method's models were asked, by name; `models`: predictions of each."""
+    by_task: dict[str, list[Path]] = {}
+    for path in chain(*models):
+        by_task.setdefault(path.stem, []).append(path)
+    found = {}
+    for name, paths in by_task.items():
+        if len(paths) == len(models):
+            tables = [read_table(path, "core_predictions") for path in paths]
+            correct, nats = (
+                np.stack([table[column].to_numpy() for table in tables]).astype(np.float64)
+                for column in ("correct", "answer_nats")
+            )
+            made = table_record(paths[0], "core_predictions")["settings"]["task"]
+            task = Task.model_validate(made)
+            found[name] = Asked(task, correct, nats, tables[0]["answer_bytes"].to_numpy())
+    return found
+
+
+def _trains(attempts: list[Attempt]) -> bool:
+    return attempts[-1]["stage"] == "pretrain"
+
+
+def _selecting(
+    found: Records, method: str, charged: dict[str, list[str]], config: Config
+) -> list[list[Attempt]]:
+    """The jobs that a method's selection needs.
+
+    A base model that the run makes is one of them where the trainings do not go on from it.
+    """
+    needed = selecting(found, method, charged[method])
+    if config.pretrain.start == "scratch" and set(charged[method]) != {"documents"}:
+        needed.append(Jobs("base"))
+    first_order = config.probe.labels == "first_order"
+    return [
+        attempts
+        for attempts in jobs_of(found, needed)
+        if not (first_order and any(kind.have(attempts[-1]) for kind in AUDIT))
+    ]
+
+
+def _among(attempts: list[Attempt], others: list[list[Attempt]]) -> bool:
+    return any(attempts is other for other in others)
+
+
+def _uses_gpu(attempt: Attempt) -> bool:
+    return attempt["gpu_peak_bytes"] is not None
+
+
+def cost_of(jobs: Sequence[list[Attempt]], each: done.PerUnit) -> Cost:
+    """Of finished jobs; `each`: operations of a unit of work."""
+    found = Cost()
+    for attempts in map(counted, jobs):
+        for attempt in attempts:
+            # A record is of the first process, and the others do as it does.
+            hours = attempt.get("processes", 1) / 3600
+            found += Cost(
+                hours * duration(attempt) if _uses_gpu(attempt) else 0.0,
+                hours * attempt["cpu_seconds"],
+            )
+        found += Cost(flop=done.flop(attempts, each))
+    return found
