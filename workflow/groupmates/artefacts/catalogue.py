@@ -69,6 +69,7 @@ LISTED = columns("source_file string, bytes int64, sha256 string, documents int6
 SCORED = DOCUMENT | columns(
     "source dictionary, n_tokens int64, individual_influence float32, embedding embedding"
 )
+EXAMPLE_LOSSES = columns("example_id string, loss_sum_nats float64, label_tokens int64")
 PROBED = DOCUMENT | columns("text string, input_ids tokens")
 
 ARTEFACTS = {
@@ -347,10 +348,53 @@ ARTEFACTS = {
     "example_losses": Artefact(
         "evaluate/{method}/seed-{seed}.examples.parquet",
         "summed loss and number of label tokens per held-out example after the last step",
-        columns("example_id string, loss_sum_nats float64, label_tokens int64"),
+        EXAMPLE_LOSSES,
     ),
     "summary": Artefact(
         "evaluate/summary.json", "every method against random and against each other", version=2
+    ),
+    "pretrain_tokens": Artefact(
+        "pretrain/{method}/tokens/part-{part}",
+        "the selected documents of some scoring shards, tokenised for pretraining: tokens.npy, [T] of "
+        "the smallest type that holds every id, and documents.parquet; part.json has their numbers and "
+        "the largest id",
+    ),
+    "pretrain_documents": Artefact(
+        "pretrain/{method}/tokens/part-{part}/documents.parquet",
+        "which documents lie in tokens.npy, in its order, which is random; tokens: of the document, its "
+        "end-of-text token included",
+        DOCUMENT | columns("tokens int64"),
+    ),
+    "pretrained": Artefact(
+        "pretrain/{method}/seed-{seed}",
+        "a model trained on a selection, laid out as base/; training.json also tells the steps and "
+        "tokens of the training so far, as `pretrain`",
+    ),
+    "milestones": Artefact(
+        "pretrain/{method}/seed-{seed}.milestones",
+        "the same model after some of its steps: a folder step-{step} for each share in "
+        "pretrain.milestones",
+    ),
+    "pretrain_curve": Artefact(
+        "pretrain/{method}/seed-{seed}.parquet",
+        "a training at its points: steps and tokens so far; loss_nats: mean training loss of the steps "
+        "since the row before (NaN at step 0); heldout_nats: reference loss; learning_rate: of the step "
+        "before, at step 0 of the first",
+        columns(
+            "step int64, tokens int64, loss_nats float64, heldout_nats float64, "
+            "learning_rate float64"
+        ),
+    ),
+    "pretrain_examples": Artefact(
+        "pretrain/{method}/seed-{seed}.examples.parquet",
+        "summed loss and number of label tokens per held-out example after the last step",
+        EXAMPLE_LOSSES,
+    ),
+    "ledger": Artefact(
+        "pretrain/{method}/seed-{seed}.ledger.parquet",
+        "the documents that were trained on; tokens: of the document that were predicted, repeats "
+        "counted; windows: in which they were",
+        DOCUMENT | columns("windows int64, tokens int64"),
     ),
     "core_predictions": Artefact(
         "core/{lm}/{task}.parquet",

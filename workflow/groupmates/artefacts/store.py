@@ -328,6 +328,12 @@ def write_folder_provenance(folder: Path, artefact: str, provenance: Provenance)
     (folder / "provenance.json").write_text(content + "\n")
 
 
+def checkpoint_kind(folder: Path) -> str:
+    """Which artefact the folder of a model is: `pretrained`, or else `base`."""
+    record = read_json(folder / "provenance.json")
+    return "pretrained" if record.get("artefact") == "pretrained" else "base"
+
+
 def made_here(folder: Path) -> bool:
     """Whether a folder is an artefact, or lies in one, and is not the user's."""
     return any((place / "provenance.json").exists() for place in (folder, folder.parent))

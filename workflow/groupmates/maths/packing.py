@@ -82,3 +82,24 @@ def window_pieces(
     sorted_P = np.lexsort((within_P, place_P))
     tokens_P = end_P - begin_P
     return place_P[sorted_P], within_P[sorted_P], tokens_P[sorted_P], document_P[sorted_P]
+
+
+def predicted_tokens(
+    length_N: np.ndarray, count_W: np.ndarray, length: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """What a training on `windows(flat, length)` has seen of each document: int64 [N], twice.
+
+    N documents of `length_N` tokens lie behind each other in `flat`; `count_W` tells how often each
+    window was trained on. Returns in how many of these windows a token of the document was predicted,
+    and how many tokens. The tokens add up to `length` for every window that was trained on.
+    """
+    if not len(length_N):
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    # The first token of the stream is not predicted; after it, windows part the rest.
+    targets_N = length_N - (np.arange(len(length_N)) == 0)
+    window_P, _, tokens_P, document_P = window_pieces(targets_N, np.arange(len(count_W)), length)
+    count_P = count_W[window_P]
+    windows_N, tokens_N = np.zeros((2, len(length_N)), np.int64)
+    np.add.at(windows_N, document_P, count_P)
+    np.add.at(tokens_N, document_P, count_P * tokens_P)
+    return windows_N, tokens_N

@@ -26,6 +26,7 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    Qwen3Config,
 )
 
 from groupmates.artefacts import store
@@ -110,8 +111,13 @@ def make_lm(
         "tie_word_embeddings": False,
     }
     config: PreTrainedConfig
+    gated = {"intermediate_size": _gated_size(architecture.hidden_size)}
     if architecture.family == "llama":
-        config = LlamaConfig(intermediate_size=_gated_size(architecture.hidden_size), **common)
+        config = LlamaConfig(**gated, **common)
+    elif architecture.family == "qwen3":
+        heads = {"head_dim": architecture.hidden_size // architecture.heads}
+        heads["num_key_value_heads"] = architecture.heads  # keys and values of its own for each
+        config = Qwen3Config(**gated, **heads, **common)
     else:
         config = GPTNeoXConfig(intermediate_size=4 * architecture.hidden_size, **common)
     torch.manual_seed(seed)
@@ -340,35 +346,48 @@ def train_step(
     input_ids: torch.Tensor,
     clip_norm: float,
     z_loss: float,
-) -> None:
+) -> torch.Tensor:
     """One AdamW step on next-token loss, A(M, x): input_ids int64 [B, L + 1], every token real.
 
     Gradients add up over parts of at most `pass_tokens`, a row at least. Rows are equally
     long, so parts weighted by their rows have the mean of the whole. Several processes have their
     rows each: `model` is then what `Processes.joined` returned.
+
+    Returns the loss before the step, without z-loss, nats per token, float32 on the device. Its
+    average over the processes is that of the batch.
     """
     optimizer.zero_grad(set_to_none=True)
     rows, weight = processes().share(len(input_ids))
     own_ids = input_ids[rows]
     parts = own_ids.split(max(1, pass_tokens(model) // input_ids.shape[1]))
+    mean = torch.zeros((), device=input_ids.device)
     for number, ids in enumerate(parts):
+        # The factor is exactly 1 for one part: its gradient is then not rounded again.
+        factor = weight * len(ids) / len(own_ids)
         with averaging(model, last=number == len(parts) - 1):
-            loss = next_token_loss(model, ids, z_loss)
-            # The factor is exactly 1 for one part: its gradient is then not rounded again.
-            (loss * (weight * len(ids) / len(own_ids))).backward()
+            loss, square = token_losses(model, ids)
+            ((loss + z_loss * square) * factor).backward()
+        mean += loss.detach() * factor
     nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
     optimizer.step()
+    return mean
 
 
 def next_token_loss(model: nn.Module, ids: torch.Tensor, z_loss: float) -> torch.Tensor:
     """Mean loss of ids int64 [B, L + 1], nats per token, plus z_loss x squared log-partition."""
+    loss, square = token_losses(model, ids)
+    return loss + z_loss * square
+
+
+def token_losses(model: nn.Module, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean loss of ids int64 [B, L + 1], nats per token, and mean squared log-partition."""
     with autocast():
         logits = model(input_ids=ids[:, :-1], use_cache=False).logits
     # Cross-entropy and z-loss from one log-partition: logits are by far the largest tensor.
     logits = logits.float()
     log_partition = logits.logsumexp(-1)
     target = logits.gather(-1, ids[:, 1:, None]).squeeze(-1)
-    return (log_partition - target).mean() + z_loss * log_partition.square().mean()
+    return (log_partition - target).mean(), log_partition.square().mean()
 
 
 def pass_tokens(model: nn.Module) -> int:

@@ -1,9 +1,9 @@
 """Training that survives its process: the steps that are left, what is kept of them, and the end.
 
-    with Training(output, "base", provenance, model, optimizer, seed) as training:
+    with Training(output, "base", provenance, model, optimizer, seed, hyper) as training:
         for step in training.steps(total, "base"):
-            ...one step...
-        if training.processes.first:
+            training.step(batch, learning_rate)
+        if whole := training.whole():
             ...write the artefact...
             training.clear()
 
@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -27,8 +27,11 @@ from groupmates.artefacts.store import Provenance
 from groupmates.artefacts.unfinished import STOPPED, Kept, signals
 from groupmates.maths.randomness import hash64
 from groupmates.models.distributed import processes
+from groupmates.models.language_model import train_step
 from groupmates.progress import Progress, note
+from groupmates.settings.config import Optimizer
 
+T = TypeVar("T")
 # A cancelled or preempted job, or a reached time limit, is told by one of these.
 STOPPING = (signal.SIGTERM, signal.SIGUSR2)
 
@@ -37,7 +40,9 @@ class Training:
     """A model and its AdamW, as they were after the `done` steps that an earlier attempt kept.
 
     `state` (JSON) and `tensors` are what else the loop needs to go on; it changes them in place.
-    The first process keeps them, and all processes begin with what it has.
+    The first process keeps them, and all processes begin with what it has. `joined` is the model
+    whose gradients are averaged over all processes, for a loop with a loss of its own; `step` needs
+    `hyper`.
     """
 
     def __init__(
@@ -48,16 +53,18 @@ class Training:
         model: nn.Module,
         optimizer: torch.optim.AdamW,
         seed: int,
+        hyper: Optimizer | None = None,
     ) -> None:
         self.processes = processes()
         self._kept = Kept(output, artefact, provenance) if self.processes.first else None
-        self._model, self._optimizer = model, optimizer
+        self._model, self._optimizer, self._hyper = model, optimizer, hyper
         self._seed, self.label = seed, output.name
         self._told: list[int] = []
         self.done = 0
         self.state: dict[str, Any] = {}
         self.tensors: dict[str, torch.Tensor] = {}
         self._restore()
+        self.joined = self.processes.joined(model)
 
     def __enter__(self) -> Self:
         self._listening = signals(*STOPPING)
@@ -81,6 +88,32 @@ class Training:
             progress.advance()
             self._between()
         progress.finish()
+
+    def step(self, ids: torch.Tensor, learning_rate: float) -> torch.Tensor:
+        """One AdamW step on the next-token loss of a batch: ids int64 [B, L + 1] of all processes.
+
+        Each works at its rows. Returns the batch's mean loss before the step, without z-loss, nats
+        per token, float32 on the device: nothing waits for it.
+        """
+        assert self._hyper is not None, "a step needs the settings of AdamW"
+        set_learning_rate(self._optimizer, learning_rate)
+        hyper, optimizer = self._hyper, self._optimizer
+        loss = train_step(self.joined, optimizer, ids, hyper.clip_norm, hyper.z_loss)
+        return self.processes.mean(loss)
+
+    def look(self, at: Callable[[Any], T]) -> T | None:
+        """What `at` finds in the model, in the first process; None in the others.
+
+        All processes call it, as the first may lack weights that the others have.
+        """
+        return at(self._model) if self.processes.first else None
+
+    def whole(self) -> tuple[Any, torch.optim.AdamW] | None:
+        """The model and its AdamW, to be saved by the first process; None in the others.
+
+        All processes call it.
+        """
+        return (self._model, self._optimizer) if self.processes.first else None
 
     def clear(self) -> None:
         """Drop what was kept, when the artefact is complete."""

@@ -24,6 +24,7 @@ from groupmates.settings.sections import (
     Positive,
     Rate,
     Section,
+    Share,
     StepRate,
     either,
 )
@@ -185,8 +186,8 @@ class Sample(Section):
 class Architecture(Section):
     """Shape of a model made from scratch."""
 
-    family: Literal["gpt_neox", "llama"]
-    """Kind of transformer."""
+    family: Literal["gpt_neox", "llama", "qwen3"]
+    """Kind of transformer. `qwen3` is a Llama with normalised queries and keys (qk-norm)."""
     hidden_size: Positive
     """Size of the hidden states. It must be an even multiple of `heads`."""
     layers: Positive
@@ -599,6 +600,56 @@ class Evaluate(Section):
     training: EvaluateTraining
 
 
+class PretrainTraining(Section):
+    """What a training of a selection is, from its first step to its last."""
+
+    tokens: Positive
+    """Tokens per training, over all stages, rounded up to whole batches. A smaller selection is gone
+    through several times."""
+    batch_sequences: Positive
+    """Sequences per step, of `sample.sequence_length` tokens each."""
+    learning_rate: Annotated[float, Field(gt=0)]
+    """Highest learning rate. It stays at this value between warm-up and decay."""
+    warmup_steps: NotNegative
+    """Steps in which the learning rate rises to its full value."""
+    decay_share: Annotated[float, Field(ge=0, le=1)]
+    """Share of all steps, at the end, in which the learning rate falls in a line. `0`: it stays."""
+    decay_to: Rate
+    """Learning rate of the last step, where there is a decay."""
+    points: Annotated[int, Field(ge=2)]
+    """Evaluations of the held-out reference loss along the training, start and end included."""
+    milestones: list[Annotated[float, Field(gt=0, lt=1)]]
+    """Shares of the training after which the model is kept too: folders with AdamW's state, as the
+    last one."""
+    max_passes: Annotated[float, Field(gt=0)] | None
+    """Largest number of passes over the tokens of a selection. A training that needs more is refused
+    before its first step. `null`: any number."""
+
+
+class Pretrain(PretrainTraining):
+    """Models trained on selections, for `snakemake pretrain` alone. A run does not need them."""
+
+    methods: list[MethodName]
+    """Methods of `select.methods` on whose selections models are trained. `[]`: none."""
+    seeds: Positive
+    """Trainings per method. A seed has its own order of the text and, from scratch, its own weights.
+    Methods share both, so that their differences are paired."""
+    start: Literal["base", "scratch"]
+    """`base`: the training goes on from the probed model and its AdamW state. `scratch`: it begins with
+    new weights of `architecture`. AdamW's other settings are those that the probed model has been
+    trained with, or those of `base.optimizer`."""
+    architecture: Architecture
+    stages: Annotated[list[Share], Field(min_length=1)]
+    """Shares of the tokens, and of `select.budget`, of one stage after the other. Each stage but the
+    first selects with the model that the one before has trained."""
+
+    @model_validator(mode="after")
+    def stages_are_a_whole(self) -> Self:
+        if abs((total := math.fsum(self.stages)) - 1) > 1e-6:
+            raise ValueError(f"stages must add up to 1, not {total:g}")
+        return self
+
+
 class Core(Section):
     """CORE, the in-context evaluation of DCLM, for `snakemake core` alone. A run does not need it."""
 
@@ -727,6 +778,7 @@ class Config(Section):
     select: Select
     materialise: Materialise
     evaluate: Evaluate
+    pretrain: Pretrain
     core: Core
     report: Report
     plan: Plan
@@ -760,9 +812,14 @@ class Config(Section):
                 raise ValueError(f"select.methods: {name} {why}")
         if self.reference.evaluation_paths is not None and self.reference.paths == "builtin":
             raise ValueError("reference.evaluation_paths needs files in reference.paths")
-        if self.base.architecture.hidden_size % (2 * self.base.architecture.heads):
+        for key, made in (("base", self.base), ("pretrain", self.pretrain)):
+            if made.architecture.hidden_size % (2 * made.architecture.heads):
+                shape = f"{key}.architecture"
+                raise ValueError(f"{shape}.hidden_size must be an even multiple of {shape}.heads")
+        if unknown := sorted(set(self.pretrain.methods) - set(self.select.methods)):
             raise ValueError(
-                "base.architecture.hidden_size must be an even multiple of base.architecture.heads"
+                f"pretrain.methods: {unknown[0]!r} is not in select.methods, which are "
+                f"{', '.join(self.select.methods)}"
             )
         return self
 

@@ -7,11 +7,14 @@ makes snakemake run the stage again. Those of the selectors stand in `selectors.
 from __future__ import annotations
 
 import json
-from typing import Annotated, TypeVar
+import math
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar
 
 from groupmates.artefacts.catalogue import ARTEFACTS
 from groupmates.settings.config import (
     Accept,
+    Architecture,
     Base,
     BootstrapRound,
     Cluster,
@@ -23,7 +26,9 @@ from groupmates.settings.config import (
     Format,
     Groups,
     OpenLm,
+    Optimizer,
     Passes,
+    PretrainTraining,
     RandomRound,
     ReferenceSplit,
     Report,
@@ -122,6 +127,22 @@ def _passes(config: Config) -> Passes:
 def _open_lm(config: Config) -> OpenLm | None:
     materialise = config.materialise
     return materialise.open_lm if materialise.format == "open_lm" else None
+
+
+def _of_scratch(section: str, key: str) -> Callable[[Config], Any]:
+    """A key that counts where a model is pretrained from scratch."""
+
+    def find(config: Config) -> Any:
+        return getattr(getattr(config, section), key) if config.pretrain.start == "scratch" else None
+
+    return find
+
+
+def _pretrain_training(config: Config) -> PretrainTraining:
+    """How many trainings of which methods there are is the rule's business."""
+    return PretrainTraining(
+        **{name: getattr(config.pretrain, name) for name in PretrainTraining.model_fields}
+    )
 
 
 def steps_of(config: Config, method: str) -> dict[str, Step]:
@@ -312,6 +333,38 @@ class EvaluateSettings(StageSettings):
     evaluation_examples: Annotated[int, From("reference.evaluation_examples")]
     sequence_length: SequenceLength
     training: Annotated[EvaluateTraining, From("evaluate.training")]
+
+
+class PretrainTokensSettings(StageSettings):
+    """The probed model's tokenizer knows how it reads texts."""
+
+    seed: int
+    text_columns: TextColumns
+
+
+class PretrainSettings(StageSettings):
+    """`stage` counts from 1; it has the steps from the share `begin` of all steps to the share `end`.
+
+    `architecture` and `optimizer` are null where the training goes on from a model, which knows both.
+    """
+
+    seed: int
+    evaluation_examples: Annotated[int, From("reference.evaluation_examples")]
+    sequence_length: SequenceLength
+    architecture: Annotated[Architecture | None, From(_of_scratch("pretrain", "architecture"))]
+    optimizer: Annotated[Optimizer | None, From(_of_scratch("base", "optimizer"))]
+    training: Annotated[PretrainTraining, From(_pretrain_training)]
+    stage: Annotated[int, From(lambda config: 1)]
+    begin: Annotated[float, From(lambda config: 0.0)]
+    end: Annotated[float, From(lambda config: config.pretrain.stages[0])]
+
+    @classmethod
+    def of_stage(cls, config: Config, stage: int) -> PretrainSettings:
+        """The settings of another stage than the first: it goes on from the model of the one before."""
+        shares = config.pretrain.stages
+        begin, end = (math.fsum(shares[:number]) for number in (stage - 1, stage))
+        changed = {"architecture": None, "optimizer": None, "stage": stage}
+        return cls.of(config).model_copy(update={**changed, "begin": begin, "end": end})
 
 
 class CoreSettings(StageSettings):

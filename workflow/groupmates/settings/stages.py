@@ -68,6 +68,8 @@ STAGES = {
     "assemble": Stage("stages.materialise", "run_assemble", "materialise"),
     "evaluate": Stage("stages.evaluate", "run", "evaluate", **TRAINING),
     "summarise": Stage("stages.summarise", "run", "evaluate"),
+    "pretrain-tokens": Stage("stages.pretrain_tokens", "run", "pretrain"),
+    "pretrain": Stage("stages.pretrain", "run", "pretrain", **TRAINING),
     "core-task": Stage("stages.core", "run", "core", **TENSORS),
     "core": Stage("stages.core_table", "run", "core"),
     "report": Stage("stages.report", "run", "report"),

@@ -18,7 +18,7 @@ from groupmates.errors import UserError
 from groupmates.maths.packing import windows
 from groupmates.maths.randomness import generator, hash64
 from groupmates.models import language_model as lm
-from groupmates.models.resumable import Training, set_learning_rate
+from groupmates.models.resumable import Training
 from groupmates.models.tokenizer import largest_id, load_tokenizer, token_lists
 from groupmates.models.try_out import alike, logits_of, try_out, unusable
 from groupmates.pool.damage import place
@@ -46,10 +46,11 @@ def run(settings: BaseSettings, *, tokenizer: Path, training_pool: Path, output:
         "base", settings, tokenizer=tokenizer, training_pool=training_pool, checkpoint=checkpoint
     )
     seed = hash64(settings.seed, "base", "steps")
-    with Training(output, "base", provenance, model, optimizer, seed) as training:
-        train(settings, training, model, optimizer, hyper, training_pool, steps)
-        if not training.processes.first:
+    with Training(output, "base", provenance, model, optimizer, seed, hyper) as training:
+        train(settings, training, model, hyper, training_pool, steps)
+        if (whole := training.whole()) is None:
             return
+        model, optimizer = whole
         with store.replacing(output) as folder:
             model.save_pretrained(folder)
             tokens.save_pretrained(folder)
@@ -202,7 +203,6 @@ def train(
     settings: BaseSettings,
     training: Training,
     model: PreTrainedModel,
-    optimizer: torch.optim.AdamW,
     hyper: Optimizer,
     pool: Path,
     steps: int,
@@ -214,13 +214,11 @@ def train(
     """
     base = settings.base
     model.train()
-    joined = training.processes.joined(model)
     left = islice(batches(settings, pool), training.done, None)
     for step, batch in zip(training.steps(steps, "base"), left, strict=False):
         share = min(1.0, (step + 1) / max(1, base.learning_rate_warmup_steps))
         peak = hyper.learning_rate if base.checkpoint is None else 0.0
-        set_learning_rate(optimizer, share * peak)
-        lm.train_step(joined, optimizer, batch, hyper.clip_norm, hyper.z_loss)
+        training.step(batch, share * peak)
         # At times: it waits for the GPU. A loss that is not finite spoils the weights for good.
         if (step + 1) % STEPS_BETWEEN_CHECKS == 0 or step + 1 == steps:
             when = f"after step {step + 1:,} of {steps:,}"

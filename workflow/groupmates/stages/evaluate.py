@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import torch
-from transformers import PreTrainedModel
 
 from groupmates.artefacts.store import Provenance, concatenate, pool_of, write_table
 from groupmates.artefacts.unfinished import Kept
@@ -20,12 +19,11 @@ from groupmates.models import language_model as lm
 from groupmates.models.checkpoint import open_base
 from groupmates.models.distributed import Processes, processes
 from groupmates.models.reference import Reference, check_reference, reference_part
-from groupmates.models.resumable import Training, set_learning_rate, warm_up_then_decay
+from groupmates.models.resumable import Training, warm_up_then_decay
 from groupmates.models.tokenizer import load_tokenizer
 from groupmates.pool.damage import place
 from groupmates.pool.identity import identified
 from groupmates.pool.listing import PoolFile, located
-from groupmates.settings.config import Optimizer
 from groupmates.settings.per_stage import EvaluateSettings
 from groupmates.stages.selected_tokens import kept_of, read_selected
 
@@ -68,9 +66,9 @@ def run(
     documents = shared_documents(reading, ours)
     lm.check_ids(model, documents, lambda i: place_of(i, chosen, located(pool)), tokens)
     seed = hash64(settings.seed, "evaluate", f"steps of {number}")
-    with Training(curve, "curve", provenance, model, optimizer, seed) as under_way:
+    with Training(curve, "curve", provenance, model, optimizer, seed, hyper) as under_way:
         batches = training_batches(documents, settings, random)
-        seen, losses = train(settings, under_way, model, optimizer, hyper, batches, heldout, label)
+        seen, losses = train(settings, under_way, batches, heldout, label)
         if reading is None:
             return
         if not np.isfinite(losses).all():
@@ -112,9 +110,6 @@ def shared_documents(kept: Kept | None, ours: Processes) -> list[np.ndarray]:
 def train(
     settings: EvaluateSettings,
     under_way: Training,
-    model: PreTrainedModel,
-    optimizer: torch.optim.AdamW,
-    hyper: Optimizer,
     batches: Iterator[torch.Tensor],
     heldout: Reference,
     label: str,
@@ -123,19 +118,17 @@ def train(
     schedule, steps = settings.training, steps_of(settings)
     at = np.linspace(0, steps, schedule.points).round().astype(int).tolist()
     losses: list[float] = under_way.state.setdefault("losses", [])
-    joined = under_way.processes.joined(model)
 
     def look(step: int) -> None:
-        if step in at and under_way.processes.first:
-            losses.append(heldout.loss(model))
+        if step in at and (loss := under_way.look(heldout.loss)) is not None:
+            losses.append(loss)
 
     for step, ids in zip(
         under_way.steps(steps, label), islice(batches, under_way.done, None), strict=False
     ):
         look(step)
         share = warm_up_then_decay(step, schedule.learning_rate_warmup_steps, steps)
-        set_learning_rate(optimizer, share * schedule.learning_rate)
-        lm.train_step(joined, optimizer, ids, hyper.clip_norm, hyper.z_loss)
+        under_way.step(ids, share * schedule.learning_rate)
     look(steps)
     seen = [s * schedule.batch_sequences * settings.sequence_length for s in sorted(set(at))]
     return seen, losses

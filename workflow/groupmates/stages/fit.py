@@ -227,7 +227,6 @@ def train(
     labels = torch.from_numpy(scale.standardise(influence)).to(next(model.parameters()))
     per_epoch = -(-len(documents) // hyper.batch_rollouts)
     steps = hyper.epochs * per_epoch
-    joined = processes.joined(model)
     if not under_way.done:
         keep_best(under_way, model, -np.inf)
     for step in under_way.steps(steps, f"fit {name}"):
@@ -241,7 +240,8 @@ def train(
         batch = order[place * hyper.batch_rollouts :][: hyper.batch_rollouts]
         own, weight = processes.share(len(batch))
         rows = batch[own]
-        loss = weight * mse_loss(joined(prepared, documents[rows]), labels[torch.from_numpy(rows)])
+        predicted = under_way.joined(prepared, documents[rows])
+        loss = weight * mse_loss(predicted, labels[torch.from_numpy(rows)])
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
