@@ -412,23 +412,6 @@ ARTEFACTS = {
         "core/table.{format}",
         "accuracy, centred accuracy and bits per byte of every model and task, and means over tasks",
     ),
-    "pretrained": Artefact(
-        "pretrain/{method}/seed-{seed}",
-        "a model trained on a method's selection: HF folder, optimizer.safetensors, training.json",
-    ),
-    "pretrain_curve": Artefact(
-        "pretrain/{method}/seed-{seed}.parquet",
-        "held-out and training loss along a pretraining; steps and tokens count on through the stages; "
-        "loss_nats: mean training loss since the row before, NaN in the first",
-        columns(
-            "step int64, tokens int64, loss_nats float64, heldout_nats float64, learning_rate float64"
-        ),
-    ),
-    "pretrain_examples": Artefact(
-        "pretrain/{method}/seed-{seed}.examples.parquet",
-        "summed loss and number of label tokens per held-out example after the last step of the stage",
-        columns("example_id string, loss_sum_nats float64, label_tokens int64"),
-    ),
     "report": Artefact("report.html", "the report", version=4),
     "comparison": Artefact(
         "report/comparison.{format}", "the methods side by side, as CSV and as Markdown", version=2

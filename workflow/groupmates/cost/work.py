@@ -368,5 +368,8 @@ class Work(Amounts):
     def core(self) -> list[Jobs]:
         return []
 
+    def frontier(self) -> list[Jobs]:
+        return []  # it is asked for when all is done
+
     def plan(self) -> list[Jobs]:
         return []  # it is made before the run

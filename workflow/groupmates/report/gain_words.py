@@ -42,8 +42,7 @@ def sentence(gain: Gain) -> str:
             f"tokens for the same loss ({_percents(gain.tokens)} fewer){_in_all(gain)}."
         )
     return (
-        f"{lead}{name} reached the final loss of {over} with {_share(gain.tokens)} training tokens"
-        f"{_counted(gain)}."
+        f"{lead}{name} reached the final loss of {over} with {_share(gain.tokens)}{_counted(gain)}."
     )
 
 
@@ -61,7 +60,7 @@ def _to_same_loss(gain: Gain) -> str:
     """What both needed until they had the worse of their final losses."""
     if gain.tokens is None:
         return ""
-    return f"; to the worse of both final losses it took {_share(gain.tokens)} training tokens{_counted(gain)}"
+    return f"; to the worse of both final losses it took {_share(gain.tokens)}{_counted(gain)}"
 
 
 def _counted(gain: Gain) -> str:
@@ -72,20 +71,20 @@ def _counted(gain: Gain) -> str:
     unit, counting = MEASURES[gain.measure], "; counting its selection, "
     if found.interval is not None and holds_zero(found.interval):
         return f"{counting}it is not shown to take fewer or more {unit} ({_percents(found)} fewer)"
-    return f"{counting}it took {_share(found)} {unit}"
+    return f"{counting}it took {_share(found, unit)}"
 
 
 def _in_all(gain: Gain) -> str:
     """The cost of whole trainings, with the selection."""
     if gain.whole is None or gain.measure is None:
         return "; what its selection cost is not recorded"
-    return f"; with its selection, all of its training took {_share(gain.whole)} {MEASURES[gain.measure]}"
+    return f"; with its selection, all of its training took {_share(gain.whole, MEASURES[gain.measure])}"
 
 
-def _share(found: Estimate) -> str:
-    """Such as 31.0 % fewer (24.0 to 38.0 %), or as much more."""
+def _share(found: Estimate, of: str = "training tokens") -> str:
+    """Such as 31.0 % fewer GPU-hours (24.0 to 38.0 %), or as much more."""
     less = found.mean >= 0
-    text = f"{percent(abs(found.mean))} {'fewer' if less else 'more'}"
+    text = f"{percent(abs(found.mean))} {'fewer' if less else 'more'} {of}"
     return text if found.interval is None else f"{text} ({_percents(found, 1 if less else -1)})"
 
 

@@ -10,7 +10,7 @@ from groupmates import formatting
 
 FILTERS = (
     *("count", "tokens", "percent", "times", "number", "interval"),
-    *("duration", "memory", "beginning"),
+    *("duration", "hours", "flop", "memory", "beginning"),
 )
 
 

@@ -6,6 +6,7 @@ in nats per label token; lower is better.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
@@ -67,7 +68,7 @@ class Trained:
 
     name: str
     curves: dict[int, Curve]
-    begins: list[int]
+    begins: list[float]
     selections: list[Cost]
     token: Cost
     sums_E: np.ndarray
@@ -130,9 +131,9 @@ def of_run(
 
     `charged`: the shared products that each method is charged for.
     """
-    found = {place: Found(_folder(run, place), files) for place, files in _by_place(paths).items()}
+    found = {place: Found(_folder(run, place), files) for place, files in _by_place(run, paths).items()}
     logs = records(run)
-    stages = sorted({stage for stage, _ in found})
+    stages = range(1, 1 + len(config.pretrain.stages))
     shape = shape_of(str(found[1, ""].all("pretrained")[0]), config.plan.checkpoint, "checkpoint")
     operations = training_flops(shape, 1.0, config.sample.sequence_length)
     each = done.per_unit(config, run)
@@ -143,11 +144,13 @@ def of_run(
         for stage in stages
     }
     curves = {m: _curves([found[_place(s, m)] for s in stages], m) for m in config.pretrain.methods}
-    tokens = sum(int(t[-1]) for by_seed, _ in curves.values() for t, _ in by_seed.values())
-    taken = cost_of(trainings, {}).times(1 / tokens)
+    tokens = [int(tokens_P[-1]) for by_seed in curves.values() for tokens_P, _ in by_seed.values()]
+    taken = cost_of(trainings, {}).times(1 / sum(tokens))
     token = Cost(taken.gpu_hours, taken.core_hours, operations)
     methods = {}
-    for method, (by_seed, begins) in curves.items():
+    shares = config.pretrain.stages
+    begins = [math.fsum(shares[:number]) * tokens[0] for number in range(len(shares))]
+    for method, by_seed in curves.items():
         last = found[_place(stages[-1], method)].all("pretrain_examples", method=method)
         examples = [read_table(path, "pretrain_examples") for path in last]
         models = [found[1, ""].all("core_predictions", lm=f"{method}_{s}") for s in by_seed]
@@ -187,10 +190,10 @@ def _place_of(text: str) -> Place:
     return (int(later[1]), later[2]) if later else (1, "")
 
 
-def _by_place(paths: Sequence[Path]) -> dict[Place, list[Path]]:
+def _by_place(run: Path, paths: Sequence[Path]) -> dict[Place, list[Path]]:
     found: dict[Place, list[Path]] = {}
     for path in paths:
-        found.setdefault(_place_of(path.as_posix()), []).append(path)
+        found.setdefault(_place_of(path.relative_to(run).as_posix()), []).append(path)
     return found
 
 
@@ -203,22 +206,18 @@ def records(run: Path) -> dict[Place, Records]:
     return found
 
 
-def _curves(stages: list[Found], method: str) -> tuple[dict[int, Curve], list[int]]:
-    """A method's curve through all stages by seed, and the tokens at which each stage begins."""
+def _curves(stages: list[Found], method: str) -> dict[int, Curve]:
+    """A method's curves through all stages, by seed."""
     pieces: dict[int, list[Curve]] = {}
     for found in stages:
         for path in found.all("pretrain_curve", method=method):
             table = read_table(path, "pretrain_curve", ["tokens", "heldout_nats"])
             curve = table["tokens"].to_numpy(), table["heldout_nats"].to_numpy()
             pieces.setdefault(int(path.stem.removeprefix("seed-")), []).append(curve)
-    joined = {}
-    for seed in sorted(pieces):
-        tokens, nats = (np.concatenate(columns) for columns in zip(*pieces[seed], strict=True))
-        # Where a stage begins, another one has ended: the same model, the same loss.
-        at = np.unique(tokens, return_index=True)[1]
-        joined[seed] = tokens[at], nats[at]
-    ends = [int(tokens[-1]) for tokens, _ in pieces[min(pieces)]]
-    return joined, [0, *ends[:-1]]
+    return {
+        seed: tuple(np.concatenate(columns) for columns in zip(*pieces[seed], strict=True))
+        for seed in sorted(pieces)
+    }
 
 
 def _asked(models: list[list[Path]]) -> dict[str, Asked]:
