@@ -40,6 +40,7 @@ UNEVEN = {
     "moments": {"batch_sequences": 3},
     "fit": {"batch_rollouts": 7, "dropout": 0.0},
     "evaluate": {"batch_sequences": 3},
+    "pretrain": {"batch_sequences": 3},
 }
 
 
@@ -92,7 +93,7 @@ def in_processes(count: int, inputs, folder: Path) -> None:
 def results(folder: Path) -> dict[str, np.ndarray]:
     """The numbers that the trainings end with."""
     found = {}
-    for name in ("base/base", "moments/base", "fit/fit"):
+    for name in ("base/base", "moments/base", "fit/fit", "pretrain/random/seed-0"):
         for file in ("model", "optimizer"):
             path = folder / name / f"{file}.safetensors"
             if path.exists():
@@ -101,6 +102,8 @@ def results(folder: Path) -> dict[str, np.ndarray]:
     found["heldout"] = heldout["predicted_nats"].to_numpy()
     curve = read_table(folder / "evaluate/curve.parquet", "curve")
     found["losses"] = curve["loss_nats"].to_numpy()
+    table = folder / "pretrain/random/seed-0.curve.parquet"
+    found["pretrain"] = read_table(table, "pretrain_curve")["heldout_nats"].to_numpy()
     return found
 
 

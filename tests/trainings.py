@@ -12,8 +12,9 @@ import tables
 from groupmates.artefacts.store import read_table
 from groupmates.models.tokenizer import document_tokens, load_tokenizer
 from groupmates.settings import config, per_stage
+from groupmates.stages import pretrain_tokens
 
-NAMES = ("base", "moments", "fit", "evaluate")
+NAMES = ("base", "moments", "fit", "evaluate", "pretrain")
 DOCUMENTS = 30
 
 
@@ -36,12 +37,23 @@ def make_inputs(run: small.Run, folder: Path) -> Inputs:
     documents = small.documents(DOCUMENTS)
     for name, part in (("a", documents[:12]), ("b", documents[12:])):
         small.write_lines(folder / f"pool/{name}.jsonl", part)
+    places = [("a.jsonl", i) for i in range(12)] + [("b.jsonl", i) for i in range(DOCUMENTS - 12)]
     tables.selection(
         folder / "select.parquet",
-        [("a.jsonl", i) for i in range(12)] + [("b.jsonl", i) for i in range(DOCUMENTS - 12)],
+        places,
         pool_of(folder),
         n_tokens=[len(t) for t in document_tokens(tokenizer, [d["text"] for d in documents])],
     )
+    for part, ours in enumerate((places[:12], places[12:])):
+        selection = tables.selection(folder / f"select-{part}.parquet", ours, pool_of(folder))
+        pretrain_tokens.run(
+            per_stage.PretrainTokensSettings(seed=0, text_columns=small.COLUMNS),
+            pool=pool_of(folder),
+            selection=[selection],
+            tokenizer=run.tokenizer,
+            part=f"{part:05d}",
+            output=folder / f"pretrain/random/tokens/part-{part:05d}",
+        )
     return Inputs(run, folder)
 
 
@@ -66,6 +78,36 @@ def evaluate_settings(**changed: object) -> per_stage.EvaluateSettings:
     )
 
 
+def pretrain_settings(**changed: object) -> per_stage.PretrainSettings:
+    """Settings of a training from scratch; `changed` are those of the whole training, or of a stage."""
+    fields = {
+        "architecture": small.LLAMA.model_copy(update={"family": "qwen3"}),
+        "optimizer": small.ADAMW,
+        "stage": 1,
+        "begin": 0.0,
+        "end": 1.0,
+    }
+    training = {
+        "tokens": 480,
+        "batch_sequences": 2,
+        "learning_rate": 1e-2,
+        "warmup_steps": 2,
+        "decay_share": 0.3,
+        "decay_to": 1e-3,
+        "points": 4,
+        "milestones": [0.5],
+        "max_passes": None,
+    }
+    fields |= {name: changed.pop(name) for name in fields.keys() & changed.keys()}
+    return per_stage.PretrainSettings(
+        seed=0,
+        evaluation_examples=6,
+        sequence_length=small.SEQUENCE,
+        training=config.PretrainTraining(**(training | changed)),
+        **fields,
+    )
+
+
 def fit_settings(**changed: object) -> per_stage.FitSettings:
     training = small.fit_settings("lm").training.model_dump() | {"epochs": 3} | changed
     return per_stage.FitSettings(seed=0, fit=small.fit_settings("lm", training=training))
@@ -84,6 +126,13 @@ def command(name: str, inputs: Inputs, results: Path, **changed: object) -> list
         settings = fit_settings(**changed)
         rest = ["--base", run.base, "--tokenizer", run.tokenizer, "--probe-pool", run.probe_pool]
         rest += ["--probes", folder / "probe.parquet", "--output", results / "fit"]
+    elif name == "pretrain":
+        settings, model = pretrain_settings(**changed), results / "random/seed-0"
+        rest = ["--tokens", *sorted((folder / "pretrain/random/tokens").iterdir())]
+        rest += ["--start", run.base, "--reference", run.reference, "--number", 0]
+        rest += ["--output", model, "--milestones", f"{model}.milestones"]
+        for table in ("curve", "examples", "ledger"):
+            rest += [f"--{table}", f"{model}.{table}.parquet"]
     else:
         settings = evaluate_settings(**changed)
         rest = ["--base", run.base, "--tokenizer", run.tokenizer, "--reference", run.reference]

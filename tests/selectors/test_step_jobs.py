@@ -22,9 +22,9 @@ SHARDS = {
 }
 
 
-def artefact(name: str, **wildcards: object) -> str:
+def artefact(line: str, name: str, **wildcards: object) -> str:
     given = [str(value) for value in wildcards.values() if value]
-    return "/".join(["run", name, *given, *(["{shard}"] if name == "score" else [])])
+    return "/".join(["run", f"{line}{name}", *given, *(["{shard}"] if name == "score" else [])])
 
 
 def jobs(step: str, positives: object = "reference", made: int = 3) -> StepJobs:

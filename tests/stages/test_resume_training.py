@@ -31,7 +31,7 @@ def undisturbed(inputs, tmp_path_factory):
     return found
 
 
-STEPS = {"base": 7, "moments": 7, "fit": 3 * 3, "evaluate": 10}  # of every training
+STEPS = {"base": 7, "moments": 7, "fit": 3 * 3, "evaluate": 10, "pretrain": 10}  # of every training
 
 
 class Steps:

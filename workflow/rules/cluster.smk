@@ -4,13 +4,13 @@
 
 rule centroids:
     input:
-        score=SCORES,
+        score=[artefact("score", shard=shard) for shard in SHARDS],
         unique=artefact("files"),  # only that it exists: every id occurs once
     output:
         centroids=artefact("centroids"),
         record=artefact("centroids").replace(".npy", ".json"),
     log:
-        logged("centroids"),
+        logged("centroids", LINE),
     threads: 2
     resources:
         **asks(mem_mb=32000, runtime=240, gpu=1),
@@ -29,7 +29,7 @@ rule cluster:
     output:
         artefact("cluster"),
     log:
-        logged("cluster_{shard}"),
+        logged("cluster_{shard}", LINE),
     resources:
         **asks(mem_mb=8000, runtime=60, gpu=1),
     params:

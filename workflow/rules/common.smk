@@ -13,7 +13,7 @@ sys.path.insert(0, PACKAGE)
 from groupmates.artefacts import catalogue
 from groupmates.errors import UserError
 from groupmates.pool import listing, opening
-from groupmates.settings import config as config_module, per_stage
+from groupmates.settings import config as config_module, lines, per_stage
 from groupmates.slurm import join, preflight
 
 # All rules share an environment: the one that snakemake runs in or, with --sdm conda, this one. On
@@ -37,14 +37,36 @@ localrules:
     accept,
     plan,
     plan_random,
+    pretrain,
 
 
 def artefact(name, **wildcards):
-    """Path of an artefact of this run; wildcards that are not given stay wildcards."""
-    path = f"results/{CONFIG.run}/{catalogue.path(name)}"
+    """Path of an artefact of this run; wildcards that are not given stay wildcards.
+
+    What each stage of pretraining makes anew lies in a line: `line=FIRST` is that of the first stage.
+    """
+    line = LINE if name in catalogue.OF_STAGE else ""
+    path = f"results/{CONFIG.run}/{line}{catalogue.path(name)}"
     for wildcard, value in wildcards.items():
         path = path.replace(f"{{{wildcard}}}", str(value))
     return path
+
+
+def line_of(wildcards):
+    return getattr(wildcards, "line", FIRST)
+
+
+def read_in(line, name, **wildcards):
+    """An artefact as the jobs of a line read it: the model of a later stage is that of the stage before."""
+    if name != "base" or line == FIRST:
+        return artefact(name, line=line, **wildcards)
+    method = lines.method_of(line)
+    before = lines.before(line)[-1]
+    return artefact("pretrained", line=before, method=method, seed=lines.SEED)
+
+
+def base_of(wildcards):
+    return read_in(line_of(wildcards), "base")
 
 
 def embeddings_of(name):
@@ -56,6 +78,16 @@ def settings(kind, *artefacts, start=1):
     """The params.settings of a rule; `artefacts` are all that it writes."""
     values = getattr(per_stage, kind).of(CONFIG)
     return given(per_stage.as_param(values, *artefacts, start=start))
+
+
+def settings_of_stage(kind, *artefacts):
+    """The same where they depend on the stage of pretraining, by its share of the budget."""
+
+    def of(wildcards):
+        config = lines.of_stage(CONFIG, lines.stage_of(line_of(wildcards)))
+        return per_stage.as_param(getattr(per_stage, kind).of(config), *artefacts)
+
+    return of
 
 
 def given(values):
@@ -94,8 +126,9 @@ def all_inputs(wildcards, input):
     return listing.compact(list(input))
 
 
-def logged(stage):
-    return f"results/{CONFIG.run}/logs/{stage}.log"
+def logged(stage, line=""):
+    """A job's log. Those of later stages lie in folders of the run's logs: `line` is LINE."""
+    return f"results/{CONFIG.run}/logs/{line}{stage}.log"
 
 
 def job_of(rule):
@@ -105,7 +138,8 @@ def job_of(rule):
     """
 
     def words(wildcards, resources):
-        return [rule, *(f"{name}={value}" for name, value in wildcards.items())]
+        named = wildcards.items()
+        return [rule, *(f"{name}={v}" for name, v in named if (name, v) != ("line", FIRST))]
 
     return words
 
@@ -133,6 +167,9 @@ def site_limit(name):
 
 try:
     CONFIG = config_module.load(config)
+    FIRST = lines.FIRST
+    # A wildcard where there is more than one line: plans without stages are the leaner ones.
+    LINE = "{line}" if lines.later(CONFIG) else FIRST
     CORPUS = [artefact("corpus", shard=f"{i:05d}") for i in range(CONFIG.corpus.files)]
     POOL_PATTERNS = (
         CORPUS if CONFIG.pool.paths == "builtin" else list(CONFIG.pool.paths)
@@ -157,19 +194,13 @@ SEEDS = range(CONFIG.evaluate.seeds)
 ROUNDS = per_stage.rounds(CONFIG)
 FITTED = ["initial", "final"][-len(ROUNDS) :]  # a model after each round
 PARTS = [f"{i:05d}" for i in range(CONFIG.probe.shards)]
-# Labels that the final model is fitted to in the place of rollouts; none where it is fitted to those.
-FIRST_ORDER = [
-    artefact("first_order", part=part)
-    for part in PARTS
-    if CONFIG.probe.labels == "first_order"
-]
 # Of the sets of documents whose group influence is probed; none where none are.
 GROUP_PARTS = [f"{i:05d}" for i in range(per_stage.group_jobs(CONFIG))]
 BY_STUDENT = CONFIG.score.model == "student"
-SCORES = [artefact("score", shard=shard) for shard in SHARDS]
+SCORES = [artefact("score", line=FIRST, shard=shard) for shard in SHARDS]
 # Documents that share words with evaluation examples; none where no examples are named.
 OVERLAPS = [artefact("overlaps", shard=shard) for shard in SHARDS if TASK_EXAMPLES]
-CLUSTERS = [artefact("cluster", shard=shard) for shard in SHARDS]
+CLUSTERS = [artefact("cluster", line=FIRST, shard=shard) for shard in SHARDS]
 # Of the methods with clusters: semantic alone.
 SEMANTIC = [m for m in METHODS if CONFIG.select.clusters_of(m) == "semantic"]
 SEMANTIC_SCORES = [artefact("semantic", shard=shard) for shard in SHARDS]
@@ -208,13 +239,35 @@ def pool_argument(files):
 # Inputs that depend on wildcards.
 
 
-def probed(round):
-    return [artefact("probe", round=round, part=part) for part in PARTS]
+def probed(round, line):
+    return [artefact("probe", line=line, round=round, part=part) for part in PARTS]
 
 
-def bootstrapped(wildcards):
+def first_ordered(line):
+    """Labels that the final model is fitted to in the place of rollouts; none where it is fitted to those."""
+    if CONFIG.probe.labels != "first_order":
+        return []
+    return [artefact("first_order", line=line, part=part) for part in PARTS]
+
+
+def probes_of_fit(wildcards):
+    round = "one_step" if wildcards.model == "one_step" else "random"
+    return probed(round, line_of(wildcards))
+
+
+def bootstrap_of_fit(wildcards):
     wanted = wildcards.model == "final" and "bootstrap" in ROUNDS
-    return probed("bootstrap") if wanted else []
+    return probed("bootstrap", line_of(wildcards)) if wanted else []
+
+
+def first_order_of_fit(wildcards):
+    return first_ordered(line_of(wildcards)) if wildcards.model == "final" else []
+
+
+def accepted_of_student(wildcards):
+    if wildcards.model != "final":
+        return []
+    return artefact("accept", line=line_of(wildcards), model="final")
 
 
 def corpus_of_shard(wildcards):
@@ -233,7 +286,16 @@ def pool_seen(wildcards):
 
 
 def selection(wildcards):
-    return expand(artefact("select", method=wildcards.method), shard=list(SHARDS))
+    return selected(wildcards, SHARDS)
+
+
+def selection_of_part(wildcards):
+    return selected(wildcards, DATASET_PARTS[wildcards.part])
+
+
+def selected(wildcards, shards):
+    line, method = line_of(wildcards), wildcards.method
+    return [artefact("select", line=line, method=method, shard=s) for s in shards]
 
 
 def part_files(wildcards):
@@ -252,6 +314,16 @@ def folder_files(folder):
     if folder is None or not os.path.isdir(folder):
         return []
     return sorted(str(path) for path in Path(folder).rglob("*") if path.is_file())
+
+
+@plainly()
+def pretrained_models(wildcards):
+    """The last model of every training."""
+    CONFIG.pretrain.check_methods()
+    seeds = range(CONFIG.pretrain.seeds)
+    return expand(
+        artefact("pretrained"), method=CONFIG.pretrain.methods, seed=seeds
+    )
 
 
 @plainly()
@@ -278,6 +350,7 @@ def core_seen(wildcards):
 
 
 wildcard_constraints:
+    line=lines.pattern(CONFIG),
     shard=r"\d{5}",
     part=r"\d{5}",
     partition=r"\d{5}",

@@ -7,18 +7,16 @@
 
 rule fit:
     input:
-        base=artefact("base"),
+        base=base_of,
         tokenizer=artefact("tokenizer"),
         probe_pool=artefact("probe_pool"),
-        probes=lambda wildcards: probed(
-            "one_step" if wildcards.model == "one_step" else "random"
-        ),
-        bootstrap=bootstrapped,
-        first_order=lambda wildcards: FIRST_ORDER if wildcards.model == "final" else [],
+        probes=probes_of_fit,
+        bootstrap=bootstrap_of_fit,
+        first_order=first_order_of_fit,
     output:
         directory(artefact("fit")),
     log:
-        logged("fit_{model}"),
+        logged("fit_{model}", LINE),
     resources:
         **asks(mem_mb=16000, runtime=240, gpu=1),
     params:
@@ -44,7 +42,7 @@ rule accept:
     output:
         artefact("accept"),
     log:
-        logged("accept_{model}"),
+        logged("accept_{model}", LINE),
     resources:
         **asks(mem_mb=1000, runtime=10),
     params:

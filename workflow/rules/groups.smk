@@ -7,11 +7,11 @@
 rule plan_groups:
     input:
         probe_pool=artefact("probe_pool"),
-        random=artefact("rollouts", round="random"),
-        bootstrap=[artefact("rollouts", round=round) for round in ROUNDS[1:]],
-        first_order=FIRST_ORDER,
-        model=artefact("fit", model="final"),
-        accepted=artefact("accept", model="final"),
+        random=artefact("rollouts", line=FIRST, round="random"),
+        bootstrap=[artefact("rollouts", line=FIRST, round=round) for round in ROUNDS[1:]],
+        first_order=first_ordered(FIRST),
+        model=artefact("fit", line=FIRST, model="final"),
+        accepted=artefact("accept", line=FIRST, model="final"),
     output:
         table=artefact("group_sets"),
         embeddings=embeddings_of("group_sets"),
@@ -55,7 +55,7 @@ rule groups:
     input:
         sets=artefact("group_sets"),
         probed=[artefact("group_probe", part=part) for part in GROUP_PARTS],
-        model=artefact("fit", model="final"),
+        model=artefact("fit", line=FIRST, model="final"),
     output:
         artefact("groups"),
     log:

@@ -14,7 +14,7 @@ if FORMAT in ("same", "parquet"):
         output:
             artefact("dataset_shard"),
         log:
-            logged("materialise_{method}_{shard}"),
+            logged("materialise_{method}_{shard}", LINE),
         resources:
             **asks(mem_mb=4000, runtime=120),
         params:
@@ -37,15 +37,12 @@ else:
             corpus=lambda wildcards: made_here(
                 [file.path for file in part_files(wildcards)]
             ),
-            selection=lambda wildcards: [
-                artefact("select", method=wildcards.method, shard=shard)
-                for shard in DATASET_PARTS[wildcards.part]
-            ],
+            selection=selection_of_part,
             tokenizer=[] if CONFIG.materialise.tokenizer else artefact("tokenizer"),
         output:
             temp(PART) if FORMAT == "megatron" else PART,
         log:
-            logged("tokenise_{method}_{part}"),
+            logged("tokenise_{method}_{part}", LINE),
         resources:
             **asks(mem_mb=8000, runtime=240),
         params:
@@ -76,7 +73,7 @@ rule assemble:
         readme=artefact("dataset_readme"),
         card=artefact("dataset_card"),
     log:
-        logged("assemble_{method}"),
+        logged("assemble_{method}", LINE),
     resources:
         **asks(mem_mb=4000, runtime=120),
     params:
@@ -90,7 +87,7 @@ rule assemble:
 
 # Parts of a Megatron dataset are gone once it is assembled.
 DATASETS = [
-    path.replace("{method}", method)
+    path.replace("{line}", FIRST).replace("{method}", method)
     for method in METHODS
     for path in [
         artefact("dataset_card"),

@@ -10,7 +10,7 @@ rule plan_random:
     output:
         artefact("rollouts", round="random"),
     log:
-        logged("plan_random"),
+        logged("plan_random", LINE),
     resources:
         **asks(mem_mb=4000, runtime=30),
     params:
@@ -26,7 +26,7 @@ rule plan_one_step:
     output:
         artefact("rollouts", round="one_step"),
     log:
-        logged("plan_one_step"),
+        logged("plan_one_step", LINE),
     resources:
         **asks(mem_mb=4000, runtime=30),
     params:
@@ -44,7 +44,7 @@ rule plan_bootstrap:
     output:
         artefact("rollouts", round="bootstrap"),
     log:
-        logged("plan_bootstrap"),
+        logged("plan_bootstrap", LINE),
     threads: 2
     resources:
         **asks(mem_mb=16000, runtime=720, gpu=1),
@@ -58,14 +58,14 @@ rule plan_bootstrap:
 
 rule probe:
     input:
-        base=artefact("base"),
+        base=base_of,
         probe_pool=artefact("probe_pool"),
         reference=artefact("reference"),
         rollouts=artefact("rollouts"),
     output:
         artefact("probe"),
     log:
-        logged("probe_{round}_{part}"),
+        logged("probe_{round}_{part}", LINE),
     resources:
         **asks(mem_mb=16000, runtime=240, gpu=1),
     params:
@@ -80,13 +80,13 @@ rule probe:
 
 rule first_order:
     input:
-        base=artefact("base"),
+        base=base_of,
         probe_pool=artefact("probe_pool"),
         reference=artefact("reference"),
     output:
         artefact("first_order"),
     log:
-        logged("first_order_{part}"),
+        logged("first_order_{part}", LINE),
     resources:
         **asks(mem_mb=16000, runtime=120, gpu=1),
     params:

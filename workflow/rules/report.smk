@@ -15,13 +15,13 @@ FIGURES = {  # place in snakemake's report -> names
 
 rule report:
     input:
-        [probed(round) for round in ROUNDS],
-        [artefact("fit", model=model) for model in FITTED],
+        [probed(round, FIRST) for round in ROUNDS],
+        [artefact("fit", line=FIRST, model=model) for model in FITTED],
         artefact("groups") if GROUP_PARTS else [],
-        artefact("student", model="final") if BY_STUDENT else [],
+        artefact("student", line=FIRST, model="final") if BY_STUDENT else [],
         SCORES,
         CLUSTERS,
-        artefact("centroids"),
+        artefact("centroids", line=FIRST),
         [*SEMANTIC_SCORES, *SEMANTIC_CLUSTERS] if SEMANTIC else [],
         artefact("semantic_centroids") if SEMANTIC else [],
         [artefact("task_examples"), OVERLAPS] if TASK_EXAMPLES else [],

@@ -8,13 +8,11 @@ rule distil:
         probe_pool=artefact("probe_pool"),
         training_pool=artefact("training_pool"),
         model=artefact("fit"),
-        accepted=lambda wildcards: (
-            artefact("accept", model="final") if wildcards.model == "final" else []
-        ),
+        accepted=accepted_of_student,
     output:
         directory(artefact("student")),
     log:
-        logged("distil_{model}"),
+        logged("distil_{model}", LINE),
     resources:
         **asks(mem_mb=16000, runtime=120, gpu=1),
     params:
@@ -36,7 +34,7 @@ rule score:
         table=artefact("score"),
         embeddings=embeddings_of("score"),
     log:
-        logged("score_{shard}"),
+        logged("score_{shard}", LINE),
     resources:
         **asks(mem_mb=16000, runtime=240, gpu=1),
     params:
@@ -58,7 +56,7 @@ use rule score as score_by with:
         table=artefact("score_by"),
         embeddings=embeddings_of("score_by"),
     log:
-        logged("score_{model}_{shard}"),
+        logged("score_{model}_{shard}", LINE),
     params:
         settings=settings("ScoreSettings", "score", "score_by"),
 
@@ -72,7 +70,7 @@ rule score_student:
         table=artefact("score"),
         embeddings=embeddings_of("score"),
     log:
-        logged("score_student_{shard}"),
+        logged("score_student_{shard}", LINE),
     resources:
         **asks(mem_mb=8000, runtime=240),
     params:
@@ -93,7 +91,7 @@ use rule score_student as score_student_by with:
         table=artefact("score_by"),
         embeddings=embeddings_of("score_by"),
     log:
-        logged("score_student_{model}_{shard}"),
+        logged("score_student_{model}_{shard}", LINE),
     params:
         settings=settings("StudentScoreSettings", "score", "score_by"),
         pool=pool_of_shard,

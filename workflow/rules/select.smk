@@ -4,7 +4,7 @@
 from groupmates.selectors.step_jobs import StepJobs
 
 PREPARE, ORDER = (
-    StepJobs(step, CONFIG, SHARDS, artefact, made_here) for step in ("prepare", "order")
+    StepJobs(step, CONFIG, SHARDS, read_in, made_here) for step in ("prepare", "order")
 )
 
 
@@ -14,7 +14,7 @@ rule prepare:
     output:
         directory(artefact("prepared")),
     log:
-        logged("prepare_{method}"),
+        logged("prepare_{method}", LINE),
     wildcard_constraints:
         method=PREPARE.methods(gpu=False),
     priority: 10  # some refuse what is too much, before the expensive stages
@@ -45,7 +45,7 @@ rule order:
     output:
         artefact("order"),
     log:
-        logged("order_{method}_{partition}"),
+        logged("order_{method}_{partition}", LINE),
     wildcard_constraints:
         method=ORDER.methods(gpu=False),
     priority: 10  # the trainings wait for it; one of several threads would wait for the others' cores
@@ -70,26 +70,53 @@ use rule order as order_gpu with:
         gpu=1,
 
 
+def source_of(wildcards, name, **others):
+    """An artefact that a selection reads: that of its own line, or the first line's."""
+    line = lines.source(CONFIG, line_of(wildcards), wildcards.method, name)
+    return artefact(name, line=line, **others)
+
+
+def orders_to_take(wildcards):
+    parts = [f"{i:05d}" for i in range(ORDER.partitions(wildcards))]
+    method = wildcards.method
+    return [source_of(wildcards, "order", method=method, partition=part) for part in parts]
+
+
+def scores_to_take(wildcards):
+    return [source_of(wildcards, "score", shard=shard) for shard in SHARDS]
+
+
+def clusters_to_take(wildcards):
+    if wildcards.method in SEMANTIC:
+        return SEMANTIC_CLUSTERS
+    return [source_of(wildcards, "cluster", shard=shard) for shard in SHARDS]
+
+
+def consumed(wildcards):
+    """What the stages before have trained on, and which is not to be taken again."""
+    before = [] if CONFIG.pretrain.repeat else lines.before(line_of(wildcards))
+    method = wildcards.method
+    return [
+        artefact("ledger", line=line, method=method, seed=lines.SEED) for line in before
+    ]
+
+
 rule take:
     input:
-        orders=lambda wildcards: [
-            artefact("order", method=wildcards.method, partition=f"{i:05d}")
-            for i in range(ORDER.partitions(wildcards))
-        ],
-        score=SCORES,
-        cluster=lambda wildcards: (
-            SEMANTIC_CLUSTERS if wildcards.method in SEMANTIC else CLUSTERS
-        ),
+        orders=orders_to_take,
+        score=scores_to_take,
+        cluster=clusters_to_take,
         rejects=artefact("rejects"),
         overlaps=OVERLAPS if CONFIG.decontaminate.drop else [],
+        consumed=consumed,
     output:
         [artefact("select", shard=shard) for shard in SHARDS],
     log:
-        logged("take_{method}"),
+        logged("take_{method}", LINE),
     resources:
         **asks(mem_mb=16000, runtime=60),
     params:
-        settings=settings("TakeSettings", "select"),
+        settings=settings_of_stage("TakeSettings", "select"),
         score=listed("score"),
         cluster=listed("cluster"),
         overlaps=lambda wildcards, input, resources: listing.compact(input.overlaps),
@@ -98,4 +125,5 @@ rule take:
         "{params.run} take --log {log:q} --job {params.job:q} --settings {params.settings:q}"
         " --method {wildcards.method} --orders {input.orders:q} --score {params.score:q}"
         " --cluster {params.cluster:q} --rejects {input.rejects:q}"
-        " --overlaps {params.overlaps:q} --output {params.output:q}"
+        " --overlaps {params.overlaps:q} --consumed {input.consumed:q}"
+        " --output {params.output:q}"

@@ -431,13 +431,22 @@ ARTEFACTS = {
     ),
     "plan": Artefact("plan.json", "what the run will cost; nothing depends on it"),
 }
+# What every stage of pretraining makes anew, in a folder that is laid out like the run's.
+OF_STAGE = {
+    *("rollouts", "probe", "first_order", "fit", "heldout", "accept", "student"),
+    *("score", "score_by", "centroids", "cluster", "prepared", "order", "select"),
+    *("dataset", "dataset_shard", "dataset_part", "windows", "documents", "manifest"),
+    *("megatron_tokens", "megatron_index", "dataset_readme", "dataset_card"),
+    *("pretrained", "ledger"),
+}
+LATER_STAGE = r"stages/\d+/[^/]+/"  # the folder of a later one
 
 
 def target_of(path: Path) -> str:
     """What snakemake makes `path` with: itself, or the artefact whose folder it lies in."""
     made = (artefact.path for name, artefact in ARTEFACTS.items() if name != "dataset")
     patterns = "|".join(re.sub(r"\\\{\w+\\\}", "[^/]+", re.escape(path)) for path in made)
-    whole = re.compile(rf"(.*/)?results/[^/]+/({patterns})")
+    whole = re.compile(rf"(.*/)?results/[^/]+/({LATER_STAGE})?({patterns})")
     place = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
     # The outermost: of a folder that a rule makes, snakemake knows no file.
     outwards = (place, *place.parents)

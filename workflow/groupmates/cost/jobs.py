@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from groupmates.cost.flops import Shape, first_token_flops, forward_flops, training_flops
 from groupmates.cost.sizes import Sizes
 from groupmates.maths.packing import MICRO_TOKENS
+from groupmates.settings import lines
 from groupmates.settings.config import Config
 from groupmates.settings.per_stage import needs_of
 
@@ -89,7 +90,10 @@ class Jobs:
 class Amounts:
     """What several stages have to do, by a configuration and the sizes of its inputs."""
 
-    def __init__(self, config: Config, sizes: Sizes) -> None:
+    def __init__(self, config: Config, sizes: Sizes, line: str = lines.FIRST) -> None:
+        if line:  # a later stage of pretraining, which is of one method
+            select = config.select.model_copy(update={"methods": [lines.method_of(line)]})
+            config = config.model_copy(update={"select": select})
         self.config, self.sizes = config, sizes
         self.shards = sizes.shards
         self.in_shard = sizes.documents / self.shards
@@ -107,9 +111,13 @@ class Amounts:
         self.other_models = {need.model for need in needs if need.artefact == "score_by"}
         self.one_step = "one_step" in self.other_models  # whether single steps are probed
         self.meaning = min(config.semantic.embedding_size, sizes.lm.hidden)
-        self.semantic = any(select.clusters_of(name) == "semantic" for name in select.methods)
+        # Whether the final influence model is fitted, and scores the pool.
+        self.final = not line or lines.rescored(config, lines.method_of(line))
+        # A later stage has the semantic clusters of the first.
+        meant = any(select.clusters_of(name) == "semantic" for name in select.methods)
+        self.semantic = meant and not line
         # Sizes of the embeddings that are clustered.
-        self.clustered = [self.embedding, self.meaning] if self.semantic else [self.embedding]
+        self.clustered = [self.embedding] * self.final + [self.meaning] * self.semantic
         self.row_bytes = 60.0 + 4 * self.embedding  # of a scored document
 
     def train_step(self, sequences: float, length: float) -> float:

@@ -6,6 +6,7 @@ from groupmates.cost import selectors
 from groupmates.cost.jobs import LM_LAYERS, TOKENS_AHEAD, Amounts, Jobs, Phase
 from groupmates.cost.sizes import Sizes
 from groupmates.maths.packing import MICRO_TOKENS
+from groupmates.settings import lines
 from groupmates.settings.config import Config, Fit
 from groupmates.settings.per_stage import (
     final_fit,
@@ -15,6 +16,7 @@ from groupmates.settings.per_stage import (
     random_round,
     rounds,
 )
+from groupmates.settings.selectors import STEPS
 from groupmates.settings.stages import STAGES
 
 # Resamples of the held-out figures; one has six rank correlations. The correlation of n labels took
@@ -23,12 +25,37 @@ FIGURE_DRAWS, FIGURE_OVERHEAD = 1000, 1500
 FIT_ITERATIONS = 40  # of a student's fit: 30 to 48 were seen
 
 
+# What a later stage of pretraining does: where its method orders the pool anew, and always.
+ORDERING = {
+    "plan-random",
+    "plan-one-step",
+    "probe",
+    "first-order",
+    "fit",
+    "accept",
+    "plan-bootstrap",
+}
+ORDERING |= {"distil", "score-student", "score", "centroids", "cluster", *STEPS}
+ALWAYS = {"take"}
+
+
 def stages(config: Config, sizes: Sizes) -> dict[str, list[Jobs]]:
     """The jobs of every stage that has any, by the name of its command, in the data flow's order."""
-    work = Work(config, sizes)
-    of_steps = selectors.stages(work)
-    found = {name: of_steps[name] if name in of_steps else work.of(name) for name in STAGES}
-    return {name: jobs for name, jobs in found.items() if sum(j.count for j in jobs)}
+    found = _of_line(config, sizes, lines.FIRST, set(STAGES))
+    for line in lines.later(config):
+        method = lines.method_of(line)
+        names = ALWAYS | ORDERING if lines.anew(config, method) else ALWAYS
+        for name, jobs in _of_line(config, sizes, line, names).items():
+            found[name] = [*found.get(name, []), *jobs]
+    return {name: found[name] for name in STAGES if sum(j.count for j in found.get(name, []))}
+
+
+def _of_line(config: Config, sizes: Sizes, line: str, names: set[str]) -> dict[str, list[Jobs]]:
+    """The jobs of a line that are of these stages."""
+    stage = lines.stage_of(line)
+    work = Work(lines.of_stage(config, stage), sizes, line)
+    of_steps = selectors.stages(Work(lines.up_to_stage(config, stage), sizes, line))
+    return {name: of_steps[name] if name in of_steps else work.of(name) for name in names}
 
 
 class Work(Amounts):
@@ -90,7 +117,7 @@ class Work(Amounts):
 
     def plan_random(self) -> Jobs:
         rollouts = random_round(self.config).rollouts
-        return Jobs(1, [Phase("rollouts", rollouts, {"draw": rollouts})])
+        return Jobs(int(self.final), [Phase("rollouts", rollouts, {"draw": rollouts})])
 
     def plan_one_step(self) -> Jobs:
         steps = one_steps(self.config)
@@ -98,7 +125,7 @@ class Work(Amounts):
 
     def probe(self) -> list[Jobs]:
         probe, length = self.config.probe, self.config.probe.rollout_length
-        steps_of_rounds = [random_round(self.config).rollouts * length]
+        steps_of_rounds = [random_round(self.config).rollouts * length] * self.final
         if self.bootstrapped:
             steps_of_rounds.append(probe.bootstrap.rollouts * length)
         if self.one_step:
@@ -113,11 +140,11 @@ class Work(Amounts):
     @property
     def bootstrapped(self) -> bool:
         """Whether there is a second round, and so a second fit."""
-        return "bootstrap" in rounds(self.config)
+        return self.final and "bootstrap" in rounds(self.config)
 
     @property
     def first_ordered(self) -> bool:
-        return self.config.probe.labels == "first_order"
+        return self.final and self.config.probe.labels == "first_order"
 
     def first_order(self) -> Jobs:
         """Two models read every window; before that, a pass over the examples either way."""
@@ -140,7 +167,7 @@ class Work(Amounts):
         else:
             found = [
                 self._fit(config.fit, rollouts - config.fit.heldout_rollouts, length)
-                for rollouts in [random, random + bootstrap][: 1 + self.bootstrapped]
+                for rollouts in [random, random + bootstrap][: self.final + self.bootstrapped]
             ]
         if self.one_step:
             single = one_step_fit(config)
@@ -171,7 +198,7 @@ class Work(Amounts):
         return Jobs(1, phases, documents * self.sizes.text_bytes, memory, disk)
 
     def accept(self) -> Jobs:
-        return Jobs(1 + self.bootstrapped, [])
+        return Jobs(self.final + self.bootstrapped, [])
 
     def plan_bootstrap(self) -> Jobs:
         bootstrap, documents = self.config.probe.bootstrap, self.config.sample.probe_documents
@@ -225,7 +252,7 @@ class Work(Amounts):
         table = self.sizes.lm.vocabulary * (self.embedding + 1)
         host = documents * 2 * self.sizes.text_bytes + 64.0 * table
         passes = self.forward_bytes(self.sizes.encoder or self.sizes.lm)
-        jobs = (1 + len(self.other_models)) * self.distilled
+        jobs = (self.final + len(self.other_models)) * self.distilled
         return Jobs(jobs, phases, host, passes, 4.0 * table)
 
     def score_student(self) -> Jobs:
@@ -234,7 +261,7 @@ class Work(Amounts):
         parts["rows"] = documents
         block = min(documents, 4096) * (3 * self.sizes.text_bytes + 4 * self.row_bytes)
         block += 4.0 * self.sizes.lm.vocabulary * (self.embedding + 1)
-        jobs = self.shards * (1 + len(self.other_models)) * self.distilled
+        jobs = self.shards * (self.final + len(self.other_models)) * self.distilled
         return Jobs(
             jobs, [Phase("documents", documents, parts)], block, 0, documents * self.row_bytes
         )
@@ -250,7 +277,7 @@ class Work(Amounts):
         parts |= {"tokenise": parts.get("tokenise", 0.0) + text, "rows": documents}
         passes = self.encoder_bytes()
         block = min(documents, 4096) * (3 * self.sizes.text_bytes + 4 * self.row_bytes)
-        jobs = self.shards * (1 + len(self.other_models)) * (not self.distilled)
+        jobs = self.shards * (self.final + len(self.other_models)) * (not self.distilled)
         phases = [Phase("documents", documents, parts, TOKENS_AHEAD)]
         return Jobs(jobs, phases, block, passes, documents * self.row_bytes)
 

@@ -187,9 +187,16 @@ def named_records(folder: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def stage_name(rule: str, wildcards: Mapping[str, str]) -> str:
-    """What status and time line call the jobs of a rule: probe_random, take_best_1."""
-    told = [value for name, value in wildcards.items() if name not in NUMBERS]
-    return "_".join([rule, *(value for value in told if not rule.endswith(f"_{value}"))])
+    """What status and time line call the jobs of a rule: probe_random, take_best_1.
+
+    Those of a later stage of pretraining end with its method and number: probe_random_best_1_stage_2.
+    """
+    others = {name: value for name, value in wildcards.items() if name not in NUMBERS}
+    if line := others.pop("line", None):
+        _, stage, method = line.strip("/").split("/")
+        others |= {"method": method, "stage": f"stage_{stage}"}
+    told = [value for value in others.values() if not rule.endswith(f"_{value}")]
+    return "_".join([rule, *told])
 
 
 def stage_of(attempt: Attempt) -> str:

@@ -13,12 +13,14 @@ import pyarrow.compute as pc
 from groupmates.artefacts import store
 from groupmates.artefacts.catalogue import DOCUMENT
 from groupmates.artefacts.store import Provenance, read_column
+from groupmates.errors import UserError
 from groupmates.maths.grouping import by_cluster
 from groupmates.maths.quota import documents_of_ratio, take
 from groupmates.pool.documents import REPEATED
 from groupmates.progress import Progress, note
 from groupmates.selectors.order import read_orders
 from groupmates.settings.per_stage import TakeSettings
+from groupmates.settings.sections import Budget
 
 
 def run(
@@ -30,31 +32,35 @@ def run(
     cluster: list[Path],
     rejects: Path,
     overlaps: list[Path] | None = None,
+    consumed: list[Path] | None = None,
     output: list[Path],
 ) -> None:
     """Take a method's documents until the budget is met; one table of them per score shard.
 
     Of documents of one id, which `rejects` lists, only the first can be taken. Those in `overlaps`, one
-    table per score shard, cannot be. Whatever a selection from another pool left beside the tables is
-    removed.
+    table per score shard, cannot be, and neither can those in `consumed`, the ledgers of earlier stages
+    of pretraining. The ratio is that of the pool with what was consumed. Whatever a selection from
+    another pool left beside the tables is removed.
+
+    Raises `UserError` where what the earlier stages have left is less than the budget.
     """
     progress = Progress(f"take {method}", sum(map(store.rows_of, score)), "documents")
     made_of = {"orders": orders, "score": score, "cluster": cluster, "overlaps": overlaps}
-    provenance = Provenance.of("select", settings, **made_of)
+    provenance = Provenance.of("select", settings, **made_of, consumed=consumed)
     provenance = provenance.also(method=method)
     n_tokens = [read_column(path, "score", "n_tokens").to_numpy() for path in score]
     offsets = np.cumsum([0, *map(len, n_tokens)])
     order = read_orders(orders, score, offsets)
     left_out = left_out_of(rejects, overlaps or [], score, offsets)
-    if len(left_out):
-        stay = ~np.isin(order["place"], left_out)
-        order = {name: values[stay] for name, values in order.items()}
-    documents = int(offsets[-1]) - len(left_out)
+    order = without(order, left_out)
+    documents, ranked = int(offsets[-1]) - len(left_out), len(order["place"])
+    order = without(order, consumed_of(consumed or [], score, offsets))
     place_N = order["place"]  # position in the pool
     n_tokens_N = np.concatenate(n_tokens)[place_N]
 
     budget = settings.budget
     wanted = None if budget.ratio is None else documents_of_ratio(budget.ratio, documents)
+    check_enough(method, budget, wanted, n_tokens_N, ranked)
     taken = take(order["key"], order["rank"], n_tokens_N, documents=wanted, tokens=budget.tokens)
     clusters = [store.read_clusters(s, c) for s, c in zip(score, cluster, strict=True)]
     rank = np.empty(len(place_N), np.int32)
@@ -99,6 +105,47 @@ def left_out_of(
         if overlaps:
             found.append(first + store.listed_rows(path, store.read_table(overlaps[n], "overlaps")))
     return np.unique(np.concatenate(found))
+
+
+def consumed_of(ledgers: list[Path], score: list[Path], offsets: np.ndarray) -> np.ndarray:
+    """Positions in the pool of documents that earlier stages were trained on, int64."""
+    tables = [store.read_table(path, "ledger", ["source_file", "source_row"]) for path in ledgers]
+    found = [np.empty(0, np.int64)]
+    for table in tables:
+        found += [o + store.listed_rows(s, table) for s, o in zip(score, offsets, strict=False)]
+    return np.unique(np.concatenate(found))
+
+
+def without(order: dict[str, np.ndarray], places: np.ndarray) -> dict[str, np.ndarray]:
+    """An order without the documents at these positions in the pool."""
+    if not len(places):
+        return order
+    stay = ~np.isin(order["place"], places)
+    return {name: values[stay] for name, values in order.items()}
+
+
+def check_enough(
+    method: str, budget: Budget, wanted: int | None, n_tokens_N: np.ndarray, ranked: int
+) -> None:
+    """That what earlier stages have left of an order meets the budget of this one.
+
+    `n_tokens_N` are the tokens of the documents that are left, of `ranked` documents.
+    """
+    left, unit = len(n_tokens_N), "documents"
+    needed = wanted
+    if budget.tokens is not None:
+        left, needed, unit = int(n_tokens_N.sum()), budget.tokens, "tokens"
+    assert needed is not None
+    consumed = ranked - len(n_tokens_N)
+    if consumed and left < needed:
+        raise UserError(
+            expected=f"at least {needed:,} {unit} that no earlier stage was trained on",
+            found=f"{left:,}, in {len(n_tokens_N):,} documents: of the {ranked:,} in the order of "
+            f"{method}, {consumed:,} were trained on",
+            where="pretrain.stages, select.budget",
+            todo="lower select.budget, take a larger pool, or set pretrain.repeat to true: a stage "
+            "may then select again what an earlier one was trained on",
+        )
 
 
 def rank_within(cluster_N: np.ndarray) -> np.ndarray:

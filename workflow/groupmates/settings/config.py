@@ -649,6 +649,16 @@ class Pretrain(PretrainTraining):
             raise ValueError(f"stages must add up to 1, not {total:g}")
         return self
 
+    def check_methods(self) -> None:
+        """Nothing can be pretrained without a selection: `UserError`."""
+        if not self.methods:
+            raise UserError(
+                expected="methods on whose selections models are trained",
+                found="none",
+                where="pretrain.methods",
+                todo="set pretrain.methods to some of select.methods",
+            )
+
 
 class Core(Section):
     """CORE, the in-context evaluation of DCLM, for `snakemake core` alone. A run does not need it."""

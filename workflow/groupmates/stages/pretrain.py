@@ -75,12 +75,13 @@ def run(
     curve: Path,
     examples: Path,
     ledger: Path,
-    milestones: Path | None = None,
+    milestones: list[Path],
 ) -> None:
     """Train model `number` of a method on the windows of its `tokens`, a folder for each part.
 
     `start`: the probed model, or the one that the stage before has trained; from scratch, its
-    tokenizer alone. Methods share weights from scratch and, over equally many windows, their order.
+    tokenizer alone. `milestones`: their folder, where there are to be any. Methods share weights from
+    scratch and, over equally many windows, their order.
     """
     method, steps = output.parent.name, Steps.of(settings)
     label = f"pretrain {method} seed {number}"
@@ -98,7 +99,7 @@ def run(
     ).also(number=number)
     seed = hash64(settings.seed, "pretrain", f"steps of {number}, stage {settings.stage}")
     with Training(output, "pretrained", provenance, model, optimizer, seed, hyper) as under_way:
-        writer = Writer(settings, under_way, language, hyper, provenance, milestones)
+        writer = Writer(settings, under_way, language, hyper, provenance, *milestones)
         order = Passes(len(text), settings.seed, f"seed {number}, stage {settings.stage}")
         train(settings, steps, under_way, writer, text, order, heldout, label)
         losses = under_way.look(heldout.example_losses)
@@ -275,7 +276,7 @@ class Writer:
         language: PreTrainedTokenizerBase,
         hyper: Optimizer,
         provenance: Provenance,
-        milestones: Path | None,
+        milestones: Path | None = None,
     ) -> None:
         self._settings, self._under_way, self._language = settings, under_way, language
         self._provenance, self._milestones = provenance, milestones

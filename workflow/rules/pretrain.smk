@@ -1,0 +1,72 @@
+# Models pretrained on selections, `snakemake pretrain`. Outside `rule all`: nothing of a run depends on
+# them. The selected documents are tokenised once per method; a training is one job, on one or more GPUs.
+# reads: select/, pool, base/, sample/. writes: pretrain/.
+
+
+rule pretrain_tokens:
+    input:
+        corpus=lambda wildcards: made_here(
+            [file.path for file in part_files(wildcards)]
+        ),
+        selection=lambda wildcards: [
+            artefact("select", method=wildcards.method, shard=shard)
+            for shard in DATASET_PARTS[wildcards.part]
+        ],
+        tokenizer=artefact("tokenizer"),
+    output:
+        directory(artefact("pretrain_tokens")),
+    log:
+        logged("pretrain_tokens_{method}_{part}"),
+    resources:
+        **asks(mem_mb=8000, runtime=240),
+    params:
+        settings=settings(
+            "PretrainTokensSettings", "pretrain_tokens", "pretrain_documents"
+        ),
+        pool=lambda wildcards, resources: pool_argument(part_files(wildcards)),
+        selection=listed("selection"),
+    shell:
+        "{params.run} pretrain-tokens --log {log:q} --job {params.job:q} --threads {threads}"
+        " --settings {params.settings:q} --pool {params.pool:q}"
+        " --selection {params.selection:q} --tokenizer {input.tokenizer:q}"
+        " --part {wildcards.part} --output {output:q}"
+
+
+PRETRAINED = ["pretrained", "pretrain_curve", "pretrain_examples", "ledger"]
+MILESTONES = ["milestones"] if CONFIG.pretrain.milestones else []
+
+
+rule pretrain_model:
+    input:
+        tokens=expand(
+            artefact("pretrain_tokens"), part=list(DATASET_PARTS), allow_missing=True
+        ),
+        start=artefact("base"),
+        reference=artefact("reference"),
+    output:
+        pretrained=directory(artefact("pretrained")),
+        curve=artefact("pretrain_curve"),
+        examples=artefact("pretrain_examples"),
+        ledger=artefact("ledger"),
+        milestones=[directory(artefact(name)) for name in MILESTONES],
+    log:
+        logged("pretrain_model_{method}_{seed}"),
+    resources:
+        **asks(mem_mb=16000, runtime=1440, gpu=1),
+    params:
+        settings=settings("PretrainSettings", *PRETRAINED, *MILESTONES),
+        tokens=listed("tokens"),
+        srun=srun,
+        processes=processes,
+    shell:
+        "{params.srun} {params.run} pretrain {params.processes} --log {log:q}"
+        " --job {params.job:q} --threads {threads} --settings {params.settings:q}"
+        " --tokens {params.tokens:q} --start {input.start:q} --reference {input.reference:q}"
+        " --number {wildcards.seed} --output {output.pretrained:q} --curve {output.curve:q}"
+        " --examples {output.examples:q} --ledger {output.ledger:q}"
+        " --milestones {output.milestones:q}"
+
+
+rule pretrain:
+    input:
+        pretrained_models,
