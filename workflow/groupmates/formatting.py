@@ -27,7 +27,7 @@ def tokens(value: float) -> str:
 
 
 def percent(share: float | None) -> str:
-    return NOTHING if share is None else f"{100 * share:.1f}{SPACE}%"
+    return NOTHING if share is None else f"{number(100 * share, 1)}{SPACE}%"
 
 
 def times(factor: float | None) -> str:

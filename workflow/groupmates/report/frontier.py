@@ -103,6 +103,7 @@ def _row(trained: Trained, g: Gain | None, of: Compared) -> Row:
         "minus": g and g.over,
         "seeds": len(g.seeds if g else trained.curves),
         "tokens": trained.tokens,
+        "other_tokens": g and of.methods[g.over].tokens,
         "final_nats": trained.mean_nats,
         "minus_nats": g and g.loss.mean,
         **_bounds("minus_by_seed", "_nats", g and g.loss.interval),

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from groupmates.artefacts.catalogue import LATER_STAGE
 from groupmates.artefacts.found import Found
 from groupmates.artefacts.store import read_table, table_record
 from groupmates.cost import done
@@ -26,9 +27,8 @@ from groupmates.report.comparison import Jobs, jobs_of, selecting
 from groupmates.report.data import reading
 from groupmates.report.data.reading import Curve, Records
 from groupmates.settings.config import Config
+from groupmates.settings.lines import FIRST, line_of
 
-LATER = re.compile(r"stages/(\d+)/([a-z][a-z0-9_]*)")  # where a later stage of a method lies
-Place = tuple[int, str]  # a stage, from 1, and its method; the first stage is that of all methods: ""
 # First-order labels need no rollouts: the figures of the influence model do.
 AUDIT = [Jobs("plan_random"), Jobs("probe", round="random")]
 
@@ -131,41 +131,43 @@ def of_run(
 
     `charged`: the shared products that each method is charged for.
     """
-    found = {place: Found(_folder(run, place), files) for place, files in _by_place(run, paths).items()}
-    logs = records(run)
-    stages = range(1, 1 + len(config.pretrain.stages))
-    shape = shape_of(str(found[1, ""].all("pretrained")[0]), config.plan.checkpoint, "checkpoint")
-    operations = training_flops(shape, 1.0, config.sample.sequence_length)
+    found = {line: Found(run / line, files) for line, files in _by_line(run, paths).items()}
+    logs = _records(run)
+    shape = shape_of(str(found[FIRST].all("pretrained")[0]), config.plan.checkpoint, "checkpoint")
     each = done.per_unit(config, run)
-    trainings = [a for of_place in logs.values() for a in of_place.values() if _trains(a)]
+    trainings = [a for of_line in logs.values() for a in of_line.values() if _trains(a)]
+    numbers = range(1, 1 + len(config.pretrain.stages))
+    of_method = {m: [line_of(n, m) for n in numbers] for m in config.pretrain.methods}
     selections = {
-        (stage, method): _selecting(logs.get(_place(stage, method), {}), method, charged, config)
-        for method in config.pretrain.methods
-        for stage in stages
+        (line, method): _selecting(logs.get(line, {}), method, charged, config)
+        for method, stages in of_method.items()
+        for line in stages
     }
-    curves = {m: _curves([found[_place(s, m)] for s in stages], m) for m in config.pretrain.methods}
+    curves = {m: _curves([found[line] for line in stages], m) for m, stages in of_method.items()}
     tokens = [int(tokens_P[-1]) for by_seed in curves.values() for tokens_P, _ in by_seed.values()]
     taken = cost_of(trainings, {}).times(1 / sum(tokens))
+    operations = training_flops(shape, 1.0, config.sample.sequence_length)
     token = Cost(taken.gpu_hours, taken.core_hours, operations)
-    methods = {}
     shares = config.pretrain.stages
-    begins = [math.fsum(shares[:number]) * tokens[0] for number in range(len(shares))]
+    begins = [math.fsum(shares[: n - 1]) * tokens[0] for n in numbers]
+    methods = {}
     for method, by_seed in curves.items():
-        last = found[_place(stages[-1], method)].all("pretrain_examples", method=method)
+        stages = of_method[method]
+        last = found[stages[-1]].all("pretrain_examples", method=method)
         examples = [read_table(path, "pretrain_examples") for path in last]
-        models = [found[1, ""].all("core_predictions", lm=f"{method}_{s}") for s in by_seed]
+        models = [found[FIRST].all("core_predictions", lm=f"{method}_{s}") for s in by_seed]
         methods[method] = Trained(
             method,
             by_seed,
             begins,
-            [cost_of(selections[stage, method], each) for stage in stages],
+            [cost_of(selections[line, method], each) for line in stages],
             token,
             np.mean([table["loss_sum_nats"].to_numpy() for table in examples], axis=0),
             examples[-1]["label_tokens"].to_numpy(),
             _asked(models),
         )
     own = [*trainings, *chain(*selections.values())]
-    rest = [a for of_place in logs.values() for a in of_place.values() if not _among(a, own)]
+    rest = [a for of_line in logs.values() for a in of_line.values() if not _among(a, own)]
     gpu = any(_uses_gpu(a) for a in chain(*trainings))
     return Pretrained(
         methods,
@@ -176,33 +178,18 @@ def of_run(
     )
 
 
-def _place(stage: int, method: str) -> Place:
-    return (stage, method if stage > 1 else "")
-
-
-def _folder(run: Path, place: Place) -> Path:
-    stage, method = place
-    return run / f"stages/{stage}/{method}" if stage > 1 else run
-
-
-def _place_of(text: str) -> Place:
-    later = LATER.search(text)
-    return (int(later[1]), later[2]) if later else (1, "")
-
-
-def _by_place(run: Path, paths: Sequence[Path]) -> dict[Place, list[Path]]:
-    found: dict[Place, list[Path]] = {}
+def _by_line(run: Path, paths: Sequence[Path]) -> dict[str, list[Path]]:
+    found: dict[str, list[Path]] = {}
     for path in paths:
-        found.setdefault(_place_of(path.relative_to(run).as_posix()), []).append(path)
+        later = re.match(LATER_STAGE, path.relative_to(run).as_posix())
+        found.setdefault(later[0] if later else FIRST, []).append(path)
     return found
 
 
-def records(run: Path) -> dict[Place, Records]:
-    """The records of each stage's jobs: a job of a later stage has its line among its wildcards."""
-    found: dict[Place, Records] = {}
+def _records(run: Path) -> dict[str, Records]:
+    found: dict[str, Records] = {}
     for name, attempts in reading.records(run / "logs").items():
-        line = attempts[-1]["wildcards"].get("line", "")
-        found.setdefault(_place_of(f"{line} {name}"), {})[name] = attempts
+        found.setdefault(attempts[-1]["wildcards"].get("line", FIRST), {})[name] = attempts
     return found
 
 

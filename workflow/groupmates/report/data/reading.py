@@ -14,6 +14,7 @@ from groupmates.artefacts.store import damaged, read_table
 from groupmates.records.jobs import Attempt, counted, duration, named_records
 from groupmates.settings.stages import PARTS, part_of
 
+PAGES = ("report", "frontier", "plan")
 Records = dict[str, list[Attempt]]  # name of a job -> its attempts
 Curve = tuple[np.ndarray, np.ndarray]  # training tokens, held-out loss in nats
 
@@ -100,15 +101,24 @@ class GpuUse:
 
 
 def records(logs: Path) -> Records:
-    """The attempts at every job of the pipeline: no plan, and not the report that is being written.
+    """The attempts at every job of the pipeline: no plan, and not the pages that are being written.
 
     Attempts of a version whose records did not say which method a job is of are left out.
     """
     found = {
-        name: [a for a in attempts if "rule" in a and a["stage"] not in ("report", "plan")]
+        name: [a for a in attempts if "rule" in a and a["stage"] not in PAGES]
         for name, attempts in named_records(logs).items()
     }
     return {name: attempts for name, attempts in found.items() if attempts}
+
+
+def without_pretraining(found: Records) -> Records:
+    """Without what pretraining and its later stages took, which the frontier page tells."""
+    return {
+        name: attempts
+        for name, attempts in found.items()
+        if part_of(attempts[-1]["stage"]) != "pretrain" and "line" not in attempts[-1]["wildcards"]
+    }
 
 
 def gpu_use(found: Records) -> dict[str, GpuUse]:

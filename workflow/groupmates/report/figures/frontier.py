@@ -16,14 +16,14 @@ from groupmates.report.figures.training_and_influence import MARKERS, by_seed
 def losses(name: str, x: str, curves: dict[str, list[Curve]], colours: dict[str, str]) -> Axes:
     """Held-out loss against `x`: a thin line per seed, a thick one for their mean.
 
-    The axis ends at the second point: new weights begin far above all others.
+    The axis ends where a quarter of the points is over: new weights begin far above all others.
     """
     axes = panel(name, x=x, y="held-out loss (nats per token)")
     by_seed(axes, curves, colours)
-    later = [nats[1:] for of_seeds in curves.values() for _, nats in of_seeds if len(nats) > 2]
-    if later:
-        low, high = min(nats.min() for nats in later), max(nats.max() for nats in later)
-        axes.set_ylim(low - 0.06 * (high - low), high + 0.06 * (high - low))
+    later = [nats[len(nats) // 4 :] for of_seeds in curves.values() for _, nats in of_seeds]
+    low, high = min(nats.min() for nats in later), max(nats.max() for nats in later)
+    room = 0.06 * (high - low) or 0.1
+    axes.set_ylim(low - room, high + room)
     return axes
 
 
