@@ -166,6 +166,7 @@ def take_budget(
     cluster: list[Path],
     budget: Budget,
     method: str = "any",
+    consumed: list[Path] | None = None,
 ) -> pa.Table:
     """The documents that a budget takes, in the order of `score`; written as in a run's folder."""
     output = [folder / f"select/{method}/shard-{i:05d}.parquet" for i in range(len(score))]
@@ -176,6 +177,7 @@ def take_budget(
         score=score,
         cluster=cluster,
         rejects=tables.no_rejects(folder),
+        consumed=consumed,
         output=output,
     )
     return pa.concat_tables([read_table(path, "select") for path in output])

@@ -136,6 +136,8 @@ def test_a_folder_that_one_may_not_write_to_is_told_with_its_name(tmp_path, caps
         ("materialise", {"method": "random", "file": "a/3"}, "materialise_random"),
         ("order_mates", {"method": "mates", "partition": "00000"}, "order_mates"),
         ("base", {}, "base"),
+        ("fit", {"line": "stages/2/best_1/", "model": "final"}, "fit_final_best_1_stage_2"),
+        ("take", {"line": "stages/2/best_1/", "method": "best_1"}, "take_best_1_stage_2"),
     ],
 )
 def test_jobs_that_differ_in_number_or_file_alone_are_of_one_stage(rule, wildcards, stage):

@@ -283,6 +283,60 @@ def test_random_has_no_group_influence_and_takes_every_document_equally_often(tm
     assert 5 < count.var() < 13
 
 
+def ledger(path: Path, pool: Pool, chosen: np.ndarray) -> Path:
+    """A stage of pretraining has consumed these documents."""
+    return tables.write(
+        path,
+        "ledger",
+        doc_id=pool.doc_id[chosen],
+        source_file=pool.file[chosen],
+        source_row=pool.row[chosen],
+    )
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_what_earlier_stages_were_trained_on_is_not_taken_again(tmp_path, capsys, shards):
+    """In its place come the next documents of the order; the budget is a share of the whole pool."""
+    documents = pool()
+    score, cluster = write_pool(tmp_path, documents, shards)
+    orders = orders_of_group_mates(tmp_path, score, cluster, quota="marginal")
+    best = take_budget(tmp_path, orders, score, cluster, budget(0.6))["doc_id"].to_pylist()
+    first = take_budget(tmp_path, orders, score, cluster, budget(0.2))["doc_id"].to_pylist()
+    gone = np.flatnonzero(np.isin(documents.doc_id, first))[::-1]  # a ledger is in no order
+    ledgers = [
+        ledger(tmp_path / f"{i}.parquet", documents, part)
+        for i, part in enumerate((gone[::2], gone[1::2]))
+    ]
+    again = take_budget(tmp_path, orders, score, cluster, budget(0.2), consumed=ledgers)
+    again = again["doc_id"].to_pylist()
+    assert len(first) == len(again) == 24
+    assert not set(first) & set(again)
+    assert set(again) < set(best)
+    assert "stage 2 was trained on 0 tokens of 12 documents: none is taken again" in (
+        capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize(
+    ("wanted", "needed", "left"),
+    [(budget(0.3), "36 documents", "30, in"), (budget(tokens=2400), "2,400 tokens", "")],
+)
+def test_a_stage_for_which_too_little_is_left_is_told_what_was_consumed(
+    tmp_path, wanted, needed, left
+):
+    documents = pool()
+    score, cluster = write_pool(tmp_path, documents, 2)
+    orders = orders_of_group_mates(tmp_path, score, cluster, quota="marginal")
+    consumed = [ledger(tmp_path / "ledger.parquet", documents, np.arange(90))]
+    take_budget(tmp_path, orders, score, cluster, wanted)
+    with pytest.raises(UserError) as raised:
+        take_budget(tmp_path, orders, score, cluster, wanted, consumed=consumed)
+    said = str(raised.value)
+    assert f"at least {needed} that no earlier stage was trained on" in said
+    assert f"{left} 30 documents: of the 120 in the order of any, 90 were trained on" in said
+    assert "pretrain.repeat" in said
+
+
 def test_what_a_larger_pool_left_behind_is_removed(tmp_path: Path) -> None:
     score, cluster = write_pool(tmp_path / "pool", pool(40), 2)
     order, folder = tmp_path / "order", tmp_path / "select"

@@ -56,17 +56,21 @@ def line_of(wildcards):
     return getattr(wildcards, "line", FIRST)
 
 
-def read_in(line, name, **wildcards):
-    """An artefact as the jobs of a line read it: the model of a later stage is that of the stage before."""
-    if name != "base" or line == FIRST:
-        return artefact(name, line=line, **wildcards)
-    method = lines.method_of(line)
-    before = lines.before(line)[-1]
-    return artefact("pretrained", line=before, method=method, seed=lines.SEED)
+def model_of(line, seed=lines.SEED):
+    """The model that a line begins with: the probed one, or that of the stage before."""
+    if line == FIRST:
+        return artefact("base")
+    before, method = lines.before(line)[-1], lines.method_of(line)
+    return artefact("pretrained", line=before, method=method, seed=seed)
 
 
 def base_of(wildcards):
-    return read_in(line_of(wildcards), "base")
+    return model_of(line_of(wildcards))
+
+
+def read_in(line, name, **wildcards):
+    """An artefact as the selectors of a line read it."""
+    return model_of(line) if name == "base" else artefact(name, line=line, **wildcards)
 
 
 def embeddings_of(name):
@@ -138,8 +142,8 @@ def job_of(rule):
     """
 
     def words(wildcards, resources):
-        named = wildcards.items()
-        return [rule, *(f"{name}={v}" for name, v in named if (name, v) != ("line", FIRST))]
+        of_job = ((name, value) for name, value in wildcards.items() if value)
+        return [rule, *(f"{name}={value}" for name, value in of_job)]
 
     return words
 
@@ -318,12 +322,16 @@ def folder_files(folder):
 
 @plainly()
 def pretrained_models(wildcards):
-    """The last model of every training."""
+    """The model that each training ends with, in the last stage."""
     CONFIG.pretrain.check_methods()
-    seeds = range(CONFIG.pretrain.seeds)
-    return expand(
-        artefact("pretrained"), method=CONFIG.pretrain.methods, seed=seeds
-    )
+    last = len(CONFIG.pretrain.stages)
+    return [
+        artefact(
+            "pretrained", line=lines.line_of(last, method), method=method, seed=seed
+        )
+        for method in CONFIG.pretrain.methods
+        for seed in range(CONFIG.pretrain.seeds)
+    ]
 
 
 @plainly()

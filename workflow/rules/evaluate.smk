@@ -32,9 +32,7 @@ rule evaluate:
 
 CURVES = expand(artefact("curve"), method=METHODS, seed=SEEDS)
 EXAMPLES = expand(artefact("example_losses"), method=METHODS, seed=SEEDS)
-SELECTIONS = expand(
-    artefact("select", line=FIRST), method=METHODS, shard=list(SHARDS)
-)
+SELECTIONS = expand(artefact("select", line=FIRST), method=METHODS, shard=list(SHARDS))
 
 
 rule summarise:

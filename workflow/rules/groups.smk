@@ -8,7 +8,9 @@ rule plan_groups:
     input:
         probe_pool=artefact("probe_pool"),
         random=artefact("rollouts", line=FIRST, round="random"),
-        bootstrap=[artefact("rollouts", line=FIRST, round=round) for round in ROUNDS[1:]],
+        bootstrap=[
+            artefact("rollouts", line=FIRST, round=round) for round in ROUNDS[1:]
+        ],
         first_order=first_ordered(FIRST),
         model=artefact("fit", line=FIRST, model="final"),
         accepted=artefact("accept", line=FIRST, model="final"),

@@ -8,15 +8,12 @@ rule pretrain_tokens:
         corpus=lambda wildcards: made_here(
             [file.path for file in part_files(wildcards)]
         ),
-        selection=lambda wildcards: [
-            artefact("select", method=wildcards.method, shard=shard)
-            for shard in DATASET_PARTS[wildcards.part]
-        ],
+        selection=selection_of_part,
         tokenizer=artefact("tokenizer"),
     output:
         directory(artefact("pretrain_tokens")),
     log:
-        logged("pretrain_tokens_{method}_{part}"),
+        logged("pretrain_tokens_{method}_{part}", LINE),
     resources:
         **asks(mem_mb=8000, runtime=240),
     params:
@@ -36,12 +33,23 @@ PRETRAINED = ["pretrained", "pretrain_curve", "pretrain_examples", "ledger"]
 MILESTONES = ["milestones"] if CONFIG.pretrain.milestones else []
 
 
+def pretrain_settings(wildcards):
+    stage = lines.stage_of(line_of(wildcards))
+    values = per_stage.PretrainSettings.of_stage(CONFIG, stage)
+    return per_stage.as_param(values, *PRETRAINED, *MILESTONES)
+
+
+def start_of_training(wildcards):
+    """The probed model, or what the same training was at the end of the stage before."""
+    return model_of(line_of(wildcards), wildcards.seed)
+
+
 rule pretrain_model:
     input:
         tokens=expand(
             artefact("pretrain_tokens"), part=list(DATASET_PARTS), allow_missing=True
         ),
-        start=artefact("base"),
+        start=start_of_training,
         reference=artefact("reference"),
     output:
         pretrained=directory(artefact("pretrained")),
@@ -50,11 +58,11 @@ rule pretrain_model:
         ledger=artefact("ledger"),
         milestones=[directory(artefact(name)) for name in MILESTONES],
     log:
-        logged("pretrain_model_{method}_{seed}"),
+        logged("pretrain_model_{method}_{seed}", LINE),
     resources:
         **asks(mem_mb=16000, runtime=1440, gpu=1),
     params:
-        settings=settings("PretrainSettings", *PRETRAINED, *MILESTONES),
+        settings=pretrain_settings,
         tokens=listed("tokens"),
         srun=srun,
         processes=processes,

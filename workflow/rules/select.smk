@@ -79,7 +79,9 @@ def source_of(wildcards, name, **others):
 def orders_to_take(wildcards):
     parts = [f"{i:05d}" for i in range(ORDER.partitions(wildcards))]
     method = wildcards.method
-    return [source_of(wildcards, "order", method=method, partition=part) for part in parts]
+    return [
+        source_of(wildcards, "order", method=method, partition=part) for part in parts
+    ]
 
 
 def scores_to_take(wildcards):

@@ -437,21 +437,26 @@ OF_STAGE = {
     *("score", "score_by", "centroids", "cluster", "prepared", "order", "select"),
     *("dataset", "dataset_shard", "dataset_part", "windows", "documents", "manifest"),
     *("megatron_tokens", "megatron_index", "dataset_readme", "dataset_card"),
-    *("pretrained", "ledger"),
+    *("pretrain_tokens", "pretrain_documents", "pretrained", "milestones"),
+    *("pretrain_curve", "pretrain_examples", "ledger"),
 }
-LATER_STAGE = r"stages/\d+/[^/]+/"  # the folder of a later one
 
 
 def target_of(path: Path) -> str:
     """What snakemake makes `path` with: itself, or the artefact whose folder it lies in."""
     made = (artefact.path for name, artefact in ARTEFACTS.items() if name != "dataset")
     patterns = "|".join(re.sub(r"\\\{\w+\\\}", "[^/]+", re.escape(path)) for path in made)
-    whole = re.compile(rf"(.*/)?results/[^/]+/({LATER_STAGE})?({patterns})")
+    whole = re.compile(rf"(.*/)?results/[^/]+/(stages/\d+/[^/]+/)?({patterns})")
     place = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
     # The outermost: of a folder that a rule makes, snakemake knows no file.
     outwards = (place, *place.parents)
     found = [p for p in outwards if whole.fullmatch(p.absolute().as_posix())]
     return str(found[-1] if found else place)
+
+
+def line_of(stage: int, method: str) -> str:
+    """The folder of a method's stage of pretraining below the run's; '' is that of the first stage."""
+    return f"stages/{stage}/{method}/" if stage > 1 else ""
 
 
 def path(name: str) -> str:

@@ -20,7 +20,6 @@ from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import BaseModel
 from safetensors import SafetensorError
@@ -394,20 +393,31 @@ def by_pool_file(table: pa.Table) -> dict[str, pa.Table]:
     return {listed[code_N[a]]: table.slice(a, b - a) for a, b in zip(starts, ends, strict=True)}
 
 
-def listed_rows(score: Path, listed: pa.Table) -> np.ndarray:
-    """Rows of a score file whose documents are `listed` by source_file and source_row, ascending."""
+def rows_by_file(listed: pa.Table) -> dict[str, np.ndarray]:
+    """The `source_row`s of a table's documents by `source_file`, in any order; int64."""
     if not len(listed):
-        return np.empty(0, np.int64)
-    scored = read_table(score, "score", ["source_file", "source_row"])
-    wanted = set(_places(listed))
-    near = np.flatnonzero(pc.is_in(scored["source_row"], listed["source_row"].combine_chunks()))
-    places = _places(scored.take(near))
-    return near[[place in wanted for place in places]]
+        return {}
+    names = listed["source_file"].combine_chunks()
+    if not pa.types.is_dictionary(names.type):
+        names = names.dictionary_encode()
+    code_N, row_N = names.indices.to_numpy(), listed["source_row"].to_numpy()
+    by_file = np.argsort(code_N, kind="stable")
+    codes, starts = np.unique(code_N[by_file], return_index=True)
+    known = names.dictionary.to_pylist()
+    parts = np.split(row_N[by_file], starts[1:])
+    return {known[code]: part for code, part in zip(codes, parts, strict=True)}
 
 
-def _places(table: pa.Table) -> list[tuple[str, int]]:
-    names = table["source_file"].cast(pa.string()).to_pylist()
-    return list(zip(names, table["source_row"].to_pylist(), strict=True))
+def listed_rows(score: Path, listed: dict[str, np.ndarray]) -> np.ndarray:
+    """Rows of a score file whose documents are listed, as by `rows_by_file`; ascending, int64."""
+    scored = read_table(score, "score", ["source_file", "source_row"]) if listed else pa.table({})
+    found, first = [np.empty(0, np.int64)], 0
+    for name, part in by_pool_file(scored).items():
+        if name in listed:
+            here = np.isin(part["source_row"].to_numpy(), listed[name])
+            found.append(first + np.flatnonzero(here))
+        first += len(part)
+    return np.concatenate(found)
 
 
 def rows_of(score: Path) -> int:

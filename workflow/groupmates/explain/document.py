@@ -45,7 +45,8 @@ class Explanation:
     `clusters`: whether `cluster` is one of the semantic or of the influence-aware ones;
     `origin`: influence from which thetas are counted, other than 0 with `sign: ceiling`.
 
-    `overlap`: what the document shares with an evaluation example, where it was left out for that."""
+    `overlap`: what the document shares with an evaluation example, where it was left out for that.
+    `trained_in`: the stage of pretraining that was trained on it, where it was left out for that."""
 
     method: str
     doc_id: str
@@ -62,6 +63,7 @@ class Explanation:
     origin: float
     neighbours: list[Neighbour]
     overlap: dict[str, Any] | None
+    trained_in: int | None
 
 
 def explain(run: Path, doc_id: str, method: str, neighbours: int) -> Explanation:
@@ -112,6 +114,7 @@ def explain(run: Path, doc_id: str, method: str, neighbours: int) -> Explanation
             Neighbour(ids[i], i, float(similarity_K[i]), float(influence_K[i])) for i in near
         ],
         overlap=selection.overlap(place),
+        trained_in=selection.trained_in(place),
     )
 
 
@@ -153,6 +156,8 @@ def told(found: Explanation) -> str:
         shared = found.overlap
         where = f"example {shared['example']} of {shared['task']}"
         lines.append(("left out", f"shares words with {where}, counted from 0: {shared['words']}"))
+    if found.trained_in is not None:
+        lines.append(("left out", f"stage {found.trained_in} of pretraining was trained on it"))
     if here.theta is not None:
         lines.append(("theta", _theta(found)))
     lines.append(("nearest", "selected documents of its cluster, by cosine"))

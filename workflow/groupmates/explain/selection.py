@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from groupmates.artefacts.catalogue import DOCUMENT, path
+from groupmates.artefacts.catalogue import DOCUMENT, line_of, path
 from groupmates.artefacts.store import (
     POOL,
     damaged,
@@ -34,6 +34,7 @@ from groupmates.artefacts.store import (
     read_table,
     read_where,
     row_groups,
+    rows_by_file,
     table_record,
 )
 from groupmates.errors import UserError
@@ -62,8 +63,10 @@ class Order:
 class Selection:
     """The files of a method's selection; `made` is the provenance of its order.
 
-    `embedded`: the embeddings that it compares documents by, rows as in `score`. `overlaps`: what was
-    left out for what it shares with evaluation examples; none where nothing was.
+    `run`: the folder of the run, or that of a later stage of pretraining in it. `embedded`: the
+    embeddings that it compares documents by, rows as in `score`. `overlaps`: what was left out for what
+    it shares with evaluation examples; `consumed`: what earlier stages were trained on, stage by stage;
+    none where nothing was left out.
     """
 
     run: Path
@@ -73,6 +76,7 @@ class Selection:
     cluster: list[Path]
     orders: list[Path]
     overlaps: list[Path]
+    consumed: list[Path]
     embedded: list[Path]
     made: dict[str, Any]
 
@@ -90,19 +94,26 @@ class Selection:
             )
         record = table_record(select[0], "select")
         count = {name: sum(i.startswith(f"{name}[") for i in record["inputs"]) for name in FILES}
-        first = run / FILES["orders"].format(n="00000", method=method)
+        first = found_in(run, FILES["orders"].format(n="00000", method=method))
         made = table_record(first, "order") if first.exists() else {"settings": {}, "inputs": {}}
         meant = clusters_of(made) == "semantic"
         files = {
-            name: [run / pattern.format(n=f"{i:05d}", method=method) for i in range(count[name])]
+            name: [
+                found_in(run, pattern.format(n=f"{i:05d}", method=method))
+                for i in range(count[name])
+            ]
             for name, pattern in (FILES | MEANT if meant else FILES).items()
         }
+        ledger = path("ledger").format(method=method, seed=0)
+        stages = range(1, 1 + sum(i.startswith("consumed[") for i in record["inputs"]))
+        files["consumed"] = [whole(run) / line_of(stage, method) / ledger for stage in stages]
         check_unchanged(record["inputs"], files, select[0])
         embedded = files["score"]
         recorded = {k: v for k, v in made["inputs"].items() if k.startswith("semantic[")}
         if recorded:
             embedded = [
-                run / path("semantic").format(shard=f"{i:05d}") for i in range(len(embedded))
+                found_in(run, path("semantic").format(shard=f"{i:05d}"))
+                for i in range(len(embedded))
             ]
             check_unchanged(recorded, {"semantic": embedded}, first)
         return cls(run, method, select, **files, embedded=embedded, made=made)
@@ -124,15 +135,30 @@ class Selection:
 
     @cached_property
     def left_out(self) -> np.ndarray:
+        """Codes of the documents that were left out, whyever."""
+        return np.concatenate([self.overlapping, *self.trained_on])
+
+    @cached_property
+    def overlapping(self) -> np.ndarray:
         """Codes of the documents that were left out for what they share with examples."""
         files = zip(self.score, self.overlaps, strict=False)
-        rows = [listed_rows(score, read_table(file, "overlaps")) for score, file in files]
-        shards = np.repeat(np.arange(len(rows)), [len(r) for r in rows])
-        return _codes(shards, np.concatenate([np.empty(0, np.int64), *rows]))
+        rows = [listed_rows(s, rows_by_file(read_table(file, "overlaps"))) for s, file in files]
+        return _codes_of_shards(rows)
+
+    @cached_property
+    def trained_on(self) -> list[np.ndarray]:
+        """Codes of the documents that each earlier stage was trained on, which were left out."""
+        ledgers = [rows_by_file(read_table(file, "ledger")) for file in self.consumed]
+        return [_codes_of_shards([listed_rows(s, of) for s in self.score]) for of in ledgers]
+
+    def trained_in(self, place: tuple[int, int]) -> int | None:
+        """The stage that was trained on a document, from 1; None where none before this one was."""
+        code = _codes(*np.array([place]).T)[0]
+        return next((i for i, codes in enumerate(self.trained_on, 1) if code in codes), None)
 
     def overlap(self, place: tuple[int, int]) -> dict[str, Any] | None:
         """What a document shares with an example, where it was left out for that."""
-        if _codes(*np.array([place]).T)[0] not in self.left_out:
+        if _codes(*np.array([place]).T)[0] not in self.overlapping:
             return None
         document = self.document(place)
         listed = read_table(self.overlaps[place[0]], "overlaps").to_pylist()
@@ -229,6 +255,16 @@ FILES = {
 MEANT = {"cluster": path("semantic_cluster").replace("{shard}", "{n}")}
 
 
+def found_in(run: Path, file: str) -> Path:
+    """An artefact of a run, or of a later stage in it, which has the run's where it makes none."""
+    return run / file if (run / file).exists() else whole(run) / file
+
+
+def whole(run: Path) -> Path:
+    """The folder of a run, from that of a later stage in it too."""
+    return run.parents[2] if run.absolute().parents[1].name == "stages" else run
+
+
 def clusters_of(made: dict[str, Any]) -> str:
     """The clusters of a method by the provenance of its order, semantic or influence-aware ones."""
     sections = (s for s in made["settings"].values() if isinstance(s, dict) and "clusters" in s)
@@ -245,6 +281,12 @@ def check_unchanged(recorded: dict[str, str], files: dict[str, Any], made: Path)
         if not file.exists() or digest(file) != recorded[name]:
             found = "another one now" if file.exists() else "no file"
             raise damaged(file, f"the input that {made} was made from", found)
+
+
+def _codes_of_shards(rows: list[np.ndarray]) -> np.ndarray:
+    """The rows of each shard as codes."""
+    shard_N = np.repeat(np.arange(len(rows)), [len(r) for r in rows])
+    return _codes(shard_N, np.concatenate([np.empty(0, np.int64), *rows]))
 
 
 def _codes(shard_N: np.ndarray, row_N: np.ndarray) -> np.ndarray:

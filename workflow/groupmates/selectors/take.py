@@ -54,7 +54,7 @@ def run(
     left_out = left_out_of(rejects, overlaps or [], score, offsets)
     order = without(order, left_out)
     documents, ranked = int(offsets[-1]) - len(left_out), len(order["place"])
-    order = without(order, consumed_of(consumed or [], score, offsets))
+    order = without(order, consumed_of(consumed or [], score, offsets, method))
     place_N = order["place"]  # position in the pool
     n_tokens_N = np.concatenate(n_tokens)[place_N]
 
@@ -98,21 +98,28 @@ def left_out_of(
 ) -> np.ndarray:
     """Positions in the pool of scored documents that cannot be taken, int64."""
     listed = store.read_table(rejects, "rejects", ["source_file", "source_row", "reason"])
-    repeated = listed.filter(pc.equal(listed["reason"], REPEATED))
+    repeated = store.rows_by_file(listed.filter(pc.equal(listed["reason"], REPEATED)))
     found = [np.empty(0, np.int64)]
     for n, (path, first) in enumerate(zip(score, offsets, strict=False)):
         found.append(first + store.listed_rows(path, repeated))
         if overlaps:
-            found.append(first + store.listed_rows(path, store.read_table(overlaps[n], "overlaps")))
+            shared = store.rows_by_file(store.read_table(overlaps[n], "overlaps"))
+            found.append(first + store.listed_rows(path, shared))
     return np.unique(np.concatenate(found))
 
 
-def consumed_of(ledgers: list[Path], score: list[Path], offsets: np.ndarray) -> np.ndarray:
+def consumed_of(
+    ledgers: list[Path], score: list[Path], offsets: np.ndarray, method: str
+) -> np.ndarray:
     """Positions in the pool of documents that earlier stages were trained on, int64."""
-    tables = [store.read_table(path, "ledger", ["source_file", "source_row"]) for path in ledgers]
     found = [np.empty(0, np.int64)]
-    for table in tables:
-        found += [o + store.listed_rows(s, table) for s, o in zip(score, offsets, strict=False)]
+    for stage, path in enumerate(ledgers, 1):
+        ledger = store.read_table(path, "ledger", ["source_file", "source_row", "tokens"])
+        listed = store.rows_by_file(ledger)
+        for shard, first in zip(score, offsets, strict=False):
+            found.append(first + store.listed_rows(shard, listed))
+        told = f"{pc.sum(ledger['tokens']).as_py() or 0:,} tokens of {len(ledger):,} documents"
+        note(f"select {method}", f"stage {stage} was trained on {told}: none is taken again")
     return np.unique(np.concatenate(found))
 
 

@@ -641,7 +641,11 @@ class Pretrain(PretrainTraining):
     architecture: Architecture
     stages: Annotated[list[Share], Field(min_length=1)]
     """Shares of the tokens, and of `select.budget`, of one stage after the other. Each stage but the
-    first selects with the model that the one before has trained."""
+    first selects with the model that the one before has trained. The run itself is the first stage: its
+    selections have the first share of the budget."""
+    repeat: bool
+    """Whether a later stage may select documents that an earlier one was trained on. `false`: it
+    selects others."""
 
     @model_validator(mode="after")
     def stages_are_a_whole(self) -> Self:

@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Iterable
 
+from groupmates.artefacts.catalogue import line_of
 from groupmates.settings.config import Config
 from groupmates.settings.per_stage import needs_of
 from groupmates.settings.sections import Budget
@@ -27,10 +28,6 @@ def later(config: Config) -> list[str]:
     """The lines beside the first, stage by stage."""
     stages = range(2, len(config.pretrain.stages) + 1)
     return [line_of(stage, method) for stage in stages for method in config.pretrain.methods]
-
-
-def line_of(stage: int, method: str) -> str:
-    return f"stages/{stage}/{method}/" if stage > 1 else FIRST
 
 
 def stage_of(line: str) -> int:

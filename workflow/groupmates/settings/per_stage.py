@@ -133,7 +133,9 @@ def _of_scratch(section: str, key: str) -> Callable[[Config], Any]:
     """A key that counts where a model is pretrained from scratch."""
 
     def find(config: Config) -> Any:
-        return getattr(getattr(config, section), key) if config.pretrain.start == "scratch" else None
+        return (
+            getattr(getattr(config, section), key) if config.pretrain.start == "scratch" else None
+        )
 
     return find
 
@@ -360,7 +362,9 @@ class PretrainSettings(StageSettings):
 
     @classmethod
     def of_stage(cls, config: Config, stage: int) -> PretrainSettings:
-        """The settings of another stage than the first: it goes on from the model of the one before."""
+        """The settings of a stage; one after the first goes on from the model of the one before."""
+        if stage == 1:
+            return cls.of(config)
         shares = config.pretrain.stages
         begin, end = (math.fsum(shares[:number]) for number in (stage - 1, stage))
         changed = {"architecture": None, "optimizer": None, "stage": stage}

@@ -103,11 +103,13 @@ class GpuUse:
 def records(logs: Path) -> Records:
     """The attempts at every job of the pipeline: no plan, and not the pages that are being written.
 
-    Attempts of a version whose records did not say which method a job is of are left out.
+    Nor those of later stages of pretraining, which the run does not need. Attempts of a version whose
+    records did not say which method a job is of are left out.
     """
     found = {
         name: [a for a in attempts if "rule" in a and a["stage"] not in PAGES]
         for name, attempts in named_records(logs).items()
+        if not name.startswith("stages/")
     }
     return {name: attempts for name, attempts in found.items() if attempts}
 

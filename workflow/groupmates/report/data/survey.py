@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pyarrow as pa
 
-from groupmates.artefacts.store import listed_rows, read_clusters, read_table
+from groupmates.artefacts.store import listed_rows, read_clusters, read_table, rows_by_file
 from groupmates.errors import UserError
 from groupmates.maths.randomness import priorities
 from groupmates.progress import Progress
@@ -121,7 +121,8 @@ def survey(
         worst_C = padded(worst_C, int(cluster_N.max(initial=-1)) + 1, -np.inf)
         passed_N = ~kept_N & (influence_N < np.minimum(worst_C[cluster_N], 0.0))
         if path.name in dropped:
-            passed_N[listed_rows(path, read_table(dropped[path.name], "overlaps"))] = False
+            overlapping = rows_by_file(read_table(dropped[path.name], "overlaps"))
+            passed_N[listed_rows(path, overlapping)] = False
         counts_C = np.bincount(cluster_N[passed_N], minlength=len(worst_C))
         passed_C = padded(passed_C, len(counts_C), 0) + counts_C
         of_document = {"row": np.arange(len(scored)), "cluster": cluster_N}
