@@ -64,6 +64,7 @@ GRAPH_ONLY = {
     "decontaminate.examples",
     "evaluate.seeds",
     "core.models",
+    "core.pretrained",
     "core.data",
     "core.tasks",
 }

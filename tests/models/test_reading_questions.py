@@ -54,7 +54,8 @@ def test_losses_are_those_of_every_row_by_itself(model, shares, batch_tokens):
     asked = questions(12)
     assert in_context.rows_can_share(model) is shares
     seen = set()
-    for number, losses, likeliest in in_context.read(model, asked, batch_tokens):
+    read = [found for batch in in_context.read(model, asked, batch_tokens) for found in batch]
+    for number, losses, likeliest in read:
         expected = alone(model, asked[number])
         for found, own in zip(losses, expected, strict=True):
             np.testing.assert_allclose(found, own, atol=2e-5)

@@ -12,10 +12,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import core_folder
+import killed
 import small
 from groupmates.artefacts.store import read_table
 from groupmates.errors import UserError
 from groupmates.maths.in_context import order_of, shots_of
+from groupmates.models import in_context
 from groupmates.models.language_model import load_lm, make_lm
 from groupmates.models.tokenizer import load_tokenizer
 from groupmates.pool.core_tasks import CORE
@@ -112,6 +114,20 @@ def test_a_mean_is_called_core_where_it_is_of_all_its_tasks():
     assert core_table.name_of_mean(sorted(CORE), None) == "CORE"
     assert core_table.name_of_mean(sorted(CORE - {"coqa"}), None) == "mean of 21 tasks"
     assert core_table.name_of_mean(sorted(CORE), 7) == "CORE of at most 7 questions per task"
+
+
+@pytest.mark.parametrize("task", ["copa", "squad"])
+def test_a_task_that_is_killed_again_and_again_ends_as_in_one_go(
+    task, model, data, tmp_path, monkeypatch
+):
+    def make(folder: Path) -> Path:
+        folder.mkdir(exist_ok=True)
+        return ask(model, data, folder / f"{task}.parquet", task, batch_tokens=1)
+
+    attempts, calls = killed.survives(monkeypatch, tmp_path, in_context, "_read_together", 4, make)
+    assert attempts > 2
+    # No batch but the one that died is read again.
+    assert len(calls) <= 12 + attempts - 1
 
 
 def test_questions_longer_than_the_context_are_cut_and_counted(small_run, data, tmp_path, capsys):

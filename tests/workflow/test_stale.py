@@ -201,6 +201,7 @@ OTHER_INPUTS = {
     "reference.evaluation_paths",
     "decontaminate.examples",
     "core.models",
+    "core.pretrained",
     "core.data",
 }
 

@@ -334,25 +334,37 @@ def pretrained_models(wildcards):
     ]
 
 
+def core_pretrained():
+    """Those of the run's own models that CORE is asked of, by name."""
+    if not CONFIG.core.pretrained:
+        return {}
+    return dict(zip(CONFIG.pretrain.names, pretrained_models(None), strict=True))
+
+
 @plainly()
 def core_predictions(wildcards):
     CONFIG.core.check_models()
     return expand(
         artefact("core_predictions"),
-        lm=list(CONFIG.core.models),
+        lm=[*CONFIG.core.models, *core_pretrained()],
         task=list(CORE),
     )
 
 
-def core_folder(wildcards, resources):
+def core_made(wildcards):
+    """The model, where it is the run's own."""
+    return core_pretrained().get(wildcards.lm, [])
+
+
+def core_folder(wildcards, input, resources):
     """Not recorded: a folder that is moved makes nothing stale."""
-    return CONFIG.core.models[wildcards.lm]
+    return input.made or CONFIG.core.models[wildcards.lm]
 
 
 def core_seen(wildcards):
     """What the files of the model and of the task look like, and the task's settings."""
     task = CORE[wildcards.task]
-    files = folder_files(CONFIG.core.models[wildcards.lm])
+    files = folder_files(CONFIG.core.models.get(wildcards.lm))
     files = [*files, f"{CONFIG.core.data}/{task.file}"]
     return [task.model_dump_json(), seen(files)(wildcards)]
 

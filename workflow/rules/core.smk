@@ -1,22 +1,24 @@
 # CORE: in-context questions put to finished models, `snakemake core`. Outside `rule all`: nothing of a
-# run depends on it, nor it on a run. reads: core.models, core.data. writes: core/.
+# run depends on it. reads: core.models, core.data, pretrain/ with core.pretrained. writes: core/.
 from groupmates.pool import core_tasks
 
 with plainly():
     CORE = (
         core_tasks.chosen_tasks(CONFIG.core.data, CONFIG.core.tasks)
-        if CONFIG.core.models
+        if CONFIG.core.models or CONFIG.core.pretrained
         else {}
     )
 
 
 rule core_task:
+    input:
+        made=core_made,
     output:
         artefact("core_predictions"),
     log:
         logged("core_{lm}_{task}"),
     wildcard_constraints:
-        lm="|".join(CONFIG.core.models) or "(?!)",
+        lm="|".join([*CONFIG.core.models, *core_pretrained()]) or "(?!)",
         task="|".join(CORE) or "(?!)",
     threads: 2
     resources:

@@ -18,6 +18,7 @@ import yaml
 
 from groupmates.cost.sizes import count_documents
 from groupmates.pool.copy_rows import copy_rows
+from groupmates.pool.core_tasks import chosen_tasks
 from groupmates.pool.documents import read_documents
 from groupmates.pool.listing import expand, list_files
 from groupmates.pool.opening import exists
@@ -31,6 +32,7 @@ BOOTSTRAPPED = 8
 SETS = 4  # of each kind, whose group influence is probed
 DOCUMENTS = 1600  # at least; and two clusters
 PROBED = 500
+CORE_TASKS, CORE_QUESTIONS = 3, 8
 FILES = 2  # of the pool, so that two jobs run at once as in the run itself
 
 
@@ -44,9 +46,12 @@ def calibrate(profile: str, configfiles: list[str]) -> int:
     small.write_text(yaml.safe_dump(reduced(config, pool_sample(config, folder))))
     snakemake = [sys.executable, "-m", "snakemake", "--profile", profile]
     large = ["--configfile", *configfiles] if configfiles else []
+    of_small = [*snakemake, "--configfile", str(small)]
+    asks = config.core.models or config.core.pretrained
     for command in (
-        [*snakemake, "--configfile", str(small)],
-        [*snakemake, "--configfile", str(small), "--", "plan"],
+        of_small,
+        *([[*of_small, "--", "core"]] if asks else []),
+        [*of_small, "--", "plan"],
         [*snakemake, *large, "--", "plan"],
     ):
         status = subprocess.run(command, check=False).returncode
@@ -121,6 +126,7 @@ def reduced(config: Config, pool: list[str] | None) -> dict[str, Any]:
     _reduce_base(raw, config)
     _reduce_probing(raw, config)
     _reduce_selection(raw, config, documents)
+    _reduce_core(raw, config)
     raw["plan"] |= {"rates": None, "pool": dict.fromkeys(raw["plan"]["pool"])}
     return load(raw).model_dump(mode="json")
 
@@ -144,6 +150,22 @@ def _reduce_inputs(
     raw["sample"] |= {"paths": None, "probe_documents": probed, "training_documents": training}
     if config.sample.tokenizer and not Path(config.sample.tokenizer).is_dir():
         raw["sample"]["tokenizer"] = None
+
+
+def _reduce_core(raw: dict[str, Any], config: Config) -> None:
+    """A few questions to one model: the first that is there, or the base model of the small run."""
+    core, folder = config.core, f"results/{raw['run']}/base"
+    if core.models or core.pretrained:
+        assert core.data is not None
+        there = {name: path for name, path in core.models.items() if Path(path).is_dir()}
+        name = next(iter(there), "base")
+        tasks = list(chosen_tasks(core.data, core.tasks))
+        raw["core"] |= {
+            "models": {name: there.get(name, folder)},
+            "pretrained": False,
+            "tasks": tasks[:: -(-len(tasks) // CORE_TASKS)],
+            "examples": min(core.examples or CORE_QUESTIONS, CORE_QUESTIONS),
+        }
 
 
 def _probed(config: Config) -> int:

@@ -18,6 +18,7 @@ import zstandard
 from tokenizers import Tokenizer
 
 from groupmates.artefacts.catalogue import ADAMW_STATE
+from groupmates.cost.core_sizes import BYTES_PER_TOKEN, CoreTask, Reader, core_tasks
 from groupmates.cost.flops import Shape, clipped_mean
 from groupmates.errors import UserError
 from groupmates.pool.arrow_tables import Table
@@ -33,7 +34,6 @@ from groupmates.settings.config import Config, PlannedShape
 FILES_READ = 8
 DOCUMENTS_READ = 200  # of each of these files
 PREFIX_BYTES = 1 << 20  # of a file, that the number of its lines is estimated from
-BYTES_PER_TOKEN = 4.0  # where there is no tokenizer yet; `basis` then says "assumed"
 
 
 @dataclass
@@ -55,11 +55,15 @@ class Sizes:
     base_steps: int
     lm: Shape
     encoder: Shape | None
+    core: list[CoreTask] = field(default_factory=list)
     basis: dict[str, str] = field(default_factory=dict)
 
 
-def measure(config: Config, root: Path) -> Sizes:
-    """Sizes of the inputs of `config`, whose run lies in the folder `root`."""
+def measure(config: Config, root: Path, core: bool = True) -> Sizes:
+    """Sizes of the inputs of `config`, whose run lies in the folder `root`.
+
+    `core`: whether CORE's prompts are counted, which takes seconds for each model.
+    """
     basis: dict[str, str] = {}
     files, sampled = _pool_files(config, root)
     texts = _texts(config, sampled) if sampled else []
@@ -74,6 +78,10 @@ def measure(config: Config, root: Path) -> Sizes:
         tokens, basis["tokens"] = text_bytes / BYTES_PER_TOKEN, "assumed: 4 bytes a token"
     encoder = config.fit.encoder
     reference, label_share, basis["reference"] = _reference(config, root)
+    lm = model_shape(config)
+    readers = _core_readers(config, root, lm) if core else {}
+    if unknown := [name for name, reader in readers.items() if reader.tokenizer is None]:
+        basis["core"] = f"assumed: 4 bytes a token, no tokenizer of {', '.join(unknown)}"
     return Sizes(
         documents=documents,
         tokens=tokens,
@@ -88,10 +96,11 @@ def measure(config: Config, root: Path) -> Sizes:
         files=len(files),
         shards=len(deal(files, config.pool.files_per_shard, config.pool.shard_mb)),
         base_steps=base_steps(config),
-        lm=model_shape(config),
+        lm=lm,
         encoder=None
         if encoder.name == "lm"
         else shape_of(encoder.name, config.plan.encoder, "encoder"),
+        core=core_tasks(config.core, readers),
         basis=basis,
     )
 
@@ -217,8 +226,8 @@ def lines_of(file: PoolFile) -> float:
     return text.count(b"\n") * size / max(1, len(prefix))
 
 
-def _token_counts(config: Config, root: Path, texts: list[str]) -> tuple[np.ndarray, str]:
-    """Tokens of each text by the language model's tokenizer, where it is there already."""
+def _tokenizer(config: Config, root: Path) -> Path | None:
+    """The file of the language model's tokenizer, where it is there already."""
     folders: list[str | Path | None] = [
         config.sample.tokenizer,
         config.base.checkpoint,
@@ -226,13 +235,42 @@ def _token_counts(config: Config, root: Path, texts: list[str]) -> tuple[np.ndar
     ]
     if config.sample.tokenizer is None and config.base.checkpoint is None:
         folders.append(_calibration(root) / "sample/tokenizer")  # trained, as the run's will be
-    for folder in folders:
-        path = Path(folder) / "tokenizer.json" if folder is not None else None
-        if path is not None and path.exists() and texts:
-            tokenizer = Tokenizer.from_file(str(path))
-            encoded = tokenizer.encode_batch(texts, add_special_tokens=False)
-            return np.array([len(e.ids) for e in encoded], float), f"tokenizer in {path.parent}"
-    return np.empty(0), "no tokenizer"
+    paths = [Path(folder) / "tokenizer.json" for folder in folders if folder is not None]
+    return next((path for path in paths if path.exists()), None)
+
+
+def _token_counts(config: Config, root: Path, texts: list[str]) -> tuple[np.ndarray, str]:
+    """Tokens of each text by the language model's tokenizer, where it is there already."""
+    path = _tokenizer(config, root)
+    if path is None or not texts:
+        return np.empty(0), "no tokenizer"
+    encoded = Tokenizer.from_file(str(path)).encode_batch(texts, add_special_tokens=False)
+    return np.array([len(e.ids) for e in encoded], float), f"tokenizer in {path.parent}"
+
+
+def _core_readers(config: Config, root: Path, lm: Shape) -> dict[str, Reader]:
+    """The models that CORE is asked of: given ones, and those that the run trains."""
+    found = {}
+    for name, folder in config.core.models.items():
+        tokenizer = Path(folder) / "tokenizer.json"
+        shape = shape_of(folder, config.plan.checkpoint, "checkpoint")
+        known = tokenizer if tokenizer.exists() else None
+        found[name] = Reader(shape, _positions(folder), known)
+    if config.core.pretrained:
+        made, positions = config.pretrain.architecture, config.sample.sequence_length + 1
+        if config.pretrain.start == "scratch":
+            lm = Shape(made.hidden_size, made.layers, lm.vocabulary)
+        elif config.base.checkpoint is not None:
+            positions = _positions(config.base.checkpoint)
+        reader = Reader(lm, positions, _tokenizer(config, root))
+        found |= dict.fromkeys(config.pretrain.names, reader)
+    return found
+
+
+def _positions(folder: str) -> int | None:
+    path = Path(folder) / "config.json"
+    body = json.loads(path.read_text()) if path.exists() else {}
+    return body.get("max_position_embeddings")
 
 
 def _reference(config: Config, root: Path) -> tuple[float, float, str]:

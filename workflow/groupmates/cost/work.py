@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from groupmates.cost import selectors
+from groupmates.cost.core_sizes import CoreTask
+from groupmates.cost.flops import forward_flops
 from groupmates.cost.jobs import LM_LAYERS, TOKENS_AHEAD, Amounts, Jobs, Phase
 from groupmates.cost.sizes import Sizes
 from groupmates.maths.packing import MICRO_TOKENS
@@ -390,10 +392,23 @@ class Work(Amounts):
         return Jobs(1, phases, 200.0 * self.in_shard)
 
     def core_task(self) -> list[Jobs]:
-        return []  # of models that the run does not make
+        return [self._core_task(asked) for asked in self.sizes.core]
 
-    def core(self) -> list[Jobs]:
-        return []
+    def _core_task(self, asked: CoreTask) -> Jobs:
+        """Memory: weights, keys and values up to three times, logits of each token at the most."""
+        shape, batch = asked.shape, self.config.core.batch_tokens
+        context = asked.pairs / asked.tokens
+        flops = forward_flops(shape, asked.tokens, context, asked.logits)
+        text = asked.questions * asked.text_bytes
+        phases = [
+            Phase("prompts", asked.questions, {"tokenise": text}),
+            Phase("questions", asked.questions, {"forward": asked.questions * flops}),
+        ]
+        of_token = 24.0 * shape.layers * shape.hidden + 8 * shape.vocabulary + 60 * shape.hidden
+        return Jobs(1, phases, 2 * text, 4.0 * shape.parameters(2) + batch * of_token)
+
+    def core(self) -> Jobs:
+        return Jobs(int(bool(self.sizes.core)), [])
 
     def frontier(self) -> list[Jobs]:
         return []  # it is asked for when all is done

@@ -20,24 +20,30 @@ from groupmates.maths.packing import pad_right
 from groupmates.models.language_model import comparable, device, in_float32
 from groupmates.models.reference import label_logits
 
+Read = tuple[int, list[np.ndarray], np.ndarray]
+
 
 def read(
-    model: PreTrainedModel, questions: list[Question], batch_tokens: int
-) -> Iterator[tuple[int, list[np.ndarray], np.ndarray]]:
-    """Each question's number, and what `verdict` takes of it; in another order.
+    model: PreTrainedModel, questions: list[Question], batch_tokens: int, done: int = 0
+) -> Iterator[list[Read]]:
+    """One batch after the other: each question's number, and what `verdict` takes of it.
 
-    Losses are float32, in nats. About `batch_tokens` tokens are read together. Besides, the keys and
-    values of what is shared are held up to twice, and once for each option.
+    The order is another one, and always the same. Batches of its first `done` questions are passed
+    over. Losses are float32, in nats. About `batch_tokens` tokens are read together. Besides, the keys
+    and values of what is shared are held up to twice, and once for each option.
     """
     sharing = rows_can_share(model)
     shared_N = np.array([question.shared() if sharing else 0 for question in questions])
     rows_N = np.array([len(question.rows) for question in questions])
     tails_N = np.array([sum(map(len, question.rows)) for question in questions]) - rows_N * shared_N
+    passed = 0
     for batch in batches(shared_N, rows_N, tails_N, batch_tokens):
+        passed += len(batch)
+        if passed <= done:
+            continue
         here = [questions[i] for i in batch]
         found = _read_together(model, here, int(shared_N[batch].min()))
-        for number, (losses, likeliest) in zip(batch, found, strict=True):
-            yield int(number), losses, likeliest
+        yield [(int(i), *of_question) for i, of_question in zip(batch, found, strict=True)]
 
 
 @torch.no_grad()

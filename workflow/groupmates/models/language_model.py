@@ -212,22 +212,27 @@ def check_ids(
     sequences: Sequence[np.ndarray],
     where: Callable[[int], str],
     tokenizer: PreTrainedTokenizerBase | Path,
+    todo: str | None = None,
 ) -> None:
     """Every token id must be a row of the embedding, else `UserError` with token and document.
 
-    `where` names a sequence by its number. `tokenizer`, or its folder, names the token. On a GPU, an
-    id past the last row would end the process without a word about the document. Costs 2 us a
-    document of 500 tokens.
+    `where` names a sequence by its number. `tokenizer`, or its folder, names the token. `todo` is the
+    advice, where the texts are none of a pool or reference. On a GPU, an id past the last row would
+    end the process without a word about the document. Costs 2 us a document of 500 tokens.
     """
     rows = embedding_rows(model)
     for number, ids in enumerate(sequences):
         if len(ids) and ids.max() >= rows:
             first = int(ids[ids >= rows][0])
-            raise past_embedding(first, rows, where(number), tokenizer)
+            raise past_embedding(first, rows, where(number), tokenizer, todo)
 
 
 def past_embedding(
-    token_id: int, rows: int, where: str, tokenizer: PreTrainedTokenizerBase | Path
+    token_id: int,
+    rows: int,
+    where: str,
+    tokenizer: PreTrainedTokenizerBase | Path,
+    todo: str | None = None,
 ) -> UserError:
     """A token that the model has no embedding of."""
     if isinstance(tokenizer, Path):
@@ -238,7 +243,8 @@ def past_embedding(
         expected=f"token ids below {rows:,}, the rows of the model's embedding",
         found=f"the token {token!r} with the id {token_id:,}",
         where=where,
-        todo="take the text out of the pool or the reference; or remove the token from the tokenizer's "
+        todo=todo
+        or "take the text out of the pool or the reference; or remove the token from the tokenizer's "
         "files; or add a row to the model's embedding (resize_token_embeddings, save_pretrained)"
         f"{as_text if token in tokenizer.all_special_tokens else ''}"
         "; if sample.tokenizer is set, null takes the checkpoint's own",

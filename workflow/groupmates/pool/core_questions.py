@@ -6,20 +6,23 @@ karpathy/nanochat's `core_eval.py` (MIT) them.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from groupmates.maths.in_context import Kind
+import numpy as np
+
+from groupmates.maths.in_context import Kind, Question, question_of, shots_of
 from groupmates.pool.core_tasks import Task
-from groupmates.pool.damage import empty, place
-from groupmates.pool.documents import BadRecord, blank, object_of
-from groupmates.pool.formats import format_of
+from groupmates.pool.documents import BadRecord
+from groupmates.pool.records import parsed
 
 FIELDS = {  # the options, and the text that they share
     "multiple_choice": ("choices", "query"),
     "schema": ("context_options", "continuation"),
     "language_modeling": ("", "context"),
 }
+ASKED_TOGETHER = 200  # questions whose prompts are in memory as text
 NEEDED = {
     "multiple_choice": "query, a text; choices, two texts or more; gold, the right one's number from 0",
     "schema": "continuation, a text; context_options, two texts or more; gold, the right one's number "
@@ -34,21 +37,12 @@ def read_questions(folder: Path, task: Task) -> list[tuple[int, dict[str, Any]]]
     Lines of JSON, plain, gzip or zstd, or a table. Blank lines are passed over. A record without what
     its type of task needs raises `UserError` with the line.
     """
-    path = str(folder / str(task.file))
-    found = []
-    for row, record in enumerate(format_of(path).records(None)):
-        if blank(record):
-            continue
-        try:
-            values = object_of(record) if isinstance(record, bytes) else record
-            _check(task.type, values)
-        except BadRecord as error:
-            error.where = place(path, row)
-            raise
-        found.append((row + 1, values))
-    if not found:
-        raise empty(path)
-    return found
+
+    def question(row: int, values: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        _check(task.type, values)
+        return row + 1, values
+
+    return list(parsed(str(folder / str(task.file)), question))
 
 
 def _check(kind: Kind, values: dict[str, Any]) -> None:
@@ -109,3 +103,27 @@ def _options(kind: Kind, values: dict[str, Any]) -> list[tuple[str, str]]:
     if kind == "schema":
         return [(context, values["continuation"]) for context in values["context_options"]]
     return [(values["context"].strip(), values["continuation"])]
+
+
+def tokenised(
+    task: Task,
+    questions: Sequence[dict[str, Any]],
+    asked: Sequence[int],
+    tokens: Callable[[list[str]], Iterable[list[int]]],
+    start: int,
+) -> Iterator[Question]:
+    """The questions of the numbers `asked` as rows of tokens, each behind the id `start`.
+
+    `questions`: all, in their order, from which the examples come. `tokens`: those of each text.
+    """
+    for first in range(0, len(asked), ASKED_TOGETHER):
+        block = asked[first : first + ASKED_TOGETHER]
+        drawn = {i: shots_of(i, len(questions), task.num_fewshot) for i in block}
+        built = [prompts(task, [questions[j] for j in drawn[i]], questions[i]) for i in block]
+        texts = [text for before, whole in built for text in (before, *whole)]
+        found = (np.array([start, *ids], np.int32) for ids in tokens(texts))
+        for i, (before, whole) in zip(block, built, strict=True):
+            head, *rows = (next(found) for _ in range(1 + len(whole)))
+            gold = gold_of(questions[i])
+            answer_bytes = len(whole[gold].encode()) - len(before.encode())
+            yield question_of(task.type, rows, head, gold, answer_bytes)

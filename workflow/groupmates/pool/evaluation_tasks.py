@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from groupmates.pool.core_tasks import Listed, listed
-from groupmates.pool.damage import empty, place
-from groupmates.pool.documents import BadRecord, blank, object_of
-from groupmates.pool.formats import format_of
+from groupmates.pool.documents import BadRecord
+from groupmates.pool.records import parsed
 from groupmates.progress import note
 
 LAYOUTS = {  # kind of task -> its fields, of which the later ones end what the first ones begin
@@ -65,19 +64,9 @@ def _of_folder(folder: Path) -> list[Task]:
 
 def read_task(task: Task) -> Iterator[TaskExample]:
     """The examples of a file. A bad record, or a file without any, raises `UserError`."""
-    found = False
-    for row, record in enumerate(format_of(task.path).records(None)):
-        if blank(record):
-            continue
-        found = True
-        try:
-            values = object_of(record) if isinstance(record, bytes) else record
-            yield TaskExample(task.name, row, _texts(values, task.layouts))
-        except BadRecord as error:
-            error.where = place(task.path, row)
-            raise
-    if not found:
-        raise empty(task.path)
+    return parsed(
+        task.path, lambda row, values: TaskExample(task.name, row, _texts(values, task.layouts))
+    )
 
 
 def _texts(values: dict[str, Any], layouts: list[Layout]) -> list[tuple[str, str]]:

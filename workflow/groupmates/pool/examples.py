@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from groupmates.pool.damage import empty, place
-from groupmates.pool.documents import PAIRS, BadRecord, blank, no_text, object_of, text_in
-from groupmates.pool.formats import format_of
+from groupmates.pool.damage import place
+from groupmates.pool.documents import PAIRS, no_text, text_in
+from groupmates.pool.records import parsed
 
 Join = Literal["no context", "white space", "delimiter", "as it is"]
 
@@ -46,19 +46,7 @@ def read_examples(path: str) -> Iterator[Example]:
     fields are ignored, and so are blank lines. A labelled text that is missing or blank raises
     `BadRecord`.
     """
-    found = False
-    for row, record in enumerate(format_of(path).records(None)):
-        if blank(record):
-            continue
-        where, found = place(path, row), True
-        try:
-            values = object_of(record) if isinstance(record, bytes) else record
-            yield Example(where, *_texts(values))
-        except BadRecord as error:
-            error.where = where
-            raise
-    if not found:
-        raise empty(path)
+    return parsed(path, lambda row, values: Example(place(path, row), *_texts(values)))
 
 
 def _texts(values: dict[str, Any]) -> tuple[str, str]:

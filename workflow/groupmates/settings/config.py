@@ -653,6 +653,11 @@ class Pretrain(PretrainTraining):
             raise ValueError(f"stages must add up to 1, not {total:g}")
         return self
 
+    @property
+    def names(self) -> list[str]:
+        """A name for each training, method by method."""
+        return [f"{method}_{seed}" for method in self.methods for seed in range(self.seeds)]
+
     def check_methods(self) -> None:
         """Nothing can be pretrained without a selection: `UserError`."""
         if not self.methods:
@@ -670,6 +675,9 @@ class Core(Section):
     models: dict[CheckpointName, FilledText]
     """Models to evaluate, by a name of your choice: `name: folder`. A folder is that of a Hugging Face
     causal language model, with safetensors weights and tokenizer."""
+    pretrained: bool
+    """Evaluates the last model of every training of `pretrain`, too, by the name `{method}_{seed}`.
+    Those that are not there yet are trained first."""
     data: FilledText | None
     """Folder of the tasks: `tasks.yaml` and the files that it names, in llm-foundry's layout."""
     tasks: Literal["all"] | Annotated[list[str], Field(min_length=1)]
@@ -683,18 +691,19 @@ class Core(Section):
 
     @model_validator(mode="after")
     def models_have_tasks(self) -> Self:
-        if self.models and self.data is None:
+        if (self.models or self.pretrained) and self.data is None:
             raise ValueError("data must name the folder of CORE's tasks where there are models")
         return self
 
     def check_models(self) -> None:
         """Nothing can be evaluated without a model: `UserError`."""
-        if not self.models:
+        if not self.models and not self.pretrained:
             raise UserError(
                 expected="models to evaluate, by name",
                 found="none",
                 where="core.models",
-                todo="set core.models to {name: folder} and core.data to the folder of CORE's tasks",
+                todo="set core.models to {name: folder} or core.pretrained to true, and core.data to "
+                "the folder of CORE's tasks",
             )
 
 
@@ -830,6 +839,12 @@ class Config(Section):
             if made.architecture.hidden_size % (2 * made.architecture.heads):
                 shape = f"{key}.architecture"
                 raise ValueError(f"{shape}.hidden_size must be an even multiple of {shape}.heads")
+        if self.core.pretrained and not self.pretrain.methods:
+            raise ValueError("core.pretrained: true needs pretrain.methods")
+        if both := self.core.pretrained and set(self.core.models) & set(self.pretrain.names):
+            raise ValueError(
+                f"core.models: {min(both)!r} is the name of a model that core.pretrained adds"
+            )
         if unknown := sorted(set(self.pretrain.methods) - set(self.select.methods)):
             raise ValueError(
                 f"pretrain.methods: {unknown[0]!r} is not in select.methods, which are "

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -10,25 +12,18 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from groupmates.artefacts.store import Provenance, write_table
+from groupmates.artefacts.unfinished import Kept
 from groupmates.errors import UserError
-from groupmates.maths.in_context import (
-    Question,
-    Verdict,
-    fitted,
-    order_of,
-    question_of,
-    shots_of,
-    verdict,
-)
+from groupmates.maths.in_context import Question, Verdict, fitted, order_of, verdict
 from groupmates.models import language_model as lm
 from groupmates.models.in_context import read
 from groupmates.models.tokenizer import load_tokenizer, read_special_tokens, text_tokens
-from groupmates.pool.core_questions import gold_of, prompts, read_questions
-from groupmates.pool.core_tasks import Task, chosen_tasks
+from groupmates.pool.core_questions import read_questions, tokenised
+from groupmates.pool.core_tasks import chosen_tasks
 from groupmates.progress import Progress, note
 from groupmates.settings.per_stage import CoreSettings
 
-ASKED_TOGETHER = 200  # questions whose prompts are in memory as text
+FOREIGN = "put the model's own tokenizer beside its weights: this one is of another model"
 
 
 def run(settings: CoreSettings, *, checkpoint: Path, data: Path, task: str, output: Path) -> None:
@@ -44,73 +39,74 @@ def run(settings: CoreSettings, *, checkpoint: Path, data: Path, task: str, outp
     tokenizer = load_tokenizer(checkpoint)
     read_special_tokens(tokenizer, in_text=False)
     model = lm.load_lm(checkpoint, key="core.models").eval().requires_grad_(False)
-    label = f"core, {task}"
-    whole = list(tokenised(asked, questions, tokenizer))
-    _check_ids(model, whole, tokenizer, checkpoint, str(asked.file), lines)
-    rows = [fitted(question, lm.positions_of(model)) for question in whole]
-    if cut := sum(question.cut for question in rows):
-        note(label, f"{cut:,} of {len(rows):,} questions are longer than the model's context: cut")
-    progress = Progress(label, len(rows), "questions")
-    found: list[Verdict | None] = [None] * len(rows)
-    for number, losses, likeliest in read(model, rows, settings.batch_tokens):
-        found[number] = verdict(rows[number], losses, likeliest)
-        if not np.isfinite(np.concatenate(losses)).all():
-            raise UserError(
-                expected="finite losses",
-                found="nan or inf",
-                where=f"{checkpoint}, at {asked.file}, line {lines[number]}",
-                todo="correct the checkpoint's weights, or take it out of core.models",
-            )
-        progress.advance()
-    progress.finish()
+    encode, label = partial(text_tokens, tokenizer), f"core, {task}"
+    rows = tokenised(asked, questions, range(len(questions)), encode, start_of(tokenizer))
+    whole = list(Progress(label, len(questions), "prompts").over(rows))
+
+    def where(number: int) -> str:
+        return f"{checkpoint}, at {asked.file}, line {lines[number]}"
+
+    every = [row for question in whole for row in question.rows]
+    owner = np.repeat(np.arange(len(whole)), [len(question.rows) for question in whole])
+    lm.check_ids(model, every, lambda i: where(owner[i]), tokenizer, FOREIGN)
+    fitting = [fitted(question, lm.positions_of(model)) for question in whole]
     provenance = Provenance.of(
         "core", settings, checkpoint=checkpoint, questions=data / str(asked.file)
     ).also(task=asked.model_dump(mode="json"))
-    write_table(output, "core_predictions", provenance, _columns(lines, rows, found))
+    with Kept(output, "core_predictions", provenance) as kept:
+        found = _verdicts(model, fitting, settings.batch_tokens, kept, label, where)
+        write_table(output, "core_predictions", provenance, _columns(lines, fitting, found))
+        kept.clear()
 
 
-def tokenised(
-    task: Task, questions: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase
-) -> Iterator[Question]:
-    """The questions as rows of tokens, each behind the token that begins a text."""
+def start_of(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token that every prompt begins with."""
     start = tokenizer.bos_token_id
-    start = tokenizer.eos_token_id if start is None else start
-    for first in range(0, len(questions), ASKED_TOGETHER):
-        block = range(first, min(first + ASKED_TOGETHER, len(questions)))
-        drawn = {i: shots_of(i, len(questions), task.num_fewshot) for i in block}
-        asked = [prompts(task, [questions[j] for j in drawn[i]], questions[i]) for i in block]
-        texts = [text for before, whole in asked for text in (before, *whole)]
-        tokens = (np.array([start, *ids], np.int32) for ids in text_tokens(tokenizer, texts))
-        for i, (before, whole) in zip(block, asked, strict=True):
-            head, *rows = (next(tokens) for _ in range(1 + len(whole)))
-            gold = gold_of(questions[i])
-            answer_bytes = len(whole[gold].encode()) - len(before.encode())
-            yield question_of(task.type, rows, head, gold, answer_bytes)
+    return tokenizer.eos_token_id if start is None else start
 
 
-def _check_ids(
+def _verdicts(
     model: Any,
-    questions: list[Question],
-    tokenizer: PreTrainedTokenizerBase,
-    checkpoint: Path,
-    file: str,
-    lines: list[int],
-) -> None:
-    """Every token must have an embedding: vocabulary and tokenizer may be of different models."""
-    rows = lm.embedding_rows(model)
-    for line, question in zip(lines, questions, strict=True):
-        highest = max(int(row.max()) for row in question.rows)
-        if highest >= rows:
-            raise UserError(
-                expected=f"token ids below {rows:,}, the rows of the model's embedding",
-                found=f"{tokenizer.convert_ids_to_tokens(highest)!r} with the id {highest:,}, in "
-                f"{file}, line {line}",
-                where=str(checkpoint),
-                todo="put the model's own tokenizer beside its weights: this one is of another model",
-            )
+    rows: list[Question],
+    batch_tokens: int,
+    kept: Kept,
+    label: str,
+    where: Callable[[int], str],
+) -> list[Verdict]:
+    """What the model makes of each question, those that an attempt before has read included.
+
+    What is kept are numbers in a row: of each question its own, those of its verdict, and a loss for
+    each of its options.
+    """
+    if cut := sum(question.cut for question in rows):
+        note(label, f"{cut:,} of {len(rows):,} questions are longer than the model's context: cut")
+    found, told = {}, kept.values
+    values = iter(told)
+    for number in values:
+        predicted, answer_nats = next(values), next(values)
+        option_nats = list(islice(values, len(rows[int(number)].rows)))
+        found[int(number)] = Verdict(int(predicted), option_nats, answer_nats)
+    progress = Progress(label, len(rows), "questions", len(found))
+    for batch in read(model, rows, batch_tokens, len(found)):
+        for number, losses, likeliest in batch:
+            if not np.isfinite(np.concatenate(losses)).all():
+                raise UserError(
+                    expected="finite losses",
+                    found="nan or inf",
+                    where=where(number),
+                    todo="correct the checkpoint's weights, or take it out of core.models",
+                )
+            of_question = verdict(rows[number], losses, likeliest)
+            found[number] = of_question
+            told += [number, of_question.predicted, of_question.answer_nats]
+            told += of_question.option_nats
+        progress.advance(len(batch))
+        kept.measured(told)
+    progress.finish()
+    return [found[number] for number in range(len(rows))]
 
 
-def _columns(lines: list[int], rows: list[Question], found: list[Any]) -> dict[str, Any]:
+def _columns(lines: list[int], rows: list[Question], found: list[Verdict]) -> dict[str, Any]:
     return {
         "line": lines,
         "gold": [question.gold for question in rows],

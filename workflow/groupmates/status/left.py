@@ -93,7 +93,7 @@ class Estimator:
         if self._counted is None or self._counted[0] != ended:
             try:
                 config = Config.model_validate(found.plan["config"])
-                counted = work.stages(config, sizes.measure(config, self.run))
+                counted = work.stages(config, sizes.measure(config, self.run, core=False))
             except (UserError, ValueError):  # no pool yet; a configuration of another version
                 counted = {}
             self._counted = ended, counted
