@@ -63,6 +63,13 @@ GRAPH_ONLY = {
     "decontaminate.drop",
     "decontaminate.examples",
     "evaluate.seeds",
+    "pretrain.methods",
+    "pretrain.seeds",
+    # Of a start that is not the default.
+    "pretrain.architecture.family",
+    "pretrain.architecture.hidden_size",
+    "pretrain.architecture.layers",
+    "pretrain.architecture.heads",
     "core.models",
     "core.pretrained",
     "core.data",
@@ -205,6 +212,12 @@ reference.evaluation_paths: [a.jsonl]
     reference.evaluation_paths needs files in reference.paths
 base.architecture.heads: 5
     base.architecture.hidden_size must be an even multiple of base.architecture.heads
+pretrain.architecture: {family: qwen3, hidden_size: 96, layers: 1, heads: 5}
+    pretrain.architecture.hidden_size must be an even multiple of pretrain.architecture.heads
+pretrain.methods: [mates]
+    pretrain.methods: 'mates' is not in select.methods, which are group_mates, random
+pretrain.stages: [0.5, 0.6]
+    pretrain: stages must add up to 1, not 1.1
 cluster.clusters: 10
     cluster: clusters and target_size are both set; set one to null
 cluster.target_size: null
@@ -321,7 +334,7 @@ def with_other_value(loaded: config.Config, key: str) -> config.Config:
         kind = type(section).model_fields[name].annotation
         if name == "methods":
             other: object = ["random"]
-        elif name == "sizes":
+        elif name in ("sizes", "milestones", "stages"):
             other = [987]
         elif get_origin(kind) is Literal:
             other = next(choice for choice in get_args(kind) if choice != value)
@@ -375,7 +388,7 @@ def test_every_key_runs_a_stage_again_or_shapes_the_graph(key):
         (
             "sample.sequence_length",
             {"Sample", "Base", "Score", "Embed", "Evaluate", "order-oracle-greedy", "prepare-quad"}
-            | {"Distil"},
+            | {"Distil", "Pretrain"},
         ),
         ("sample.special_tokens_in_text", {"Sample", "Tokenise"}),
         ("materialise.license", {"Assemble"}),  # on the dataset's card
@@ -400,6 +413,8 @@ def test_every_key_runs_a_stage_again_or_shapes_the_graph(key):
         ("select.oracle_greedy.max_evaluations", set()),  # refuses, and changes nothing
         ("select.quad.damping", {"prepare-quad"}),
         ("materialise.format", {"Materialise", "Tokenise", "Assemble"}),
+        ("pretrain.learning_rate", {"Pretrain"}),
+        ("pretrain.start", {"Pretrain"}),
         ("core.examples", {"Core", "CoreTable"}),
         ("core.batch_tokens", {"Core"}),
     ],
@@ -451,6 +466,26 @@ def test_the_paper_s_labels_hold_out_of_the_random_round_what_others_probe_for_i
     assert stages_of("probe.random.rollouts", **ROLLOUTS) >= {"RandomPlan", "OneStepFit"}
     assert "RandomPlan" not in stages_of("fit.heldout_rollouts", **ROLLOUTS)
     assert "RandomPlan" not in stages_of("probe.random.rollouts")
+
+
+def test_a_model_from_scratch_has_a_shape_and_an_optimizer_of_its_own():
+    for start, found in (("scratch", True), ("base", False)):
+        for key in ("pretrain.architecture.layers", "base.optimizer.beta1"):
+            assert ("Pretrain" in stages_of(key, pretrain__start=start)) == found
+
+
+def test_later_stages_have_the_shares_behind_each_other_and_go_on_from_a_model():
+    raw = changed(pretrain__stages=[0.1, 0.2, 0.7], pretrain__start="scratch")
+    loaded = config.load(raw)
+    first = per_stage.PretrainSettings.of(loaded)
+    second, third = (per_stage.PretrainSettings.of_stage(loaded, n) for n in (2, 3))
+    assert first.architecture == loaded.pretrain.architecture
+    assert second.architecture is second.optimizer is None
+    assert [(s.stage, s.begin, s.end) for s in (first, second)] == [
+        (1, 0.0, first.end),
+        (2, first.end, third.begin),
+    ]
+    assert (first.end, third.end) == (0.1, 1.0)
 
 
 def test_windows_matter_to_the_format_that_has_them_alone():

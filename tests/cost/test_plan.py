@@ -201,6 +201,11 @@ def test_the_pretraining_in_gpu_hours_is_taken_as_it_is(repository, tmp_path):
     )
     share = planned["total"]["gpu_hours"] / 104
     assert planned["pretraining"]["share"] == pytest.approx(share)
+    # The models that the run itself trains are no part of its cost.
+    both = {"plan": {"pretraining": pretraining}, "pretrain": {"methods": ["random"]}}
+    more = plan(load(configuration(PAPER, **both)), tmp_path / "none", {})
+    assert more["total"]["gpu_hours"] > planned["total"]["gpu_hours"]
+    assert more["pretraining"] == planned["pretraining"]
 
 
 def record(stage: str, seconds: float, **more) -> dict:
@@ -260,6 +265,9 @@ def test_a_calibration_keeps_sizes_and_lowers_counts(path, repository):
         small.evaluate.training.batch_sequences * small.sample.sequence_length
     )
     assert steps <= 12
+    batch = small.pretrain.batch_sequences * small.sample.sequence_length
+    assert small.pretrain.batch_sequences == large.pretrain.batch_sequences
+    assert small.pretrain.tokens <= 12 * batch
     assert small.probe.random.rollouts * small.probe.rollout_length <= 240
 
 

@@ -225,6 +225,19 @@ def test_a_selection_is_trained_on_by_every_method_and_seed_for_the_same_steps()
     assert read.parts["read"] == 1000 * 400  # of the pool
 
 
+def test_models_are_pretrained_by_method_and_seed_at_their_own_size():
+    assert not {"pretrain", "pretrain-tokens"} & work().keys()
+    asked = {"methods": ["random"], "seeds": 2, "start": "scratch", "tokens": 9 * 4 * 32}
+    made = {"family": "qwen3", "hidden_size": 16, "layers": 3, "heads": 2}
+    found = work(pretrain=asked | {"batch_sequences": 4, "architecture": made, "points": 3})
+    (tokens,), (jobs,) = found["pretrain-tokens"], found["pretrain"]
+    shape = Shape(16, 3, LM.vocabulary)
+    assert (tokens.count, jobs.count, jobs.phases[0].units) == (3, 2, 9)
+    parts = jobs.phases[0].parts
+    assert parts["train"] == 9 * training_flops(shape, 4 * 32, 32)
+    assert parts["forward"] == 4 * forward_flops(shape, 12 * 20, 10, 12 * 20 * 0.5)
+
+
 def test_twice_the_documents_are_twice_the_work_of_what_reads_them_all():
     for stage in ("check", "score", "cluster", "order-random", "take", "materialise"):
         one, two = (work(sizes(documents=n))[stage][0] for n in (1000, 2000))

@@ -59,6 +59,7 @@ rule pretrain_model:
         milestones=[directory(artefact(name)) for name in MILESTONES],
     log:
         logged("pretrain_model_{method}_{seed}", LINE),
+    threads: 2
     resources:
         **asks(mem_mb=16000, runtime=1440, gpu=1),
     params:

@@ -46,12 +46,11 @@ def calibrate(profile: str, configfiles: list[str]) -> int:
     small.write_text(yaml.safe_dump(reduced(config, pool_sample(config, folder))))
     snakemake = [sys.executable, "-m", "snakemake", "--profile", profile]
     large = ["--configfile", *configfiles] if configfiles else []
-    of_small = [*snakemake, "--configfile", str(small)]
-    asks = config.core.models or config.core.pretrained
+    wanted = ["all", *(["pretrain"] if config.pretrain.methods else [])]
+    wanted += ["core"] if config.core.models or config.core.pretrained else []
     for command in (
-        of_small,
-        *([[*of_small, "--", "core"]] if asks else []),
-        [*of_small, "--", "plan"],
+        [*snakemake, "--configfile", str(small), "--", *wanted],
+        [*snakemake, "--configfile", str(small), "--", "plan"],
         [*snakemake, *large, "--", "plan"],
     ):
         status = subprocess.run(command, check=False).returncode
@@ -226,10 +225,9 @@ def _reduce_selection(raw: dict[str, Any], config: Config, documents: int) -> No
                     section[key] = min(section[key], most)
     if config.select.budget.tokens is not None:
         raw["select"]["budget"] = {"ratio": 0.5, "tokens": None}
-    training = raw["evaluate"]["training"]
-    step = config.evaluate.training.batch_sequences * config.sample.sequence_length
-    training |= {
-        "tokens": min(training["tokens"], STEPS * step),
-        "points": min(training["points"], 3),
-    }
-    raw["evaluate"]["seeds"] = 1
+    raw["evaluate"]["seeds"] = raw["pretrain"]["seeds"] = 1
+    for training in (raw["evaluate"]["training"], raw["pretrain"]):
+        step = training["batch_sequences"] * config.sample.sequence_length
+        training["tokens"] = min(training["tokens"], STEPS * step)
+        training["points"] = min(training["points"], 3)
+    raw["pretrain"] |= {"milestones": [], "max_passes": None, "stages": [1.0]}

@@ -97,7 +97,6 @@ class Amounts:
         self.config, self.sizes = config, sizes
         self.shards = sizes.shards
         self.in_shard = sizes.documents / self.shards
-        self.states = 16.0 * sizes.lm.parameters(2)  # weights, gradients, two moments; float32
         encoder = sizes.encoder
         self.embedding = (
             encoder.hidden
@@ -123,11 +122,20 @@ class Amounts:
     def train_step(self, sequences: float, length: float) -> float:
         return training_flops(self.sizes.lm, sequences * length, length)
 
-    def look(self, examples: int) -> float:
-        """FLOP of one look at the loss of so many reference examples."""
+    @property
+    def pretrained(self) -> Shape:
+        """Of the models that `snakemake pretrain` trains."""
+        if self.config.pretrain.start == "base":
+            return self.sizes.lm
+        made = self.config.pretrain.architecture
+        return Shape(made.hidden_size, made.layers, self.sizes.lm.vocabulary)
+
+    def look(self, examples: int, shape: Shape | None = None) -> float:
+        """FLOP of one look at the loss of so many reference examples, by default of the probed model."""
         tokens = self.sizes.reference_tokens
         total = examples * tokens
-        return forward_flops(self.sizes.lm, total, tokens / 2, total * self.sizes.label_share)
+        of_model = shape or self.sizes.lm
+        return forward_flops(of_model, total, tokens / 2, total * self.sizes.label_share)
 
     def to_embed(self, documents: float) -> dict[str, float]:
         """Parts of embedding documents, tokenised for the language model already."""
@@ -160,17 +168,20 @@ class Amounts:
         """Tokens that a token of an encoder's chunk looks at: those of its chunk."""
         return min(self.sizes.encoder_tokens, self.config.fit.encoder.chunk_tokens)
 
-    def state_bytes(self, sequences: int, snapshot: bool = False) -> dict[str, float]:
-        """Memory of training the probed model; activations are those of one micro-batch.
+    def state_bytes(
+        self, sequences: int, snapshot: bool = False, shape: Shape | None = None
+    ) -> dict[str, float]:
+        """Memory of training the probed model, or another; activations are those of one micro-batch.
 
         AdamW's state passes through memory when it is loaded.
         """
-        lm, length = self.sizes.lm, self.config.sample.sequence_length
+        lm, length = shape or self.sizes.lm, self.config.sample.sequence_length
         # Logits in bf16 and float32, softmax, gradients; 34 bytes x d a token and layer (bf16).
         # Reserved at most on an H200, 411M parameters: 38.1 GB, and 40.2 by this arithmetic.
         tokens = max(length, min(MICRO_TOKENS, sequences * length))
         logits = 24.0 * tokens * lm.vocabulary
-        active = self.states + logits + 34.0 * tokens * lm.hidden * lm.layers
+        # Weights, gradients, two moments; float32.
+        active = 16.0 * lm.parameters(2) + logits + 34.0 * tokens * lm.hidden * lm.layers
         total = active + (12.0 * lm.parameters(2) if snapshot else 0.0)
         return {"host_bytes": 12.0 * lm.parameters(2), "gpu_bytes": total}
 

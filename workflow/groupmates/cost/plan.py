@@ -67,7 +67,7 @@ def plan(config: Config, root: Path, threads: dict[str, int]) -> dict[str, Any]:
         "stages": stages,
         "missing": [name for name, s in stages.items() if s["seconds"] is None],
         "total": total,
-        "pretraining": pretraining(config, known, stages, sources, total, gpu_machine),
+        "pretraining": pretraining(config, known, stages, sources, gpu_machine),
     }
 
 
@@ -189,7 +189,6 @@ def pretraining(
     known: sizes.Sizes,
     stages: dict[str, dict[str, Any]],
     sources: list[rates.Source],
-    total: dict[str, Any],
     gpu_machine: bool,
 ) -> dict[str, Any] | None:
     """Hours of the pretraining that the run's cost is compared with; None without a setting."""
@@ -210,12 +209,14 @@ def pretraining(
     device = "gpu_hours" if gpu_machine else "cpu_hours"
     threads = 1 if gpu_machine else stages["base"]["threads"]
     whole = hours * threads
-    without = sum(
-        s[device] or 0.0 for name, s in stages.items() if name not in ("evaluate", "summarise")
-    )
+
+    def besides(*left_out: str) -> float:
+        return sum(s[device] or 0.0 for name, s in stages.items() if name not in left_out) / whole
+
+    training = ("pretrain-tokens", "pretrain")  # that of the run is what it is compared with
     return {
         "hours": whole,
         "basis": basis,
-        "share": total[device] / whole,
-        "share_without_evaluation": without / whole,
+        "share": besides(*training),
+        "share_without_evaluation": besides(*training, "evaluate", "summarise"),
     }

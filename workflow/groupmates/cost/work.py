@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from groupmates.cost import selectors
 from groupmates.cost.core_sizes import CoreTask
-from groupmates.cost.flops import forward_flops
+from groupmates.cost.flops import forward_flops, training_flops
 from groupmates.cost.jobs import LM_LAYERS, TOKENS_AHEAD, Amounts, Jobs, Phase
 from groupmates.cost.sizes import Sizes
 from groupmates.maths.packing import MICRO_TOKENS
@@ -390,6 +390,31 @@ class Work(Amounts):
             Phase("score files", looks * self.shards, {"rows": looks * self.sizes.documents}),
         ]
         return Jobs(1, phases, 200.0 * self.in_shard)
+
+    def pretrain_tokens(self) -> Jobs:
+        """The tokens are on the disk twice until a part is complete."""
+        parts = -(-self.shards // self.config.materialise.shards_per_job)
+        selected = self.share * self.sizes.documents / parts
+        text, tokens = selected * self.sizes.text_bytes, selected * self.sizes.tokens
+        phases = [Phase("documents", selected, {"tokenise": text, "read": text})]
+        jobs = parts * len(self.config.pretrain.methods)
+        return Jobs(jobs, phases, 5e8, 0, 2.0 * tokens)
+
+    def pretrain(self) -> Jobs:
+        """A training of all stages, with the selections of the first."""
+        pretrain, length = self.config.pretrain, self.config.sample.sequence_length
+        shape, batch = self.pretrained, pretrain.batch_sequences
+        steps = -(-pretrain.tokens // (batch * length))
+        parts = {
+            "train": steps * training_flops(shape, batch * length, length),
+            "forward": (pretrain.points + 1) * self.look(self.sizes.evaluation_examples, shape),
+        }
+        memory = self.state_bytes(batch, shape=shape)
+        windows = self.share * self.sizes.documents * self.sizes.tokens / length
+        memory["host_bytes"] += 24.0 * windows  # an order, and how often each was trained on
+        disk = 12.0 * shape.parameters(2) * (1 + len(pretrain.milestones))
+        jobs = len(pretrain.methods) * pretrain.seeds
+        return Jobs(jobs, [Phase("steps", steps, parts)], **memory, disk_bytes=disk)
 
     def core_task(self) -> list[Jobs]:
         return [self._core_task(asked) for asked in self.sizes.core]

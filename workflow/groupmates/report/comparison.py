@@ -62,10 +62,7 @@ PRODUCTS = {
 }
 ORACLE = "oracle_greedy"
 # The jobs of a method that come after its selection.
-AFTER = (
-    *("materialise", "tokenise", "assemble", "evaluate"),
-    *("pretrain_tokens", "pretrain_model"),
-)
+AFTER = ("materialise", "tokenise", "assemble", "evaluate", "pretrain_tokens", "pretrain_model")
 
 
 def jobs_of(records: Records, needed: list[Jobs]) -> list[list[Attempt]]:

@@ -142,7 +142,7 @@ def _of_scratch(section: str, key: str) -> Callable[[Config], Any]:
 
 def _pretrain_training(config: Config) -> PretrainTraining:
     """How many trainings of which methods there are is the rule's business."""
-    return PretrainTraining(
+    return PretrainTraining.model_construct(
         **{name: getattr(config.pretrain, name) for name in PretrainTraining.model_fields}
     )
 

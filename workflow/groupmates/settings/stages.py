@@ -91,7 +91,9 @@ PARTS = {  # rows of the report's cost table, in the order of the data flow: wha
     "select": "puts the pool in order, meets the budget",
     "materialise": "writes the datasets",
     "evaluate": "trains on each selection",
+    "pretrain": "trains whole models on selections",
 }
+RULES = {"pretrain_model": "pretrain"}  # rules whose stage has another name
 
 
 def threads_of(rules: Iterable[Any]) -> dict[str, int]:
@@ -102,7 +104,9 @@ def threads_of(rules: Iterable[Any]) -> dict[str, int]:
         stage: found.get(step.function[1] + "_gpu" * step.gpu, step.threads)
         for stage, step in STEPS.items()
     }
-    return {name.replace("_", "-"): threads for name, threads in found.items()} | of_steps
+    of_stages = {name.replace("_", "-"): threads for name, threads in found.items()}
+    renamed = {stage: found[rule] for rule, stage in RULES.items() if rule in found}
+    return of_stages | renamed | of_steps
 
 
 def part_of(stage: str) -> str:
