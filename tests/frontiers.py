@@ -43,7 +43,9 @@ def config(run: str, methods: list[str], **changed: Any) -> Config:
 
 def record(run: Path, rule: str, cpu_hours: float, **more: Any) -> None:
     """Of a finished job; `more`: wildcards, and fields of the attempt."""
-    fields = {k: more.pop(k) for k in ("device", "gpu_peak_bytes", "phases", "seconds") if k in more}
+    fields = {
+        k: more.pop(k) for k in ("device", "gpu_peak_bytes", "phases", "seconds") if k in more
+    }
     named = {"stage": rule.replace("_", "-"), "rule": rule, "wildcards": more}
     if rule == "pretrain_model":
         named["stage"] = "pretrain"

@@ -95,7 +95,9 @@ def test_seeds_for_the_noise_of_core():
     assert seeds_needed(0.0062, 0.011, paired=False) == 7
     assert smallest_difference(0.0062, 6, paired=False) > 0.011
     assert seeds_needed(0.0062, -0.0046, paired=False) == 30
-    assert seeds_needed(0.5, 0.6) == next(n for n in range(2, 99) if smallest_difference(0.5, n) <= 0.6)
+    assert seeds_needed(0.5, 0.6) == next(
+        n for n in range(2, 99) if smallest_difference(0.5, n) <= 0.6
+    )
 
 
 def test_one_seed_finds_nothing_and_some_differences_no_number_of_seeds():

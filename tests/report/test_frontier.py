@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import pytest
 
 import attempts
 from frontiers import config, predictions, record, training
-from groupmates.report.data import pretrained, reading
+from groupmates.errors import UserError
+from groupmates.records import campaign
+from groupmates.report import frontier_across
+from groupmates.report.data import pretrained
 from groupmates.settings.per_stage import FrontierSettings
 from groupmates.stages import frontier
 
@@ -147,12 +151,60 @@ def test_a_run_of_one_method_has_nothing_to_compare(tmp_path):
     assert len(rows) == 1
 
 
-def test_the_reports_of_a_run_leave_pretraining_out(tmp_path):
-    run, _, _ = made(tmp_path)
-    record(run, "take", 0.25, method="random", line="stages/2/random/")
-    whole = reading.records(run / "logs")
-    left = reading.without_pretraining(whole)
-    assert {a[-1]["rule"] for a in left.values()} == {
-        *("take", "check", "score", "fit", "probe", "evaluate", "base"),
+def begun(run: Path, settings) -> None:
+    """What snakemake writes when it starts."""
+    content = {"version": campaign.VERSION, "begun": 1.0, "jobs": {}}
+    content["config"] = settings.model_dump(mode="json")
+    (run / "logs/campaign.json").write_text(json.dumps(content))
+
+
+def two_runs(folder: Path, **changed) -> list[Path]:
+    """One of one stage; one of two stages, whose group_mates ends 0.5 lower and costs an hour more."""
+    run, settings, _ = made(folder)
+    begun(run, settings)
+    two = config("two", METHODS, stages=[0.5, 0.5], **changed)
+    other = folder / "two"
+    for method in METHODS:
+        line = f"stages/2/{method}/"
+        end = LOSSES[method][-1] - 0.5 * (method == "group_mates")
+        for seed in (0, 1):
+            training(other, two, method, seed, [5.0 + 0.1 * seed, 3.0 + 0.1 * seed], end=4000)
+            training(other, two, method, seed, [end + 0.1 * seed], line=line, begin=4000)
+            record(other, "pretrain_model", 2.0, method=method, seed=str(seed))
+        record(other, "take", 0.5, method=method)
+        record(other, "take", 1.0, method=method, line=line)
+    begun(other, two)
+    return [run, other]
+
+
+def test_runs_are_paired_by_seed_with_random_and_with_the_same_method(tmp_path):
+    told = frontier_across.compare(two_runs(tmp_path), tmp_path / "out").replace("\u00a0", " ")
+    with (tmp_path / "out/frontier.csv").open() as file:
+        rows = {(row["method"], row["minus"]): row for row in csv.DictReader(file)}
+    assert rows.keys() == {
+        *(("one: random", ""), ("one: group_mates", "one: random")),
+        *(("two: random", "one: random"), ("two: group_mates", "one: random")),
+        ("two: group_mates", "one: group_mates"),
     }
-    assert len([a for a in left.values() if a[-1]["rule"] == "take"]) == 2
+    assert float(rows["two: group_mates", "one: group_mates"]["minus_nats"]) == pytest.approx(-0.5)
+    assert "two: group_mates reached the final loss of one: group_mates with" in told
+    assert "run" in (tmp_path / "out/frontier.html").read_text()
+
+
+def test_runs_whose_trainings_do_not_begin_alike_are_refused(tmp_path):
+    with pytest.raises(UserError, match=r"pretrain\.learning_rate: 0\.001 in"):
+        frontier_across.compare(two_runs(tmp_path, learning_rate=0.1), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_without_all_of_its_models_or_with_others_is_refused(tmp_path):
+    runs = two_runs(tmp_path)
+    curve = runs[1] / "stages/2/random/pretrain/random/seed-1.parquet"
+    whole = curve.read_bytes()
+    curve.unlink()
+    with pytest.raises(UserError, match="1 files missing, such as stages/2/random/"):
+        frontier_across.compare(runs, tmp_path / "out")
+    curve.write_bytes(whole)
+    begun(runs[1], config("two", METHODS, stages=[0.5, 0.5], tokens=9000))
+    with pytest.raises(UserError, match="one of other settings"):
+        frontier_across.compare(runs, tmp_path / "out")

@@ -83,9 +83,9 @@ BETTER = [[5.0, 2.9, 2.0], [5.0, 2.9, 2.01], [5.0, 2.89, 2.0]]
 def test_a_selection_that_saves_tokens_and_compute():
     text = said(BETTER, NEAR, selection=1.0)
     assert text == (
-        "With 3 paired seeds and 95 % intervals, ours reached the final loss of random with 52.5 % fewer "
-        "training tokens (52.1 to 52.8 %); counting its selection, it took 40.0 % fewer core-hours (39.6 "
-        "to 40.3 %)."
+        "With 3 paired seeds and 95 % intervals, ours reached the final loss of random with 52.5 % "
+        "fewer training tokens (52.1 to 52.8 %); counting its selection, it took 40.0 % fewer "
+        "core-hours (39.6 to 40.3 %)."
     )
 
 
@@ -108,7 +108,9 @@ def test_an_interval_that_holds_zero_shows_no_difference():
         "With 3 paired seeds and 95 % intervals, no difference between the final losses of ours and "
         "random is shown ("
     )
-    assert "and so no tokens saved; with its selection, all of its training took 25.0 % more" in text
+    assert (
+        "and so no tokens saved; with its selection, all of its training took 25.0 % more" in text
+    )
     assert "reached" not in text
 
 
@@ -144,4 +146,6 @@ def test_a_training_that_ended_no_better_than_it_began_tells_no_share():
 
 def test_without_records_nothing_is_said_of_cost():
     ours, other = trained("ours", BETTER), trained("random", NEAR)
-    assert sentence(gain(ours, other, None, 0)).endswith("; what its selection cost is not recorded.")
+    assert sentence(gain(ours, other, None, 0)).endswith(
+        "; what its selection cost is not recorded."
+    )

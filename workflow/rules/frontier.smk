@@ -17,12 +17,22 @@ def trained_by_stage(wildcards):
     ]
 
 
+# Tasks are told where core.pretrained asks them of the models.
+ASKED = [
+    artefact("core_predictions", lm=name, task=task)
+    for name in core_pretrained()
+    for task in CORE
+]
+
+
 rule frontier:
     input:
         trained_by_stage,
+        ASKED,
     output:
         page=artefact("frontier"),
         tables=[artefact("frontier_table", format=kind) for kind in ("csv", "md")],
+        tasks=[artefact("frontier_tasks")] if ASKED else [],
     log:
         logged("frontier"),
     resources:

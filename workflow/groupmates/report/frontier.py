@@ -98,6 +98,7 @@ def rows(of: Compared, gains: list[Gain]) -> list[Row]:
 
 
 def _row(trained: Trained, g: Gain | None, of: Compared) -> Row:
+    loss, tokens, compute = (g.loss, g.tokens, g.compute) if g else (None, None, None)
     return {
         "method": trained.name,
         "minus": g and g.over,
@@ -105,22 +106,22 @@ def _row(trained: Trained, g: Gain | None, of: Compared) -> Row:
         "tokens": trained.tokens,
         "other_tokens": g and of.methods[g.over].tokens,
         "final_nats": trained.mean_nats,
-        "minus_nats": g and g.loss.mean,
-        **_bounds("minus_by_seed", "_nats", g and g.loss.interval),
-        **_bounds("minus_by_example", "_nats", g and g.by_example),
+        "minus_nats": loss and loss.mean,
+        **_bounds("minus_by_seed", "_nats", loss.interval if loss else None),
+        **_bounds("minus_by_example", "_nats", g.by_example if g else None),
         "reaches_other_in": g and sum(tokens is not None for tokens in g.reaches),
         "reaches_other_after_tokens": g and _mean(g.reaches),
         "other_reaches_in": g and sum(tokens is not None for tokens in g.reached),
         "other_reaches_after_tokens": g and _mean(g.reached),
-        "tokens_saved": g and g.tokens and g.tokens.mean,
-        **_bounds("tokens_saved", "", g and g.tokens and g.tokens.interval),
-        "compute_saved": g and g.compute and g.compute.mean,
-        **_bounds("compute_saved", "", g and g.compute and g.compute.interval),
+        "tokens_saved": tokens and tokens.mean,
+        **_bounds("tokens_saved", "", tokens.interval if tokens else None),
+        "compute_saved": compute and compute.mean,
+        **_bounds("compute_saved", "", compute.interval if compute else None),
         "all_compute_saved": g and g.whole and g.whole.mean,
         "compute_is_of": of.measure,
         **_of_cost("selection", trained.selected(trained.tokens), of),
         **_of_cost("training", trained.token.times(trained.tokens), of),
-        "spread_nats": g and g.loss.deviation,
+        "spread_nats": loss and loss.deviation,
         "smallest_difference_nats": g and g.smallest,
         "seeds_needed": g and g.needed,
     }

@@ -81,7 +81,9 @@ def bits_S(trained: Trained, tasks: list[str]) -> np.ndarray:
 def over_seeds(ours: Trained, other: Trained, tasks: list[str]) -> Estimate:
     """The difference of `core_S`, paired by seed."""
     by_seed = [dict(zip(t.curves, core_S(t, tasks), strict=True)) for t in (ours, other)]
-    return Estimate.of([value - by_seed[1][s] for s, value in by_seed[0].items() if s in by_seed[1]])
+    return Estimate.of(
+        [value - by_seed[1][s] for s, value in by_seed[0].items() if s in by_seed[1]]
+    )
 
 
 def _means(ours: Trained, other: Trained, task: str) -> Means:

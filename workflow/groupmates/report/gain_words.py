@@ -78,7 +78,8 @@ def _in_all(gain: Gain) -> str:
     """The cost of whole trainings, with the selection."""
     if gain.whole is None or gain.measure is None:
         return "; what its selection cost is not recorded"
-    return f"; with its selection, all of its training took {_share(gain.whole, MEASURES[gain.measure])}"
+    share = _share(gain.whole, MEASURES[gain.measure])
+    return f"; with its selection, all of its training took {share}"
 
 
 def _share(found: Estimate, of: str = "training tokens") -> str:

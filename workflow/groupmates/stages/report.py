@@ -30,6 +30,7 @@ from groupmates.report.figures import canvas
 from groupmates.report.rendering import render
 from groupmates.settings.per_stage import ReportSettings
 
+
 def run(
     settings: ReportSettings,
     *,
@@ -44,7 +45,7 @@ def run(
     read for texts alone: some may be gone, but none may be another one than was scored.
     """
     found = Found(output.parent, inputs)
-    records = reading.without_pretraining(reading.records(found.run / "logs"))
+    records = reading.records(found.run / "logs")
     scored = pool_of_tables(found.all("score"), "score")
     files = [replace(file, identity=scored.get(file.name)) for file in located(pool)]
     page, drawn, rows = content(settings, found, records, files)

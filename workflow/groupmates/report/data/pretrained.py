@@ -7,7 +7,6 @@ in nats per label token; lower is better.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from itertools import chain
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from groupmates.artefacts.catalogue import LATER_STAGE
+from groupmates.artefacts.catalogue import line_of
 from groupmates.artefacts.found import Found
 from groupmates.artefacts.store import read_table, table_record
 from groupmates.cost import done
@@ -27,7 +26,7 @@ from groupmates.report.comparison import Jobs, jobs_of, selecting
 from groupmates.report.data import reading
 from groupmates.report.data.reading import Curve, Records
 from groupmates.settings.config import Config
-from groupmates.settings.lines import FIRST, line_of
+from groupmates.settings.lines import FIRST, later
 
 # First-order labels need no rollouts: the figures of the influence model do.
 AUDIT = [Jobs("plan_random"), Jobs("probe", round="random")]
@@ -131,8 +130,8 @@ def of_run(
 
     `charged`: the shared products that each method is charged for.
     """
-    found = {line: Found(run / line, files) for line, files in _by_line(run, paths).items()}
-    logs = _records(run)
+    found = {line: Found(run / line, files) for line, files in _by_line(run, config, paths).items()}
+    logs = reading.records_by_line(run / "logs")
     shape = shape_of(str(found[FIRST].all("pretrained")[0]), config.plan.checkpoint, "checkpoint")
     each = done.per_unit(config, run)
     trainings = [a for of_line in logs.values() for a in of_line.values() if _trains(a)]
@@ -178,18 +177,12 @@ def of_run(
     )
 
 
-def _by_line(run: Path, paths: Sequence[Path]) -> dict[str, list[Path]]:
+def _by_line(run: Path, config: Config, paths: Sequence[Path]) -> dict[str, list[Path]]:
     found: dict[str, list[Path]] = {}
     for path in paths:
-        later = re.match(LATER_STAGE, path.relative_to(run).as_posix())
-        found.setdefault(later[0] if later else FIRST, []).append(path)
-    return found
-
-
-def _records(run: Path) -> dict[str, Records]:
-    found: dict[str, Records] = {}
-    for name, attempts in reading.records(run / "logs").items():
-        found.setdefault(attempts[-1]["wildcards"].get("line", FIRST), {})[name] = attempts
+        place = path.relative_to(run).as_posix()
+        line = next((line for line in later(config) if place.startswith(line)), FIRST)
+        found.setdefault(line, []).append(path)
     return found
 
 

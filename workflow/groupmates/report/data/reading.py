@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from groupmates.artefacts.store import damaged, read_table
 from groupmates.records.jobs import Attempt, counted, duration, named_records
+from groupmates.settings.lines import FIRST
 from groupmates.settings.stages import PARTS, part_of
 
 PAGES = ("report", "frontier", "plan")
@@ -106,21 +107,17 @@ def records(logs: Path) -> Records:
     Nor those of later stages of pretraining, which the run does not need. Attempts of a version whose
     records did not say which method a job is of are left out.
     """
-    found = {
-        name: [a for a in attempts if "rule" in a and a["stage"] not in PAGES]
-        for name, attempts in named_records(logs).items()
-        if not name.startswith("stages/")
-    }
-    return {name: attempts for name, attempts in found.items() if attempts}
+    return records_by_line(logs).get(FIRST, {})
 
 
-def without_pretraining(found: Records) -> Records:
-    """Without what pretraining and its later stages took, which the frontier page tells."""
-    return {
-        name: attempts
-        for name, attempts in found.items()
-        if part_of(attempts[-1]["stage"]) != "pretrain" and "line" not in attempts[-1]["wildcards"]
-    }
+def records_by_line(logs: Path) -> dict[str, Records]:
+    """The same by line: those of later stages of pretraining too."""
+    lines: dict[str, Records] = {}
+    for name, attempts in named_records(logs).items():
+        found = [a for a in attempts if "rule" in a and a["stage"] not in PAGES]
+        if found:
+            lines.setdefault(found[-1]["wildcards"].get("line", FIRST), {})[name] = found
+    return lines
 
 
 def gpu_use(found: Records) -> dict[str, GpuUse]:

@@ -29,7 +29,11 @@ def losses(name: str, x: str, curves: dict[str, list[Curve]], colours: dict[str,
 
 @drawn
 def ends(
-    name: str, x: str, y: str, found: dict[str, tuple[float, Sequence[float]]], colours: dict[str, str]
+    name: str,
+    x: str,
+    y: str,
+    found: dict[str, tuple[float, Sequence[float]]],
+    colours: dict[str, str],
 ) -> Axes:
     """A value of each seed's final model, and their mean, above what a training took."""
     axes = panel(name, x=x, y=y)
