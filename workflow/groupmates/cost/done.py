@@ -6,7 +6,7 @@ the pool without a model counts nothing.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from pathlib import Path
 
 from groupmates.cost import sizes, work
@@ -24,13 +24,17 @@ OPERATIONS = {
 
 def per_unit(config: Config, run: Path) -> PerUnit:
     """Operations of a unit of each phase, by the sizes of what the folder `run` was made of."""
-    units: Counter[tuple[str, str]] = Counter()
-    operations: Counter[tuple[str, str]] = Counter()
-    for stage, groups in work.stages(config, sizes.measure(config, run)).items():
-        for group in groups:
-            for phase in group.phases:
-                units[stage, phase.unit] += group.count * phase.units
-                operations[stage, phase.unit] += group.count * _operations(phase)
+    phases = [
+        ((stage, phase.unit), group.count, phase)
+        for stage, groups in work.stages(config, sizes.measure(config, run)).items()
+        for group in groups
+        for phase in group.phases
+    ]
+    units: PerUnit = defaultdict(float)
+    operations: PerUnit = defaultdict(float)
+    for key, count, phase in phases:
+        units[key] += count * phase.units
+        operations[key] += count * _operations(phase)
     return {key: operations[key] / units[key] for key in units if units[key]}
 
 

@@ -194,10 +194,12 @@ def _curves(stages: list[Found], method: str) -> dict[int, Curve]:
             table = read_table(path, "pretrain_curve", ["tokens", "heldout_nats"])
             curve = table["tokens"].to_numpy(), table["heldout_nats"].to_numpy()
             pieces.setdefault(int(path.stem.removeprefix("seed-")), []).append(curve)
-    return {
-        seed: tuple(np.concatenate(columns) for columns in zip(*pieces[seed], strict=True))
-        for seed in sorted(pieces)
-    }
+    return {seed: _joined(pieces[seed]) for seed in sorted(pieces)}
+
+
+def _joined(pieces: list[Curve]) -> Curve:
+    tokens, nats = zip(*pieces, strict=True)
+    return np.concatenate(tokens), np.concatenate(nats)
 
 
 def _asked(models: list[list[Path]]) -> dict[str, Asked]:
