@@ -34,6 +34,7 @@ include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/pretrain.smk"
 include: "workflow/rules/core.smk"
 include: "workflow/rules/plan.smk"
+include: "workflow/rules/frontier.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/campaign.smk"
 

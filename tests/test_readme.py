@@ -214,6 +214,11 @@ NOT_RUN = {
     "workflow/run compare results/compare results/compare-1 --output results/comparison": (
         "tests/report compare runs of several seeds"
     ),
+    "snakemake frontier --profile profiles/local --configfile mine.yaml": (
+        "trains models; tests/report make the page of a made-up run"
+    ),
+    "workflow/run compare-pretrained results/one-stage results/two-stages "
+    "--output results/frontier": "tests/report/test_frontier.py compares runs",
 }
 
 # Blocks that are no commands, by their first words: pictures, what commands print, and code.

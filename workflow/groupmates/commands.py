@@ -81,6 +81,17 @@ def compare(
 
 
 @app.command()
+def compare_pretrained(
+    runs: Annotated[list[Path], Argument(metavar="RUN...", help="Runs with pretrained models.")],
+    output: Annotated[Path, Option(help="Folder for frontier.html, .csv and .md.")],
+) -> None:
+    """Compare pretrained models of several runs, such as one stage against two, paired by seed."""
+    from groupmates.report import frontier_across
+
+    print(frontier_across.compare(runs, output))
+
+
+@app.command()
 def calibrate(
     profile: Annotated[str, Option(help="Profile of the run.")] = "profiles/local",
     configfile: Annotated[

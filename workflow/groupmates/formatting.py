@@ -27,7 +27,7 @@ def tokens(value: float) -> str:
 
 
 def percent(share: float | None) -> str:
-    return NOTHING if share is None else f"{100 * share:.1f}{SPACE}%"
+    return NOTHING if share is None else f"{number(100 * share, 1)}{SPACE}%"
 
 
 def times(factor: float | None) -> str:
@@ -51,6 +51,28 @@ def interval(bounds: list[float] | None, decimals: int = 2) -> str:
     if bounds is None:
         return NOTHING
     return f"{number(bounds[0], decimals)} to {number(bounds[1], decimals)}"
+
+
+def hours(value: float | None) -> str:
+    """By three digits, whatever the size."""
+    if not value:
+        return NOTHING if value is None else "0"
+    decimals = max(0, 2 - math.floor(math.log10(abs(value))))
+    return f"{value:,.{decimals}f}"
+
+
+def flop(value: float | None) -> str:
+    """Floating-point operations: 3.2 TFLOP, 12 EFLOP."""
+    if value is None:
+        return NOTHING
+    factor, unit = flop_unit(value)
+    return f"{value / factor:,.3g}{SPACE}{unit}"
+
+
+def flop_unit(most: float) -> tuple[float, str]:
+    """Size and name of the unit for values of up to `most` operations."""
+    units = ((1e21, "ZFLOP"), (1e18, "EFLOP"), (1e15, "PFLOP"), (1e12, "TFLOP"))
+    return next(((size, name) for size, name in units if most >= size), (1e9, "GFLOP"))
 
 
 def duration(seconds: float | None) -> str:

@@ -419,6 +419,16 @@ ARTEFACTS = {
     "figure": Artefact(
         "report/{figure}.svg", "a figure of the report by itself, for snakemake --report", version=2
     ),
+    "frontier": Artefact(
+        "report/frontier.html", "the frontier page: was the selection worth its compute?"
+    ),
+    "frontier_table": Artefact(
+        "report/frontier.{format}",
+        "each method's pretraining against random's, with what it cost, as CSV and as Markdown",
+    ),
+    "frontier_tasks": Artefact(
+        "report/frontier-tasks.csv", "the tasks of CORE by method, and differences from random"
+    ),
     "plan": Artefact("plan.json", "what the run will cost; nothing depends on it"),
 }
 # What every stage of pretraining makes anew, in a folder that is laid out like the run's.

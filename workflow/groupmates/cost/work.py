@@ -439,5 +439,8 @@ class Work(Amounts):
     def core(self) -> Jobs:
         return Jobs(int(bool(self.sizes.core)), [])
 
+    def frontier(self) -> list[Jobs]:
+        return []  # it is asked for when all is done
+
     def plan(self) -> list[Jobs]:
         return []  # it is made before the run

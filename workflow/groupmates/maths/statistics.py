@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable
 
 import numpy as np
-from scipy.special import nctdtr, stdtrit
+from scipy.special import nctdtrinc, stdtrit
+
+LEVEL, POWER = 0.05, 0.8  # of a two-sided test; how surely it finds a difference
+MOST_SEEDS = 10_000
 
 
 def paired_interval(differences: np.ndarray, confidence: float) -> tuple[float, float]:
@@ -17,22 +21,30 @@ def paired_interval(differences: np.ndarray, confidence: float) -> tuple[float, 
     return float(differences.mean() - half), float(differences.mean() + half)
 
 
-def seeds_needed(
-    difference: float, noise: float, correlation: float | None = None, power: float = 0.8
-) -> int:
-    """Seeds of each of two kinds of training that show a difference of means with so much power.
+def smallest_difference(sd: float, n: int, paired: bool = True) -> float:
+    """Smallest true difference of two means that Student's t finds with POWER at LEVEL.
 
-    `noise`: standard deviation over seeds. Two-sided t test at 5 %: of pairs where the results of
-    one seed have this `correlation`, of two independent groups where it is None. At most 10,000.
+    `sd`: of the n paired differences or, unpaired, of the n values on either side, in their unit.
+    Infinite for n = 1. Exact but for a test that finds the opposite sign.
     """
-    paired = correlation is not None
-    variance = noise**2 * 2 * (1 - (correlation or 0.0))
+    if n < 2:
+        return np.inf
+    freedom = n - 1 if paired else 2 * n - 2
+    shift = nctdtrinc(freedom, 1 - POWER, stdtrit(freedom, 1 - LEVEL / 2))
+    return float(shift * sd * np.sqrt((1 if paired else 2) / n))
 
-    def shown(n: int) -> float:
-        freedom = n - 1 if paired else 2 * (n - 1)
-        return float(nctdtr(freedom, difference / np.sqrt(variance / n), stdtrit(freedom, 0.975)))
 
-    return next((n for n in range(2, 10_000) if shown(n) <= 1 - power), 10_000)
+def seeds_needed(sd: float, difference: float, paired: bool = True) -> int | None:
+    """Fewest seeds (on either side, unpaired) that find a `difference`; None for over MOST_SEEDS.
+
+    See `smallest_difference`; `difference` in the unit of `sd`, of either sign.
+    """
+
+    def enough(n: int) -> bool:
+        return smallest_difference(sd, n, paired) <= abs(difference)
+
+    found = bisect_left(range(MOST_SEEDS + 1), True, lo=2, key=enough)
+    return found if found <= MOST_SEEDS else None
 
 
 def example_interval(

@@ -9,6 +9,7 @@ from typing import Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from groupmates import formatting
 from groupmates.errors import UserError
 from groupmates.pool.listing import TASKS
 from groupmates.settings.sections import FilledText, NotNegative
@@ -42,6 +43,13 @@ CORE = frozenset(
         "bigbench_language_identification",
     }
 )
+
+
+def name_of_mean(tasks: list[str], examples: int | None) -> str:
+    """What the mean over these tasks may be called; `examples`: of each task at most, None for all."""
+    if set(tasks) != CORE:
+        return f"mean of {formatting.plural(len(tasks), 'task')}"
+    return "CORE" if examples is None else f"CORE of at most {examples:,} questions per task"
 
 
 class Listed(BaseModel):

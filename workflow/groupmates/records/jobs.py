@@ -65,6 +65,7 @@ class Record:
                 "pid": os.getpid(),
                 "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
                 "cores": len(os.sched_getaffinity(0)),
+                "processes": int(os.environ.get("WORLD_SIZE", 1)),  # this one is the first
                 "error": None,
             }
         )

@@ -65,21 +65,29 @@ ORACLE = "oracle_greedy"
 AFTER = ("materialise", "tokenise", "assemble", "evaluate", "pretrain_tokens", "pretrain_model")
 
 
+def jobs_of(records: Records, needed: list[Jobs]) -> list[list[Attempt]]:
+    """The attempts at the jobs of these kinds, each of them once."""
+    return [a for a in records.values() if any(kind.have(a[-1]) for kind in needed)]
+
+
 def seconds_of(records: Records, needed: list[Jobs]) -> float:
-    """What the finished jobs of these kinds took together, each of them once."""
-    jobs = [a for a in records.values() if any(kind.have(a[-1]) for kind in needed)]
-    return sum(seconds(attempts) or 0 for attempts in jobs)
+    """What the finished jobs of these kinds took together."""
+    return sum(seconds(attempts) or 0 for attempts in jobs_of(records, needed))
 
 
-def selection_seconds(records: Records, method: str, charged: list[str]) -> float:
-    """Seconds of all jobs that this method would have needed by itself, its dataset not included.
+def selecting(records: Records, method: str, charged: list[str]) -> list[Jobs]:
+    """All jobs that this method would have needed by itself, its dataset not included.
 
     What several methods share counts in full for each of them.
     """
     shared = [jobs for product in charged for jobs in PRODUCTS[product]]
     rules = {attempts[-1]["rule"] for attempts in records.values()}
-    own = [Jobs(rule, method=method) for rule in rules.difference(AFTER)]
-    return seconds_of(records, [*shared, *own])
+    return [*shared, *(Jobs(rule, method=method) for rule in rules.difference(AFTER))]
+
+
+def selection_seconds(records: Records, method: str, charged: list[str]) -> float:
+    """Seconds of these jobs."""
+    return seconds_of(records, selecting(records, method, charged))
 
 
 def training_seconds(records: Records, method: str, seeds: int) -> float | None:

@@ -415,6 +415,13 @@ class ReportSettings(StageSettings):
     report: Report
 
 
+class FrontierSettings(StageSettings):
+    """Costs by arithmetic are of the whole configuration."""
+
+    charged: Annotated[dict[str, list[str]], From(_charged)]
+    config: Annotated[Config, From(lambda config: config)]
+
+
 class PlanSettings(StageSettings):
     """The plan is of the whole configuration."""
 

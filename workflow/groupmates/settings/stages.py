@@ -73,6 +73,7 @@ STAGES = {
     "core-task": Stage("stages.core", "run", "core", **TENSORS),
     "core": Stage("stages.core_table", "run", "core"),
     "report": Stage("stages.report", "run", "report"),
+    "frontier": Stage("stages.frontier", "run", "report"),
     "plan": Stage("cost.plan", "run", "plan"),
 }
 PARTS = {  # rows of the report's cost table, in the order of the data flow: what each is for

@@ -10,7 +10,7 @@ from groupmates import formatting
 from groupmates.artefacts.atomic import replacing
 from groupmates.artefacts.store import read_table, table_record
 from groupmates.maths.in_context import Mean, accuracy, bits_per_byte, centred, mean_of
-from groupmates.pool.core_tasks import CORE, Task
+from groupmates.pool.core_tasks import Task, name_of_mean
 from groupmates.progress import note
 from groupmates.settings.per_stage import CoreTableSettings
 
@@ -80,13 +80,6 @@ def _mean(found: list[Row], examples: int | None) -> Row:
         "cut": sum(row["cut"] for row in found),
         **_columns(means),
     }
-
-
-def name_of_mean(tasks: list[str], examples: int | None) -> str:
-    """What the mean over these tasks may be called; `examples`: of each task at most, None for all."""
-    if set(tasks) != CORE:
-        return f"mean of {formatting.plural(len(tasks), 'task')}"
-    return "CORE" if examples is None else f"CORE of at most {examples:,} questions per task"
 
 
 def as_markdown(rows: list[Row]) -> str:

@@ -8,10 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from groupmates import formatting
 from groupmates.artefacts import catalogue
 from groupmates.artefacts.catalogue import ARTEFACTS
 from groupmates.artefacts.found import Found
@@ -29,12 +27,8 @@ from groupmates.progress import note
 from groupmates.report import atlas, comparison, examples, kept, overlaps, sections, words
 from groupmates.report.data import reading, repeats, texts
 from groupmates.report.figures import canvas
+from groupmates.report.rendering import render
 from groupmates.settings.per_stage import ReportSettings
-
-FILTERS = (
-    *("count", "tokens", "percent", "times", "number", "interval"),
-    *("duration", "memory", "beginning"),
-)
 
 
 def run(
@@ -63,7 +57,7 @@ def run(
         **{path: canvas.alone(drawn.get(path.stem)) for path in figures},
         Path(table.format(format="csv")): comparison.as_csv(rows),
         Path(table.format(format="md")): comparison.as_markdown(rows, page["decimals"]),
-        output: render(page),
+        output: render("report", page),
     }
     for path, text in written.items():
         with replacing(path) as temporary:
@@ -149,17 +143,3 @@ def made_of(found: Found, records: reading.Records) -> dict[str, str]:
     # The records as they were read: those of a run that goes on change from second to second.
     told = hashlib.sha256(json.dumps(records, sort_keys=True).encode()).hexdigest()
     return digests(**parts, plan=[plan] if plan.exists() else []) | {"logs": told}
-
-
-def render(page: dict[str, Any]) -> str:
-    """The template, filled; a name it does not find is an error."""
-    environment = Environment(
-        loader=PackageLoader("groupmates.report", "page"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    for name in FILTERS:
-        environment.filters[name] = getattr(formatting, name)
-    return environment.get_template("report.html.jinja").render(page) + "\n"

@@ -12,8 +12,10 @@ import pyarrow.compute as pc
 
 from groupmates.artefacts.store import damaged, read_table
 from groupmates.records.jobs import Attempt, counted, duration, named_records
+from groupmates.settings.lines import FIRST
 from groupmates.settings.stages import PARTS, part_of
 
+PAGES = ("report", "frontier", "plan")
 Records = dict[str, list[Attempt]]  # name of a job -> its attempts
 Curve = tuple[np.ndarray, np.ndarray]  # training tokens, held-out loss in nats
 
@@ -100,17 +102,22 @@ class GpuUse:
 
 
 def records(logs: Path) -> Records:
-    """The attempts at every job of the pipeline: no plan, and not the report that is being written.
+    """The attempts at every job of the pipeline: no plan, and not the pages that are being written.
 
     Nor those of later stages of pretraining, which the run does not need. Attempts of a version whose
     records did not say which method a job is of are left out.
     """
-    found = {
-        name: [a for a in attempts if "rule" in a and a["stage"] not in ("report", "plan")]
-        for name, attempts in named_records(logs).items()
-        if not name.startswith("stages/")
-    }
-    return {name: attempts for name, attempts in found.items() if attempts}
+    return records_by_line(logs).get(FIRST, {})
+
+
+def records_by_line(logs: Path) -> dict[str, Records]:
+    """The same by line: those of later stages of pretraining too."""
+    lines: dict[str, Records] = {}
+    for name, attempts in named_records(logs).items():
+        found = [a for a in attempts if "rule" in a and a["stage"] not in PAGES]
+        if found:
+            lines.setdefault(found[-1]["wildcards"].get("line", FIRST), {})[name] = found
+    return lines
 
 
 def gpu_use(found: Records) -> dict[str, GpuUse]:

@@ -83,7 +83,7 @@ def differences(
 def loss_curves(curves: dict[str, list[Curve]], colours: dict[str, str]) -> Axes:
     """Held-out loss against training tokens: a thin line per seed, a thick one for their mean."""
     axes = panel("loss", x="training tokens", y="held-out loss (nats per token)")
-    _seeds(axes, curves, colours)
+    by_seed(axes, curves, colours)
     return axes
 
 
@@ -106,7 +106,7 @@ def loss_gaps(
     }
     axes = panel("gap", x="training tokens", y=f"loss minus that of {short(baseline, 20)} (nats)")
     axes.axhline(0, color=LINE_GREY, lw=0.8)
-    _seeds(axes, gaps, colours)
+    by_seed(axes, gaps, colours)
     for number, (method, bounds) in enumerate(intervals.items()):
         if bounds is None:
             continue
@@ -282,7 +282,7 @@ def stage_seconds(stages: Sequence[str], seconds: Sequence[float]) -> Axes:
     return axes
 
 
-def _seeds(axes: Axes, curves: dict[str, list[Curve]], colours: dict[str, str]) -> None:
+def by_seed(axes: Axes, curves: dict[str, list[Curve]], colours: dict[str, str]) -> None:
     """A thin line per seed and a thick one for their mean, per method, against training tokens."""
     for number, (method, of_seeds) in enumerate(curves.items()):
         tokens = of_seeds[0][0]
