@@ -269,6 +269,16 @@ select.budget.ratio: half
     select.budget.ratio: Input should be a valid number
 plan.pretraining: {gpu_hours: 104.0, tokens: 1000000000}
     gpu_hours and tokens are both set; set one to null
+core.pretrained: true
+    data must name the folder of CORE's tasks
+core.pretrained: true
+core.data: tasks
+    core.pretrained: true needs pretrain.methods
+core.pretrained: true
+core.data: tasks
+core.models: {random_0: folder}
+pretrain.methods: [random]
+    'random_0' is the name of a model that core.pretrained adds
 pool.shard_mb: 100.0
     pool: files_per_shard and shard_mb are both set
 pool.files_per_shard: null

@@ -194,6 +194,15 @@ COMMANDS = {
 }
 RUNS = ("make demo", f"{LOCAL}mine.yaml")  # those after them need what they make
 NOT_RUN = {
+    "curl -LO https://karpathy-public.s3.us-west-2.amazonaws.com/eval_bundle.zip": "needs the internet",
+    "unzip eval_bundle.zip": "needs that archive",
+    "cp workflow/configs/core/tasks.yaml eval_bundle/eval_data/": (
+        "needs that archive; tests/pool/test_core_questions.py reads the list"
+    ),
+    "python tests/benchmarks/core.py MODEL DATA NANOCHAT copa=100 winogrande=200 winograd=200 "
+    "openbook_qa=200 lambada_openai=200 bigbench_qa_wikidata=200 hellaswag_zeroshot=80 piqa=25": (
+        "takes 16 minutes, and another harness"
+    ),
     "make env": "installs the environment that the tests run in",
     "make check": "make test runs it",
     "make test-all": "runs this test",

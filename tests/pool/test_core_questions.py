@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
+import checkout
 import core_folder
 from groupmates.errors import UserError
 from groupmates.pool.core_questions import prompts, read_questions
-from groupmates.pool.core_tasks import chosen_tasks, tasks_in
+from groupmates.pool.core_tasks import CORE, chosen_tasks, tasks_in
 
 CHOICE = {"query": "Sky?", "choices": ["red", "blue"], "gold": 1}
 SCHEMA = {"context_options": ["The cup", "The hat"], "continuation": "fell.", "gold": 0}
@@ -71,3 +72,10 @@ def test_a_list_of_tasks_that_is_none_is_refused(tmp_path: Path, text, told):
     with pytest.raises(UserError, match=told) as refused:
         tasks_in(str(tmp_path))
     assert refused.value.where.endswith("tasks.yaml")
+
+
+def test_the_list_for_the_public_files_has_all_tasks_and_both_sets_of_baselines():
+    listed = tasks_in(str(checkout.REPOSITORY / "workflow/configs/core"))
+    assert listed.keys() == CORE
+    differ = {t.name for t in listed.values() if t.random_baseline != t.random_baseline_dclm_v2}
+    assert differ == {"commonsense_qa", "bigbench_language_identification", "agi_eval_lsat_ar"}

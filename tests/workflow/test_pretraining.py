@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import checkout
+import core_folder
 from groupmates.artefacts.store import read_table
 from in_process import goes_on, planned, snakemake
 
@@ -44,3 +45,26 @@ def test_without_a_method_there_is_nothing_to_pretrain(finished: Path, tmp_path:
     done = snakemake(checkout.copy(finished, tmp_path), "-n", "--", "pretrain")
     assert done.returncode != 0
     assert "set pretrain.methods to some of select.methods" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("stages", "last"),
+    [([1.0], "pretrain/random"), ([0.5, 0.5], "stages/2/random/pretrain/random")],
+)
+def test_core_is_asked_of_the_last_model_of_every_training(
+    stages: list[float], last: str, finished: Path, tmp_path: Path
+) -> None:
+    settings = {
+        "pretrain": {"methods": ["random"], "seeds": 2, "stages": stages},
+        "core": {"pretrained": True, "data": "tasks"},
+    }
+    folder = checkout.copy(finished, tmp_path, settings)
+    (folder / "tasks").mkdir()
+    question = {"context": "a question", "continuation": "answer"}
+    core_folder.write(folder / "tasks", {"squad": [question] * 3})
+    jobs = planned(folder, "--", "core")
+    assert (jobs["pretrain_model"], jobs["core_task"], jobs["core"]) == (2 * len(stages), 2, 1)
+    shown = snakemake(folder, "-n", "-p", "--", "core").stdout
+    for seed in (0, 1):
+        assert f"--checkpoint results/tiny/{last}/seed-{seed} --data tasks" in shown
+        assert f"results/tiny/core/random_{seed}/squad.parquet" in shown
