@@ -100,6 +100,7 @@ def sample_settings(
         "tokenizer": None,
         "vocabulary_size": 300,
         "special_tokens_in_text": False,
+        "end_of_text": None,
     } | changed
     return per_stage.SampleSettings(
         seed=0,

@@ -56,6 +56,7 @@ AFFECTS: dict[str, tuple[object, set[str]]] = {
     "sample.training_documents": (50, SAMPLE),
     "sample.sequence_length": (30, SAMPLE),
     "sample.tokenizer": ("some/folder", CHECK | SAMPLE),
+    "sample.end_of_text": ("<|endoftext|>", SAMPLE),
     "sample.special_tokens_in_text": (True, SAMPLE),
     "sample.vocabulary_size": (420, SAMPLE),
     "base.checkpoint": ("some/folder", CHECK | SAMPLE),

@@ -176,6 +176,12 @@ class Sample(Section):
     pool where `base.checkpoint` is `null`."""
     vocabulary_size: Annotated[int, Field(ge=300)]
     """Number of tokens of the tokenizer that is trained on the pool."""
+    end_of_text: FilledText | None
+    """Token that ends every document, such as `<|endoftext|>`. `null`: the tokenizer's `eos_token`.
+
+    Set it for a chat model, whose `eos_token` ends a turn of a chat. Name the token that stood between
+    documents in its pretraining. The run's tokenizer is saved with it.
+    """
     special_tokens_in_text: bool
     """Whether a special token that is spelt in a text, such as `<|endoftext|>`, becomes that token.
     `false`: text is text, wherever the language model's tokenizer reads it. `true` is for texts in
