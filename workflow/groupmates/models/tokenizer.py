@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 END_OF_TEXT = "<|endoftext|>"
-ENDS_OF_DOCUMENTS = (END_OF_TEXT, "<|end_of_text|>")  # of pretraining; chat models end turns otherwise
+ENDS_OF_DOCUMENTS = (
+    END_OF_TEXT,
+    "<|end_of_text|>",
+)  # of pretraining; chat models end turns otherwise
 PLAIN = ("TokenizersBackend", "PreTrainedTokenizerFast")  # classes that read tokenizer.json alone
 BEGINNING = 16  # characters, which tell of nearly every text that it has a token
 TOKENISED_TOGETHER = 1000  # texts; more at once only make more Python lists at once
