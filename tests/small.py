@@ -277,6 +277,7 @@ def fit_settings(name: str, kernel: str = "mean", **changed: object) -> config.F
             "chunk_tokens": ROOM + 2,
             "chunks": 4,
             "pooling": "first",
+            "learning_rate": 1e-3,
         },
         "relation": {"kernel": kernel, "sharpness": 4.0},
         "standardise": "per_position",

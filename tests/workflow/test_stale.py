@@ -95,6 +95,7 @@ AFFECTS: dict[str, tuple[object, set[str]]] = {
     "fit.encoder.chunk_tokens": (256, FIT),
     "fit.encoder.chunks": (2, FIT),
     "fit.encoder.pooling": ("mean", FIT),
+    "fit.encoder.learning_rate": (1e-4, FIT),
     "fit.relation.kernel": ("mean", FIT),
     "fit.relation.sharpness": (8.0, FIT),
     "fit.standardise": ("global", FIT),

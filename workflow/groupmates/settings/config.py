@@ -337,6 +337,12 @@ class Encoder(Section):
     """How an encoder makes one vector of a chunk (paper: `first`). `first`: the vector of the first
     token, as BGE, Arctic-Embed and GTE do. `mean`: over its tokens, as all-MiniLM-L6-v2 and E5 do.
     `lm` has the mean."""
+    learning_rate: Annotated[float, Field(gt=0)]
+    """Learning rate of a fine-tuned encoder's own weights (paper: 5e-5). All other weights have
+    `fit.training.learning_rate`. `lm` is frozen.
+
+    At 3e-3, the weights of all-MiniLM-L6-v2 were ruined: every document had the same prediction.
+    """
 
 
 class Relation(Section):
@@ -361,7 +367,8 @@ class FitTraining(Section):
     batch_rollouts: Positive
     """Rollouts per training step."""
     learning_rate: Annotated[float, Field(gt=0)]
-    """Learning rate (paper: 5e-5)."""
+    """Learning rate of all but a fine-tuned encoder's own weights (paper: 5e-5). The head begins at 0:
+    at 5e-5, some hundred steps leave its predictions near the mean label."""
     warmup_steps: NotNegative
     """Steps in which the learning rate rises to its full value (paper: 50)."""
     weight_decay: Rate
