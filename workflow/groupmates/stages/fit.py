@@ -195,7 +195,7 @@ def first_order_agreement(labelled: Rollouts, exact: Rollouts) -> dict[str, floa
 
 
 def make_optimizer(model: InfluenceModel, fit: Fit) -> torch.optim.AdamW:
-    """AdamW whose groups have their highest learning rate as `peak`: a pretrained encoder has its own."""
+    """AdamW whose groups have their highest rate as `peak`: a pretrained encoder has its own."""
     hyper, pretrained = fit.training, "encoder.encoder."
     named = dict(model.named_parameters())
     scalars = [model.alpha, model.beta]  # decay would pull them to 0, and they begin at 1
