@@ -101,6 +101,7 @@ def sample_settings(
         "tokenizer": None,
         "vocabulary_size": 300,
         "special_tokens_in_text": False,
+        "end_of_text": None,
     } | changed
     return per_stage.SampleSettings(
         seed=0,
@@ -277,6 +278,7 @@ def fit_settings(name: str, kernel: str = "mean", **changed: object) -> config.F
             "chunk_tokens": ROOM + 2,
             "chunks": 4,
             "pooling": "first",
+            "learning_rate": 1e-3,
         },
         "relation": {"kernel": kernel, "sharpness": 4.0},
         "standardise": "per_position",

@@ -405,6 +405,7 @@ def test_every_key_runs_a_stage_again_or_shapes_the_graph(key):
             {"Sample", "Base", "Score", "Embed", "Evaluate", "order-oracle-greedy", "prepare-quad"}
             | {"Distil", "Pretrain"},
         ),
+        ("sample.end_of_text", {"Sample"}),
         ("sample.special_tokens_in_text", {"Sample", "Tokenise"}),
         ("materialise.license", {"Assemble"}),  # on the dataset's card
         ("reference.delimiter", {"Reference", "prepare-quality"}),

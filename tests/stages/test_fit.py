@@ -14,14 +14,14 @@ import tables
 from groupmates.artefacts.store import Provenance, read_table
 from groupmates.errors import UserError
 from groupmates.maths.labels import LabelScale
-from groupmates.models.influence import InfluenceModel
+from groupmates.models.influence import InfluenceModel, make_encoder
 from groupmates.models.resumable import Training
 from groupmates.models.tokenizer import token_lists
 from groupmates.settings import config, per_stage
 from groupmates.settings.config import Accept
 from groupmates.settings.per_stage import AcceptSettings
 from groupmates.stages import accept, draw_rollouts, fit
-from small import fit_settings
+from small import bert_folder, fit_settings
 
 STEPS, ROLLOUTS = 3, 60
 TREND = np.array([0.0, -5e-3, 4e-3])  # what a position does to every document
@@ -332,12 +332,27 @@ def test_the_best_epoch_of_the_validation_rollouts_is_kept(
         return next(answers)
 
     monkeypatch.setattr(fit, "spearman", told)
-    optimizer = fit.make_optimizer(model, wanted.fit.training)
+    optimizer = fit.make_optimizer(model, wanted.fit)
     with Training(tmp_path / "initial", "fit", Provenance("fit", {}), model, optimizer, 0) as steps:
         fit.train(wanted, steps, model, optimizer, prepared, training, validation, scale)
     kept = model.state_dict()
     assert all(torch.equal(kept[n], after_epoch[1][n]) for n in kept)
     assert not torch.equal(kept["head.weight"], after_epoch[2]["head.weight"])
+
+
+def test_a_pretrained_encoder_moves_at_a_rate_of_its_own(tmp_path):
+    """At the head's rate its weights were ruined; at its rate the head stayed near 0."""
+    wanted = fit_settings(str(bert_folder(tmp_path)))
+    model = InfluenceModel(wanted, make_encoder(wanted, tmp_path))
+    rates = {
+        id(weight): group["peak"]
+        for group in fit.make_optimizer(model, wanted).param_groups
+        for weight in group["params"]
+    }
+    assert len(rates) == len(list(model.parameters()))
+    for name, weight in model.named_parameters():
+        section = wanted.encoder if name.startswith("encoder.") else wanted.training
+        assert rates[id(weight)] == section.learning_rate, name
 
 
 def test_a_fit_that_diverges_is_told_with_model_and_epoch(small_run, planted, tmp_path):

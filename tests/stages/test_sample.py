@@ -6,10 +6,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+import brought
 import small
 from groupmates.artefacts.store import read_table
 from groupmates.errors import UserError
-from groupmates.models.tokenizer import document_tokens, load_tokenizer, token_lists
+from groupmates.models.tokenizer import (
+    END_OF_TEXT,
+    document_tokens,
+    load_tokenizer,
+    token_lists,
+)
 from groupmates.stages import sample
 
 CONTENT = ("doc_id", "text", "input_ids")
@@ -121,6 +127,35 @@ def test_a_given_tokenizer_is_taken_instead_of_a_trained_one(small_run, tmp_path
     folder = sampled(tmp_path, [other], settings)
     given, taken = (load_tokenizer(f) for f in (small_run.tokenizer, folder / "tokenizer"))
     assert given.get_vocab() == taken.get_vocab()
+
+
+def chat_tokenizer(folder: Path) -> Path:
+    """Its eos_token ends a turn, as that of SmolLM2-135M-Instruct does."""
+    tokenizer = load_tokenizer(brought.bytes_tokenizer(folder))
+    tokenizer.add_special_tokens({"eos_token": "<|im_end|>"})
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("named", [None, END_OF_TEXT])
+def test_documents_end_with_the_token_that_is_named(tmp_path, capsys, named):
+    given = chat_tokenizer(tmp_path / "chat")
+    settings = small.sample_settings(tokenizer=str(given), end_of_text=named)
+    folder = sampled(tmp_path, [small.documents()], settings)
+    saved = load_tokenizer(folder / "tokenizer")
+    end = saved.convert_tokens_to_ids(named or "<|im_end|>")
+    assert saved.eos_token_id == end
+    assert {ids[-1] for ids in token_lists(content(folder, "training_pool"))} == {end}
+    # A turn's end is told, because a pretrained model takes it for the start of something else.
+    assert ("set sample.end_of_text" in capsys.readouterr().err) == (named is None)
+
+
+def test_an_end_of_text_that_is_no_token_is_refused(tmp_path):
+    given = chat_tokenizer(tmp_path / "chat")
+    settings = small.sample_settings(tokenizer=str(given), end_of_text="</s>")
+    with pytest.raises(UserError, match="the token '</s>'") as caught:
+        sampled(tmp_path, [small.documents()], settings)
+    assert "<|im_end|>" in caught.value.found
 
 
 @pytest.mark.parametrize("in_text", [False, True])

@@ -113,7 +113,11 @@ class Reference:
 
     def loss(self, model: PreTrainedModel) -> float:
         """Mean loss over all label tokens of the set (not over batch means), nats per token."""
-        return float(self.example_losses(model).sum() / self.labels_N.sum())
+        return self.mean(self.example_losses(model))
+
+    def mean(self, losses_N: np.ndarray) -> float:
+        """The same of the examples' losses, nats [N], that `example_losses` returned."""
+        return float(losses_N.sum() / self.labels_N.sum())
 
 
 def label_logits(

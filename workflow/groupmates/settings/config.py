@@ -177,6 +177,12 @@ class Sample(Section):
     pool where `base.checkpoint` is `null`."""
     vocabulary_size: Annotated[int, Field(ge=300)]
     """Number of tokens of the tokenizer that is trained on the pool."""
+    end_of_text: FilledText | None
+    """Token that ends every document, such as `<|endoftext|>`. `null`: the tokenizer's `eos_token`.
+
+    Set it for a chat model, whose `eos_token` ends a turn of a chat. Name the token that stood between
+    documents in its pretraining. The run's tokenizer is saved with it.
+    """
     special_tokens_in_text: bool
     """Whether a special token that is spelt in a text, such as `<|endoftext|>`, becomes that token.
     `false`: text is text, wherever the language model's tokenizer reads it. `true` is for texts in
@@ -332,6 +338,12 @@ class Encoder(Section):
     """How an encoder makes one vector of a chunk (paper: `first`). `first`: the vector of the first
     token, as BGE, Arctic-Embed and GTE do. `mean`: over its tokens, as all-MiniLM-L6-v2 and E5 do.
     `lm` has the mean."""
+    learning_rate: Annotated[float, Field(gt=0)]
+    """Learning rate of a fine-tuned encoder's own weights (paper: 5e-5). All other weights have
+    `fit.training.learning_rate`. `lm` is frozen.
+
+    At 3e-3, the weights of all-MiniLM-L6-v2 were ruined: every document had the same prediction.
+    """
 
 
 class Relation(Section):
@@ -356,7 +368,8 @@ class FitTraining(Section):
     batch_rollouts: Positive
     """Rollouts per training step."""
     learning_rate: Annotated[float, Field(gt=0)]
-    """Learning rate (paper: 5e-5)."""
+    """Learning rate of all but a fine-tuned encoder's own weights (paper: 5e-5). The head begins at 0:
+    at 5e-5, some hundred steps leave its predictions near the mean label."""
     warmup_steps: NotNegative
     """Steps in which the learning rate rises to its full value (paper: 50)."""
     weight_decay: Rate

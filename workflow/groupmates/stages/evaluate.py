@@ -74,6 +74,8 @@ def run(
         seen, losses = train(settings, under_way, batches, heldout, label)
         if reading is None:
             return
+        last_E = heldout.example_losses(model)
+        losses.append(heldout.mean(last_E))
         if not np.isfinite(losses).all():
             raise UserError(
                 expected="a finite held-out loss throughout the training",
@@ -84,7 +86,7 @@ def run(
         write_table(curve, "curve", provenance, {"tokens": seen, "loss_nats": losses})
         columns = {
             "example_id": example_ids,
-            "loss_sum_nats": heldout.example_losses(model),
+            "loss_sum_nats": last_E,
             "label_tokens": heldout.labels_N,
         }
         write_table(examples, "example_losses", provenance, columns)
@@ -117,7 +119,10 @@ def train(
     heldout: Reference,
     label: str,
 ) -> tuple[list[int], list[float]]:
-    """Tokens and held-out loss at the points of the curve; the first process alone has the losses."""
+    """Tokens at the points of the curve, and the held-out losses at all of them but the last.
+
+    The first process alone has the losses. The last is the mean of the examples' own.
+    """
     schedule, steps = settings.training, steps_of(settings)
     at = np.linspace(0, steps, schedule.points).round().astype(int).tolist()
     losses: list[float] = under_way.state.setdefault("losses", [])
@@ -132,7 +137,6 @@ def train(
         look(step)
         share = warm_up_then_decay(step, schedule.learning_rate_warmup_steps, steps)
         under_way.step(ids, share * schedule.learning_rate)
-    look(steps)
     seen = [s * schedule.batch_sequences * settings.sequence_length for s in sorted(set(at))]
     return seen, losses
 

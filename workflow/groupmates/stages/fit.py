@@ -21,10 +21,10 @@ from groupmates.maths.randomness import generator, hash64
 from groupmates.maths.statistics import pearson, reliability, rollout_bootstrap, spearman
 from groupmates.models.encoders import BATCH_TOKENS
 from groupmates.models.influence import InfluenceModel, make_encoder
-from groupmates.models.resumable import Training, set_learning_rate, warm_up_then_decay
+from groupmates.models.resumable import Training, warm_up_then_decay
 from groupmates.models.tokenizer import load_tokenizer, token_lists
 from groupmates.progress import Progress, note
-from groupmates.settings.config import FitTraining
+from groupmates.settings.config import Fit
 from groupmates.settings.per_stage import FitSettings
 
 
@@ -89,7 +89,7 @@ def run(
         bootstrap=bootstrap,
         first_order=first_order,
     )
-    optimizer = make_optimizer(model, fit.training)
+    optimizer = make_optimizer(model, fit)
     seed = hash64(settings.seed, "fit steps", output.name)
     todo = "lower fit.training.learning_rate"
     with Training(output, "fit", provenance, model, optimizer, seed, todo=todo) as under_way:
@@ -195,16 +195,20 @@ def first_order_agreement(labelled: Rollouts, exact: Rollouts) -> dict[str, floa
     }
 
 
-def make_optimizer(model: InfluenceModel, hyper: FitTraining) -> torch.optim.AdamW:
+def make_optimizer(model: InfluenceModel, fit: Fit) -> torch.optim.AdamW:
+    """AdamW whose groups have their highest rate as `peak`: a pretrained encoder has its own."""
+    hyper, pretrained = fit.training, "encoder.encoder."
+    named = dict(model.named_parameters())
     scalars = [model.alpha, model.beta]  # decay would pull them to 0, and they begin at 1
-    weights = [p for p in model.parameters() if all(p is not s for s in scalars)]
-    return torch.optim.AdamW(
-        [
-            {"params": weights, "weight_decay": hyper.weight_decay},
-            {"params": scalars, "weight_decay": 0.0},
-        ],
-        lr=hyper.learning_rate,
-    )
+    weights = {n: p for n, p in named.items() if all(p is not s for s in scalars)}
+    own = [p for n, p in weights.items() if n.startswith(pretrained)]
+    rest = [p for n, p in weights.items() if not n.startswith(pretrained)]
+    groups = [
+        {"params": rest, "weight_decay": hyper.weight_decay, "peak": hyper.learning_rate},
+        {"params": own, "weight_decay": hyper.weight_decay, "peak": fit.encoder.learning_rate},
+        {"params": scalars, "weight_decay": 0.0, "peak": hyper.learning_rate},
+    ]
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=hyper.learning_rate)
 
 
 def train(
@@ -236,7 +240,8 @@ def train(
             under_way.tensors["loss"] = torch.zeros((), device=labels.device)
         model.train()
         share = warm_up_then_decay(step, hyper.warmup_steps, steps)
-        set_learning_rate(optimizer, share * hyper.learning_rate)
+        for group in optimizer.param_groups:
+            group["lr"] = share * group["peak"]
         order = generator(settings.seed, "fit epoch", epoch).permutation(len(documents))
         batch = order[place * hyper.batch_rollouts :][: hyper.batch_rollouts]
         own, weight = processes.share(len(batch))

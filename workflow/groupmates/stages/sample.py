@@ -13,6 +13,7 @@ from groupmates.errors import UserError
 from groupmates.maths.randomness import hash64
 from groupmates.models.tokenizer import (
     document_tokens,
+    end_documents_with,
     load_tokenizer,
     read_special_tokens,
     tokenless,
@@ -66,6 +67,7 @@ def run(
         note("sample", "WARNING: no documents are left for warming up; probe documents are used")
         training = probed
     tokens = make_tokenizer(settings, drawn)
+    end_documents_with(tokens, sample.end_of_text, given_tokenizer(settings) or tokenizer)
     read_special_tokens(tokens, sample.special_tokens_in_text)
     digests = {file.name: sha256_of(file.path) for file in pool_files}
     provenance = Provenance("sample", settings.model_dump(mode="json"), digests)
