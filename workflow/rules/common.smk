@@ -302,6 +302,39 @@ def selected(wildcards, shards):
     return [artefact("select", line=line, method=method, shard=s) for s in shards]
 
 
+def source_of(wildcards, name, **others):
+    """An artefact that a selection reads: that of its own line, or the first line's."""
+    line = lines.source(CONFIG, line_of(wildcards), wildcards.method, name)
+    return artefact(name, line=line, **others)
+
+
+def orders_to_take(wildcards):
+    parts = [f"{i:05d}" for i in range(ORDER.partitions(wildcards))]
+    method = wildcards.method
+    return [
+        source_of(wildcards, "order", method=method, partition=part) for part in parts
+    ]
+
+
+def scores_to_take(wildcards):
+    return [source_of(wildcards, "score", shard=shard) for shard in SHARDS]
+
+
+def clusters_to_take(wildcards):
+    if wildcards.method in SEMANTIC:
+        return SEMANTIC_CLUSTERS
+    return [source_of(wildcards, "cluster", shard=shard) for shard in SHARDS]
+
+
+def consumed(wildcards):
+    """What the stages before have trained on, and which is not to be taken again."""
+    before = [] if CONFIG.pretrain.repeat else lines.before(line_of(wildcards))
+    method = wildcards.method
+    return [
+        artefact("ledger", line=line, method=method, seed=lines.SEED) for line in before
+    ]
+
+
 def part_files(wildcards):
     """The pool files of some scoring shards."""
     shards = DATASET_PARTS[wildcards.part]
@@ -331,6 +364,31 @@ def pretrained_models(wildcards):
         )
         for method in CONFIG.pretrain.methods
         for seed in range(CONFIG.pretrain.seeds)
+    ]
+
+
+def pretrain_settings(wildcards):
+    stage = lines.stage_of(line_of(wildcards))
+    values = per_stage.PretrainSettings.of_stage(CONFIG, stage)
+    return per_stage.as_param(values, *PRETRAINED, *MILESTONES)
+
+
+def start_of_training(wildcards):
+    """The probed model, or what the same training was at the end of the stage before."""
+    return model_of(line_of(wildcards), wildcards.seed)
+
+
+@plainly()
+def trained_by_stage(wildcards):
+    """What is read of every training, of all its stages; of models their shape alone."""
+    CONFIG.pretrain.check_methods()
+    return [
+        artefact(name, line=line, method=method, seed=seed)
+        for name in ("pretrain_curve", "pretrain_examples", "pretrained")
+        for line in [FIRST, *lines.later(CONFIG)]
+        for method in CONFIG.pretrain.methods
+        for seed in range(CONFIG.pretrain.seeds)
+        if line == FIRST or lines.method_of(line) == method
     ]
 
 

@@ -3,20 +3,6 @@
 # writes: report/frontier.*.
 
 
-@plainly()
-def trained_by_stage(wildcards):
-    """What is read of every training, of all its stages; of models their shape alone."""
-    CONFIG.pretrain.check_methods()
-    return [
-        artefact(name, line=line, method=method, seed=seed)
-        for name in ("pretrain_curve", "pretrain_examples", "pretrained")
-        for line in [FIRST, *lines.later(CONFIG)]
-        for method in CONFIG.pretrain.methods
-        for seed in range(CONFIG.pretrain.seeds)
-        if line == FIRST or lines.method_of(line) == method
-    ]
-
-
 # Tasks are told where core.pretrained asks them of the models.
 ASKED = [
     artefact("core_predictions", lm=name, task=task)

@@ -33,17 +33,6 @@ PRETRAINED = ["pretrained", "pretrain_curve", "pretrain_examples", "ledger"]
 MILESTONES = ["milestones"] if CONFIG.pretrain.milestones else []
 
 
-def pretrain_settings(wildcards):
-    stage = lines.stage_of(line_of(wildcards))
-    values = per_stage.PretrainSettings.of_stage(CONFIG, stage)
-    return per_stage.as_param(values, *PRETRAINED, *MILESTONES)
-
-
-def start_of_training(wildcards):
-    """The probed model, or what the same training was at the end of the stage before."""
-    return model_of(line_of(wildcards), wildcards.seed)
-
-
 rule pretrain_model:
     input:
         tokens=expand(

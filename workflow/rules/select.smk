@@ -70,39 +70,6 @@ use rule order as order_gpu with:
         gpu=1,
 
 
-def source_of(wildcards, name, **others):
-    """An artefact that a selection reads: that of its own line, or the first line's."""
-    line = lines.source(CONFIG, line_of(wildcards), wildcards.method, name)
-    return artefact(name, line=line, **others)
-
-
-def orders_to_take(wildcards):
-    parts = [f"{i:05d}" for i in range(ORDER.partitions(wildcards))]
-    method = wildcards.method
-    return [
-        source_of(wildcards, "order", method=method, partition=part) for part in parts
-    ]
-
-
-def scores_to_take(wildcards):
-    return [source_of(wildcards, "score", shard=shard) for shard in SHARDS]
-
-
-def clusters_to_take(wildcards):
-    if wildcards.method in SEMANTIC:
-        return SEMANTIC_CLUSTERS
-    return [source_of(wildcards, "cluster", shard=shard) for shard in SHARDS]
-
-
-def consumed(wildcards):
-    """What the stages before have trained on, and which is not to be taken again."""
-    before = [] if CONFIG.pretrain.repeat else lines.before(line_of(wildcards))
-    method = wildcards.method
-    return [
-        artefact("ledger", line=line, method=method, seed=lines.SEED) for line in before
-    ]
-
-
 rule take:
     input:
         orders=orders_to_take,

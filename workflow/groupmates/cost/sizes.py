@@ -257,7 +257,8 @@ def _core_readers(config: Config, root: Path, lm: Shape) -> dict[str, Reader]:
         known = tokenizer if tokenizer.exists() else None
         found[name] = Reader(shape, _positions(folder), known)
     if config.core.pretrained:
-        made, positions = config.pretrain.architecture, config.sample.sequence_length + 1
+        made = config.pretrain.architecture
+        positions: int | None = config.sample.sequence_length + 1
         if config.pretrain.start == "scratch":
             lm = Shape(made.hidden_size, made.layers, lm.vocabulary)
         elif config.base.checkpoint is not None:

@@ -18,8 +18,8 @@ from groupmates.artefacts.catalogue import line_of
 from groupmates.artefacts.found import Found
 from groupmates.artefacts.store import read_table, table_record
 from groupmates.cost import done
-from groupmates.maths.flops import training_flops
 from groupmates.cost.sizes import shape_of
+from groupmates.maths.flops import training_flops
 from groupmates.pool.core_tasks import Task
 from groupmates.records.jobs import Attempt, counted, duration
 from groupmates.report.comparison import Jobs, jobs_of, selecting
