@@ -371,7 +371,7 @@ def stages_of(key: str, **keys: object) -> set[str]:
         return {
             name
             for name in KINDS
-            if name != "Plan"  # of all settings, and part of no run
+            if name not in ("Plan", "Frontier")  # of all settings, and part of no run
             and printed(before, name) != printed(after, name)
         }
 

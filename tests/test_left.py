@@ -44,7 +44,7 @@ def estimate(tmp_path, monkeypatch):
 
     def of(found: Status, work: dict[str, list[Jobs]]) -> left.Left | None:
         monkeypatch.setattr(left.work, "stages", lambda config, sizes: work)
-        monkeypatch.setattr(left.sizes, "measure", lambda config, run: None)
+        monkeypatch.setattr(left.sizes, "measure", lambda config, run, core: None)
         return Estimator(tmp_path).left(found)
 
     return of

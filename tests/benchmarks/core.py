@@ -5,10 +5,11 @@
 
 MODEL is a Hugging Face folder, DATA that of the tasks, NANOCHAT a checkout of nanochat. The first N
 questions of each task's fixed order are asked, with examples from its whole file. With --positions,
-rows are cut to so many tokens. One thread; CPU seconds, by turns. Prints a row per task: questions
-with another prediction and each of these, largest difference of an option's loss, least distance of
-the two best options, rows that were cut, seconds. --padded adds a loop that reads 16 rows at a time
-as they come, with logits at every position.
+rows are cut to so many tokens. One thread; CPU seconds, by turns.
+
+A row per task has the questions with another prediction, the largest difference of an option's loss,
+the least distance of the two best options, the rows that were cut, and seconds. Then come the
+questions themselves. --padded adds a loop that reads 16 rows at a time, with logits at every position.
 """
 
 from __future__ import annotations

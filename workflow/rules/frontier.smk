@@ -24,7 +24,9 @@ rule frontier:
     resources:
         **asks(mem_mb=4000, runtime=30),
     params:
-        settings=settings("FrontierSettings", "frontier", "frontier_table"),
+        settings=settings(
+            "FrontierSettings", "frontier", "frontier_table", "frontier_tasks"
+        ),
         inputs=all_inputs,
     shell:
         "{params.run} frontier --log {log:q} --job {params.job:q} --settings {params.settings:q}"
