@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
+import logging
 import os
 import signal
 import socket
@@ -11,8 +14,11 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from snakemake_executor_plugin_slurm import Executor
+from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 
 import waiting
 from groupmates.errors import UserError
@@ -340,3 +346,37 @@ def test_a_lost_login_node_is_given_up_after_three_beats(tmp_path):
     assert claimed(process) == "True"
     assert time.monotonic() - began > 0.6
     process.communicate()
+
+
+# While jobs run
+
+
+def test_jobs_that_slurm_says_nothing_of_are_looked_at_again(commands: Commands) -> None:
+    commands.say("scontrol", 'echo "MinJobAge = 300 sec"')
+    commands.say("squeue", "exit 1")
+    job = SubmittedJobInfo(SimpleNamespace(), external_jobid="7", aux={})
+    settings = {"status_attempts": 2, "status_command": "squeue", "keep_successful_logs": True}
+    executor = Executor.__new__(Executor)
+    executor.workflow = SimpleNamespace(
+        executor_settings=SimpleNamespace(**settings, init_seconds_before_status_checks=1),
+        remote_execution_settings=SimpleNamespace(seconds_between_status_checks=1),
+    )
+    executor.logger, executor.run_uuid = logging.getLogger("slurm"), "run"
+    executor.status_rate_limiter = contextlib.nullcontext()
+    for figure in ("failures", "calls", "total_seconds", "min_seconds", "max_seconds"):
+        setattr(executor, f"_status_query_{figure}", 0)
+    executor._status_query_cycle_rows = []
+    executor._next_seconds_between_status_checks = None
+    done: list[SubmittedJobInfo] = []
+    executor.report_job_success = done.append
+    preflight.forget_no_job(executor)
+
+    async def look() -> list[SubmittedJobInfo]:
+        return [found async for found in executor.check_active_jobs([job])]
+
+    assert asyncio.run(look()) == [job]
+    commands.say("squeue", 'echo "7|RUNNING"')
+    assert asyncio.run(look()) == [job]
+    commands.say("squeue", 'echo "7|COMPLETED"')
+    assert asyncio.run(look()) == []
+    assert done == [job]

@@ -19,7 +19,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -382,8 +382,38 @@ def begin(workflow: Any, run: str, say: Say) -> None:
         executor = workflow.scheduler._executor
         # The plugin takes a prefix from the command line only, before the run's name is known.
         executor.run_uuid = f"{name}_{executor.run_uuid}"
+        forget_no_job(executor)
         warn_of_forgetting(say)
         check(_requests(workflow, executor), say)
+
+
+def forget_no_job(executor: Any) -> None:
+    """Let the plugin look again at jobs of which a look found nothing.
+
+    Where SLURM leaves all queries of a look unanswered, the plugin drops its jobs and waits forever.
+    """
+    look, ended = executor.check_active_jobs, set[str]()
+
+    def noted(report: Callable[..., None]) -> Callable[..., None]:
+        def told(job: Any, *words: Any, **further: Any) -> None:
+            ended.add(job.external_jobid)
+            report(job, *words, **further)
+
+        return told
+
+    async def look_at_all(jobs: list[Any]) -> AsyncIterator[Any]:
+        ended.clear()
+        alive = set()
+        async for job in look(jobs):
+            alive.add(job.external_jobid)
+            yield job
+        for job in jobs:
+            if job.external_jobid not in alive | ended:
+                yield job
+
+    executor.check_active_jobs = look_at_all
+    executor.report_job_success = noted(executor.report_job_success)
+    executor.report_job_error = noted(executor.report_job_error)
 
 
 def _requests(workflow: Any, executor: Any) -> list[Request]:
