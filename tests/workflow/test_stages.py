@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import checkout
+import core_folder
 import trainings
 from groupmates import __main__ as cli
 from groupmates.artefacts.ledger import consumed
@@ -32,6 +33,10 @@ STAGED = {
 ORDERING = {"plan_random": 1, "probe": 4, "fit": 2, "accept": 2, "plan_bootstrap": 1, "score": 3}
 ORDERING |= {"centroids": 1, "cluster": 3, "order": 1}
 LATER = "results/tiny/stages/2"
+CHOICES = [
+    {"query": f"the {word} of", "choices": ["the sea", "a road", "stone"], "gold": i}
+    for i, word in enumerate(("depth", "end", "weight"))
+]
 
 
 def inputs(shown: str) -> dict[str, str]:
@@ -88,8 +93,10 @@ def test_two_stages_killed_in_each_end_as_if_they_were_not(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The second stage takes nothing that the first was trained on, and goes on from its model."""
+    core_folder.write(tmp_path, {"copa": CHOICES})
     settings = checkout.merged(STAGED, {"pretrain": {"methods": ["group_mates"]}})
-    wanted = ("--nolock", "--", "pretrain", f"{LATER}/group_mates/dataset/group_mates.json")
+    settings |= {"core": {"pretrained": True, "data": str(tmp_path)}}
+    wanted = ("--nolock", "--", "core", f"{LATER}/group_mates/dataset/group_mates.json")
     folders = []
     for name in ("whole", "killed"):
         (tmp_path / name).mkdir()
@@ -100,9 +107,11 @@ def test_two_stages_killed_in_each_end_as_if_they_were_not(
     steps = dying(monkeypatch, Training, "step", every=7)  # of twice eight
     ends = [snakemake(folders[1], *wanted).returncode for _ in range(3)]
     assert (ends, len(steps)) == ([1, 1, 0], 18)
+    table = (folders[1] / "results/tiny/core/table.md").read_text()
+    assert "| group_mates_0 | copa | 3 |" in table
 
     whole, root = (folder / "results/tiny" for folder in folders)
-    for made in ("pretrain", "stages"):
+    for made in ("pretrain", "stages", "core"):
         assert trainings.artefacts(root / made) == trainings.artefacts(whole / made)
     line = root / "stages/2/group_mates"
     ledger = root / "pretrain/group_mates/seed-0.ledger.parquet"
