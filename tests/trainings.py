@@ -96,6 +96,8 @@ def pretrain_settings(**changed: object) -> per_stage.PretrainSettings:
         "decay_to": 1e-3,
         "points": 4,
         "milestones": [0.5],
+        "save_steps": None,
+        "save_total_limit": 2,
         "max_passes": None,
     }
     fields |= {name: changed.pop(name) for name in fields.keys() & changed.keys()}

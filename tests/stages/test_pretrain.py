@@ -301,6 +301,20 @@ def test_a_milestone_is_the_model_of_a_training_that_ends_there(inputs, tmp_path
         assert (kept / "step-5" / name).read_bytes() == (ended / name).read_bytes()
 
 
+def test_the_last_models_are_kept_beside_the_milestones(inputs, tmp_path, monkeypatch):
+    """Of a training of ten steps that is killed again and again."""
+    often = {"milestones": [0.2], "save_steps": 3, "save_total_limit": 2}
+
+    def make(folder):
+        cli.main(trainings.command("pretrain", inputs, folder, **often))
+        return folder / "random/seed-0"
+
+    attempts, _ = killed.survives(monkeypatch, tmp_path, Training, "step", every=4, make=make)
+    assert attempts > 2
+    kept = tmp_path / "killed/random/seed-0.milestones"
+    assert sorted(path.name for path in kept.iterdir()) == ["step-2", "step-6", "step-9"]
+
+
 def test_the_model_can_be_probed_and_be_the_base_of_another_run(inputs, tmp_path):
     model = trained(inputs, tmp_path)
     again = tmp_path / "base"

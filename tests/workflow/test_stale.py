@@ -160,6 +160,8 @@ AFFECTS: dict[str, tuple[object, set[str]]] = {
     "pretrain.decay_to": (0.0, set()),
     "pretrain.points": (3, set()),
     "pretrain.milestones": ([0.5], set()),
+    "pretrain.save_steps": (5, set()),
+    "pretrain.save_total_limit": (3, set()),
     "pretrain.max_passes": (3.0, set()),
     "pretrain.sharding": ("fsdp", set()),
     "pretrain.compile": (True, set()),

@@ -30,7 +30,7 @@ rule pretrain_tokens:
 
 
 PRETRAINED = ["pretrained", "pretrain_curve", "pretrain_examples", "ledger"]
-MILESTONES = ["milestones"] if CONFIG.pretrain.milestones else []
+MILESTONES = ["milestones"] if CONFIG.pretrain.keeps_models else []
 
 
 rule pretrain_model:

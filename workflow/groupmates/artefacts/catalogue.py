@@ -373,7 +373,7 @@ ARTEFACTS = {
     "milestones": Artefact(
         "pretrain/{method}/seed-{seed}.milestones",
         "the same model after some of its steps: a folder step-{step} for each share in "
-        "pretrain.milestones",
+        "pretrain.milestones, and for the last of pretrain.save_steps",
     ),
     "pretrain_curve": Artefact(
         "pretrain/{method}/seed-{seed}.parquet",

@@ -232,4 +232,4 @@ def _reduce_selection(raw: dict[str, Any], config: Config, documents: int) -> No
         step = training["batch_sequences"] * config.sample.sequence_length
         training["tokens"] = min(training["tokens"], STEPS * step)
         training["points"] = min(training["points"], 3)
-    raw["pretrain"] |= {"milestones": [], "max_passes": None, "stages": [1.0]}
+    raw["pretrain"] |= {"milestones": [], "save_steps": None, "max_passes": None, "stages": [1.0]}

@@ -416,7 +416,8 @@ class Work(Amounts):
         memory = self.state_bytes(batch, shape=shape)
         windows = self.share * self.sizes.documents * self.sizes.tokens / length
         memory["host_bytes"] += 24.0 * windows  # an order, and how often each was trained on
-        disk = 12.0 * shape.parameters(2) * (1 + len(pretrain.milestones))
+        kept = len(pretrain.milestones) + (pretrain.save_total_limit if pretrain.save_steps else 0)
+        disk = 12.0 * shape.parameters(2) * (1 + kept)
         jobs = len(pretrain.methods) * pretrain.seeds
         return Jobs(jobs, [Phase("steps", steps, parts)], **memory, disk_bytes=disk)
 

@@ -634,6 +634,10 @@ class PretrainTraining(Section):
     milestones: list[Annotated[float, Field(gt=0, lt=1)]]
     """Shares of the training after which the model is kept too: folders with AdamW's state, as the
     last one."""
+    save_steps: Positive | None
+    """Steps after which the model is kept again and again, beside the milestones. `null`: never."""
+    save_total_limit: Positive
+    """How many of the models of `save_steps` are kept: the last ones."""
     max_passes: Annotated[float, Field(gt=0)] | None
     """Largest number of passes over the tokens of a selection. A training that needs more is refused
     before its first step. `null`: any number."""
@@ -674,6 +678,11 @@ class Pretrain(PretrainTraining):
         if abs((total := math.fsum(self.stages)) - 1) > 1e-6:
             raise ValueError(f"stages must add up to 1, not {total:g}")
         return self
+
+    @property
+    def keeps_models(self) -> bool:
+        """Whether models are kept besides the last one."""
+        return bool(self.milestones or self.save_steps)
 
     @property
     def names(self) -> list[str]:

@@ -38,7 +38,8 @@ SHOWN = 10  # windows, and documents, that a message names
 class Steps:
     """The steps of a stage, `first` to before `last`, among the `total` of the whole training.
 
-    `points` and `milestones` are numbers of steps that are done, of the whole training.
+    `points` and `milestones` are numbers of steps that are done, of the whole training. Every
+    `between` steps the model is kept, too; the last `limit` of these models stay.
     """
 
     first: int
@@ -46,6 +47,8 @@ class Steps:
     total: int
     points: frozenset[int]
     milestones: frozenset[int]
+    between: int | None
+    limit: int
 
     @classmethod
     def of(cls, settings: PretrainSettings) -> Steps:
@@ -58,11 +61,19 @@ class Steps:
             total=total,
             points=frozenset(points.tolist()),
             milestones=frozenset(round(share * total) for share in training.milestones),
+            between=training.save_steps,
+            limit=training.save_total_limit,
         )
 
     def of_stage(self, done: int) -> bool:
         """Whether this stage, and none before it, looks at the model after so many steps."""
         return self.first < done <= self.last or done == 0
+
+    def kept(self, done: int) -> set[int]:
+        """Steps of this stage whose models are kept after so many; its last one is the artefact."""
+        until = min(done + 1, self.last)
+        saved = range(self.between, until, self.between)[-self.limit :] if self.between else ()
+        return {step for step in {*self.milestones, *saved} if self.first < step <= done}
 
 
 def run(
@@ -231,8 +242,9 @@ def train(
             state["curve"].append([done, seen, mean, found, rate(max(0, done - 1))])
             state["steps"] = 0
             tensors["loss"].zero_()
-        if done in steps.milestones:
-            writer.keep_milestone(done)
+        kept = steps.kept(done)
+        if done in kept:
+            writer.keep_milestone(done, kept)
 
     under_way.told = lambda step: told(text, windows(step), label)
     for step in under_way.steps(steps.last - steps.first, label):
@@ -281,9 +293,9 @@ def write_ledger(
 
 
 class Writer:
-    """Writes the model: in the end, and at milestones.
+    """Writes the model: in the end, and at the steps in between where it is kept.
 
-    Milestones lie beside what is kept of the training until it ends: snakemake deletes the outputs of
+    These models lie beside what is kept of the training until it ends: snakemake deletes the outputs of
     a job that fails.
     """
 
@@ -317,11 +329,14 @@ class Writer:
             save_checkpoint(folder, model, optimizer, self._language, record)
             store.write_folder_provenance(folder, "pretrained", self._provenance.also(steps=done))
 
-    def keep_milestone(self, done: int) -> None:
-        """All processes call it."""
+    def keep_milestone(self, done: int, kept: set[int]) -> None:
+        """The model after so many steps, beside those that stay; all processes call it."""
         whole = self._under_way.whole()
         if whole is not None and self._milestones is not None:
-            self.write(folder_of(self._milestones) / f"step-{done}", *whole, done=done)
+            folder = folder_of(self._milestones)
+            self.write(folder / f"step-{done}", *whole, done=done)
+            for older in set(folder.glob("step-*")) - {folder / f"step-{step}" for step in kept}:
+                shutil.rmtree(older)
 
     def publish_milestones(self) -> None:
         """They become the artefact; it has none where they are of other stages."""
