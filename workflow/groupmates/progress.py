@@ -44,7 +44,8 @@ class Progress:
     def advance(self, n: int = 1) -> None:
         self.done += n
         now = self._moved = time.monotonic()
-        if now - self._last >= SECONDS_BETWEEN_LINES:
+        last = self.done == self.total  # `finish` tells it
+        if not last and now - self._last >= SECONDS_BETWEEN_LINES:
             self._last = now
             passing = now - self._logged < SECONDS_BETWEEN_LOGGED
             self._logged = self._logged if passing else now
