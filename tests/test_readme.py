@@ -199,6 +199,8 @@ NOT_RUN = {
     "cp workflow/configs/core/tasks.yaml eval_bundle/eval_data/": (
         "needs that archive; tests/pool/test_core_questions.py reads the list"
     ),
+    "python tests/benchmarks/core_lm_eval.py MODEL DATA copa=100 winograd=60 winogrande=60 "
+    "openbook_qa=100 lambada_openai=60 jeopardy=20 arc_easy=6": "needs SmolLM2 and lm-eval",
     "python tests/benchmarks/core.py MODEL DATA NANOCHAT copa=100 winogrande=200 winograd=200 "
     "openbook_qa=200 lambada_openai=200 bigbench_qa_wikidata=200 hellaswag_zeroshot=80 piqa=25": (
         "takes 16 minutes, and another harness"
