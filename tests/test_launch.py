@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -15,10 +14,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from torch import distributed as dist
 
+import together
 import trainings
 import waiting
 from groupmates import __main__ as cli
@@ -33,7 +32,6 @@ from groupmates.records.jobs import read_record
 from groupmates.slurm import join, queries
 
 PATHS = os.pathsep.join([str(Path(unfinished.__file__).parents[2]), str(Path(__file__).parent)])
-FORK = multiprocessing.get_context("fork")  # with torch, which is imported here already
 
 # A batch that two and four processes cannot share evenly, one that is smaller than four, and no
 # dropout, whose masks belong to a process.
@@ -68,12 +66,7 @@ def test_processes_share_every_row_once_and_their_average_is_the_mean_of_the_bat
 def train(commands: list[list[str]], meeting: Path, rank: int, count: int) -> None:
     """Every training, as one of `count` processes."""
     lm.MICRO_TOKENS = 30  # a row each: several passes in every step, more in some processes
-    AcceleratorState._reset_state(reset_partial_state=True)  # of the test's own process
-    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
-    os.environ |= dict(zip(names, map(str, (rank, rank, count, count)), strict=True))
-    meet = f"file://{meeting}"
-    dist.init_process_group("gloo", init_method=meet, rank=rank, world_size=count)
-    join.join()
+    together.meet(meeting, rank, count)
     for command in commands:
         assert cli.main(command) == 0, command
     dist.destroy_process_group()
@@ -85,15 +78,7 @@ def in_processes(count: int, inputs, folder: Path) -> None:
     commands = [
         trainings.command(name, inputs, folder / name, **UNEVEN[name]) for name in trainings.NAMES
     ]
-    ranks = [
-        FORK.Process(target=train, args=(commands, folder / "meeting", rank, count))
-        for rank in range(count)
-    ]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join()
-    assert [process.exitcode for process in ranks] == [0] * count
+    together.run(count, train, commands, folder / "meeting")
 
 
 def results(folder: Path) -> dict[str, np.ndarray]:

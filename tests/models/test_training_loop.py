@@ -1,34 +1,30 @@
 """The training loop: what it keeps, what it tells, and how it spreads over processes."""
 
 import math
-import multiprocessing
-import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch import distributed as dist
 
 import killed
 import small
+import together
 from groupmates.artefacts.store import Provenance
 from groupmates.errors import UserError
 from groupmates.models import language_model as lm
 from groupmates.models import tracking
 from groupmates.models.resumable import Training
-from groupmates.slurm import join
 
-FORK = multiprocessing.get_context("fork")  # with torch, which is imported here already
 STEPS = 4
 
 
-def training(output: Path, **options) -> Training:
+def training(output: Path, provenance: Provenance | None = None, **options: Any) -> Training:
     model = small.tiny_lm(small.LLAMA)
     optimizer = lm.make_optimizer(model, small.ADAMW)
-    provenance = Provenance("curve", {})
+    provenance = provenance or Provenance("curve", {})
     return Training(output, "curve", provenance, model, optimizer, 0, small.ADAMW, **options)
 
 
@@ -60,12 +56,7 @@ def loss_of(model) -> float:
 def shard(folder: Path, until: int, rank: int, count: int) -> None:
     """The training as one of `count` processes that have a part of every tensor each."""
     lm.MICRO_TOKENS = 26  # two rows: more passes in some processes than in others
-    AcceleratorState._reset_state(reset_partial_state=True)  # of the test's own process
-    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
-    os.environ |= dict(zip(names, map(str, (rank, rank, count, count)), strict=True))
-    meet = f"file://{folder / f'meeting-{count}'}"
-    dist.init_process_group("gloo", init_method=meet, rank=rank, world_size=count)
-    join.join()
+    together.meet(folder / f"meeting-{count}", rank, count)
     with pytest.MonkeyPatch.context() as patch:
         killed.saving(patch, 1)
         under_way = training(folder / "curve.parquet", sharding="fsdp")
@@ -87,12 +78,7 @@ def shard(folder: Path, until: int, rank: int, count: int) -> None:
 
 def test_sharded_processes_take_the_steps_of_one_and_go_on_in_another_number(tmp_path):
     for count, until in ((2, 2), (3, STEPS)):
-        ranks = [FORK.Process(target=shard, args=(tmp_path, until, r, count)) for r in range(count)]
-        for process in ranks:
-            process.start()
-        for process in ranks:
-            process.join()
-        assert [process.exitcode for process in ranks] == [0] * count
+        together.run(count, shard, tmp_path, until)
     one = training(tmp_path / "one.parquet")
     losses = trained(one)
     model, optimizer = one.whole()
@@ -106,6 +92,40 @@ def test_sharded_processes_take_the_steps_of_one_and_go_on_in_another_number(tmp
         for key in lm.STATE:
             state, other = optimizer.state[ours][key], loaded.state[theirs][key]
             assert torch.allclose(state, other, rtol=1e-3, atol=1e-6), (name, key)
+
+
+# Processes that disagree
+
+
+def disagree(folder: Path, rank: int, count: int) -> None:
+    """The last process reads another file; then it has other weights after a step."""
+    together.meet(folder / "meeting", rank, count)
+    seen = Provenance("curve", {}, {"tokens[0]": "another" if rank == 2 else "one"})
+    with pytest.raises(
+        UserError, match=r"same tokens\[0\] in each of 3 .*\n.* one in process 0, ano"
+    ):
+        training(folder / "other.parquet", provenance=seen)
+    under_way = training(folder / "curve.parquet")
+    original = under_way.step
+
+    def takes(*arguments: Any) -> torch.Tensor:
+        loss = original(*arguments)
+        if rank == 2 and under_way.done == 1:
+            with torch.no_grad():
+                next(under_way.joined.parameters()).mul_(1.01)
+        return loss
+
+    under_way.step = takes  # type: ignore[method-assign]
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        pytest.raises(UserError, match=r"same weights in each of 3 .*\n(.*\n)*.* step 2 of"),
+    ):
+        killed.saving(patch)
+        trained(under_way)
+
+
+def test_processes_that_see_other_files_or_have_other_weights_are_told(tmp_path):
+    together.run(3, disagree, tmp_path)
 
 
 # What is not finite

@@ -2,20 +2,19 @@
 
 import json
 import math
-import multiprocessing
 import os
 import signal
 
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from torch import distributed as dist
 
 import killed
 import small
 import tables
+import together
 import trainings
 from groupmates import __main__ as cli
 from groupmates.artefacts.store import read_table
@@ -30,10 +29,8 @@ from groupmates.models.schedule import warm_up_stable_decay
 from groupmates.models.tokenizer import document_tokens, load_tokenizer
 from groupmates.pool.token_windows import TokenWindows
 from groupmates.settings import per_stage
-from groupmates.slurm import join
 from groupmates.stages import base, pretrain, pretrain_tokens, probe
 
-FORK = multiprocessing.get_context("fork")  # with torch, which is imported here already
 BATCH = 2 * small.SEQUENCE
 
 
@@ -157,7 +154,7 @@ def stop_after(step: int, monkeypatch) -> None:
     monkeypatch.setattr(Training, "step", take)
 
 
-def process(command, folder, rank: int, count: int, stop: int | None) -> None:
+def process(command, folder, stop: int | None, rank: int, count: int) -> None:
     """One of `count` processes; the rows that it works at go to a file."""
     original = lm.token_losses
 
@@ -169,12 +166,7 @@ def process(command, folder, rank: int, count: int, stop: int | None) -> None:
     lm.token_losses = losses
     if stop is not None:
         stop_after(stop, pytest.MonkeyPatch())
-    AcceleratorState._reset_state(reset_partial_state=True)  # of the test's own process
-    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
-    os.environ |= dict(zip(names, map(str, (rank, rank, count, count)), strict=True))
-    meet = f"file://{folder}/meeting"
-    dist.init_process_group("gloo", init_method=meet, rank=rank, world_size=count)
-    join.join()
+    together.meet(folder / "meeting", rank, count)
     assert cli.main(command) == 0
     dist.destroy_process_group()
 
@@ -182,15 +174,8 @@ def process(command, folder, rank: int, count: int, stop: int | None) -> None:
 def rows_of(command, folder, count: int, stop: int | None) -> list[list[int]]:
     """The rows of an attempt by so many processes, step after step."""
     folder.mkdir()
-    ranks = [
-        FORK.Process(target=process, args=(command, folder, rank, count, stop))
-        for rank in range(count)
-    ]
-    for each in ranks:
-        each.start()
-    for each in ranks:
-        each.join()
-    assert [each.exitcode for each in ranks] == [0 if stop is None else STOPPED] * count
+    status = 0 if stop is None else STOPPED
+    together.run(count, process, command, folder, stop, status=status)
     read = [
         [json.loads(line) for line in (folder / f"rows-{rank}.jsonl").open()]
         for rank in range(count)

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast, broadcast_object_list, reduce
+from accelerate.utils import broadcast, broadcast_object_list, gather_object, reduce
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -58,6 +58,10 @@ class Processes:
     def mean(self, value: torch.Tensor) -> torch.Tensor:
         """The average over all processes of a scalar."""
         return reduce(value, "mean")
+
+    def of_each(self, value: T) -> list[T]:
+        """What each process has, in their order, for all."""
+        return gather_object([value])
 
     def of_first(self, value: T) -> T:
         """The first process's value, for all."""

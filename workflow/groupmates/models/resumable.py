@@ -13,6 +13,7 @@ training that goes on draws what an undisturbed one draws.
 
 from __future__ import annotations
 
+import json
 import math
 import signal
 import sys
@@ -44,6 +45,7 @@ T = TypeVar("T")
 # A cancelled or preempted job, or a reached time limit, is told by one of these.
 STOPPING = (signal.SIGTERM, signal.SIGUSR2)
 STEPS_BETWEEN_LOOKS = 20  # at the losses, which waits for the GPU
+LARGEST_DRIFT = 1e-6  # of the sum of squared weights between processes: more than rounding explains
 AVERAGING = DistributedDataParallelKwargs(
     # Buffers are constants here, and processes may differ in how many passes a step takes.
     broadcast_buffers=False,
@@ -83,6 +85,7 @@ class Training:
         tracker: str | None = None,
     ) -> None:
         self.processes = processes()
+        self._check_alike(output.name, provenance)
         self._kept = Kept(output, artefact, provenance) if self.processes.first else None
         self._tracker = None
         if tracker is not None:
@@ -215,6 +218,7 @@ class Training:
             self._check_losses()
         if told or due or last:
             self._check_weights()
+            self._check_drift()
         if told or due:
             self._save()
         if told:
@@ -231,6 +235,36 @@ class Training:
             self._last_loss = value
             if not math.isfinite(value):
                 raise self._diverged("a finite loss in every step", f"{value}", step)
+
+    def _check_alike(self, label: str, provenance: Provenance) -> None:
+        """Processes on several nodes may see other files, or have other packages."""
+        inputs, settings = provenance.inputs, json.dumps(provenance.settings, sort_keys=True)
+        told = self.processes.of_each({"torch": torch.__version__, "settings": settings} | inputs)
+        for name in sorted(set().union(*told)):
+            found = [of_one.get(name) for of_one in told]
+            other = next((rank for rank, value in enumerate(found) if value != found[0]), None)
+            if other is not None:
+                raise UserError(
+                    expected=f"the same {name} in each of {len(told)} processes",
+                    found=f"{found[0]} in process 0, {found[other]} in process {other}",
+                    where=label,
+                    todo="install the same packages on all nodes, and let them see the same files; "
+                    "then start again",
+                )
+
+    def _check_drift(self) -> None:
+        """Whole weights are the same in all processes, unless a GPU has miscalculated."""
+        if self._sharded or self.processes.count == 1:
+            return
+        squares = [p.detach().double().square().sum() for p in self._model.parameters()]
+        sums = self.processes.of_each(float(torch.stack(squares).sum()))
+        if max(sums) - min(sums) > LARGEST_DRIFT * max(sums):
+            raise UserError(
+                expected=f"the same weights in each of {len(sums)} processes",
+                found=f"sums of their squares: {', '.join(f'{s:.9g}' for s in sums)}",
+                where=self._name.format(self.done),
+                todo="look for a faulty GPU or node; a new attempt goes on from what was kept before",
+            )
 
     def _check_weights(self) -> None:
         named = self._model.named_parameters()
