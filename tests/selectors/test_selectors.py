@@ -18,6 +18,7 @@ from groupmates.maths.randomness import priorities
 from groupmates.models.quality import QualityClassifier
 from groupmates.models.tokenizer import train_tokenizer
 from groupmates.pool import identity
+from groupmates.selectors import group_mates as order_of_groups
 from groupmates.selectors import mates as order_mates
 from groupmates.selectors import quality
 from groupmates.selectors import semdedup as order_semdedup
@@ -84,6 +85,16 @@ def test_a_unit_relation_is_the_kernel_without_its_fitted_parameters(tmp_path):
 def other_scores(folder: Path, documents: Pool, shards: int, influence: np.ndarray) -> list[Path]:
     changed = Pool(**{**vars(documents), "influence": influence.astype(np.float32)})
     return write_pool(folder, changed, shards)[0]
+
+
+def test_a_cluster_that_takes_long_is_told(tmp_path, monkeypatch, capsys):
+    documents = pool()
+    largest = np.bincount(documents.cluster).max()
+    for large, relation, told in ((0, 0, False), (0, 1, True), (1, 1, False)):
+        monkeypatch.setattr(order_of_groups, "LARGE_CLUSTER", largest - 1 + large)
+        folder = tmp_path / f"{large}{relation}"
+        group_mates(folder, write_pool(folder, documents, 2), ["none", "fitted"][relation])
+        assert (f"a cluster has {largest:,} documents" in capsys.readouterr().err) == told
 
 
 def test_the_scores_of_another_model_decide_where_they_are_given(tmp_path):

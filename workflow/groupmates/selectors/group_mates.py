@@ -14,10 +14,12 @@ from groupmates.maths.quota import (
     proportional_key,
     proportional_quota,
 )
-from groupmates.maths.relation import Relation
-from groupmates.progress import Progress
+from groupmates.maths.relation import NONE, Relation
+from groupmates.progress import Progress, note
 from groupmates.selectors.order import read_members
 from groupmates.settings.selectors import GroupMates
+
+LARGE_CLUSTER = 100_000  # two minutes of a core (tests/benchmarks/README.md)
 
 
 def order(
@@ -42,7 +44,15 @@ def order(
     documents = len(members.cluster_N)
     picked_N = np.zeros(documents, bool)
     rank_N, key_N, theta_N = (np.zeros(documents, kind) for kind in (np.int32, float, float))
-    progress = Progress(f"greedy {partition + 1}/{partitions}", documents, "documents")
+    label = f"greedy {partition + 1}/{partitions}"
+    largest = int(np.bincount(members.cluster_N).max(initial=0))
+    if relation != NONE and largest > LARGE_CLUSTER:
+        note(
+            label,
+            f"a cluster has {largest:,} documents. Its time grows with their square, from some "
+            f"two minutes at {LARGE_CLUSTER:,}; a larger cluster.clusters parts it",
+        )
+    progress = Progress(label, documents, "documents")
     for here in members.by_cluster():
         stop = size = here.stop - here.start
         if ours.quota == "proportional" and settings.budget.ratio is not None:
