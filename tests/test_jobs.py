@@ -7,6 +7,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 import waiting
 from attempts import attempt
@@ -111,6 +112,33 @@ def test_a_full_disk_is_told_with_what_to_do(tmp_path, capsys):
     assert "results/x.parquet" in shown
     assert "free some space and run snakemake again" in shown
     assert jobs.read_record(tmp_path / "x.json")[0]["state"] == "failed"
+
+
+@pytest.mark.parametrize(
+    ("error", "expected", "todo"),
+    [
+        (
+            torch.AcceleratorError("CUDA error: unspecified launch failure"),
+            "GPU that works",
+            "again",
+        ),
+        (torch.OutOfMemoryError("CUDA out of memory"), "memory for this job", "sharding: fsdp"),
+    ],
+)
+def test_a_gpu_that_fails_is_told_with_its_node(
+    tmp_path, capsys, monkeypatch, error, expected, todo
+):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+
+    def fails():
+        raise error
+
+    record = jobs.Record(tmp_path / "x.json", "base")
+    assert run_stage.run("base", fails, {}, record) == 2
+    shown = capsys.readouterr().err
+    for part in (expected, str(error), todo, "CUDA_VISIBLE_DEVICES 3"):
+        assert part in shown
+    assert "Traceback" not in shown
 
 
 @pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), OSError(1, "no")])

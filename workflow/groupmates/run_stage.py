@@ -15,6 +15,7 @@ import inspect
 import io
 import os
 import signal
+import socket
 import sys
 import time
 import traceback
@@ -292,10 +293,10 @@ def run(
         print(f"\n{stage} interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
     except Exception as error:
-        full = no_room(error) if isinstance(error, OSError) else None
-        found = str(full) if full else repr(error)
-        if full:
-            return told(stage, full)
+        known = no_room(error) if isinstance(error, OSError) else of_device(error)
+        found = str(known) if known else repr(error)
+        if known:
+            return told(stage, known)
         traceback.print_exc()  # here, while it reaches the log too
         return 1
     finally:
@@ -306,6 +307,29 @@ def run(
 def told(stage: str, error: UserError) -> int:
     print(f"\nerror in {stage}\n{error}\n", file=sys.stderr)
     return 2
+
+
+def of_device(error: Exception) -> UserError | None:
+    """What to do about a GPU that has too little memory, or that answers no more."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return None
+    host, gpus = socket.gethostname(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    where = f"{host}, CUDA_VISIBLE_DEVICES {gpus}" if gpus else host
+    words = " ".join(str(error).split())[:300]
+    if isinstance(error, torch.OutOfMemoryError):
+        todo = (
+            "let no other process share the GPU, take one with more memory, or lower the batch: "
+            "score.batch_tokens, core.batch_tokens; for a training more processes, or sharding: fsdp"
+        )
+        return UserError(expected="memory for this job", found=words, where=where, todo=todo)
+    if isinstance(error, torch.AcceleratorError):
+        todo = (
+            "start the job again, where snakemake has not: it goes on from what it saved last. If the "
+            "same node fails again, look at nvidia-smi and its kernel's log, and leave it out"
+        )
+        return UserError(expected="a GPU that works", found=words, where=where, todo=todo)
+    return None
 
 
 def no_room(error: OSError) -> UserError | None:

@@ -36,13 +36,14 @@ def try_out(model: PreTrainedModel, ids_BM: np.ndarray, z_loss: float, where: st
     A forward pass whose logits look at nothing to the right, hidden states, logits at single labels
     (the reference loss), mean hidden states (embeddings), and a training step's backward pass.
     Weights and AdamW's state stay as they are, gradients are None afterwards. Raises `UserError`
-    for what fails; memory that runs out is told as it is. Costs six passes over the tokens.
+    for what fails; a GPU's own failure, or its memory that runs out, is told as it is. Costs six passes
+    over the tokens.
     """
     was_training = model.training
     try:
         return _answers(model, ids_BM, z_loss, where)
-    except torch.OutOfMemoryError:
-        raise
+    except (torch.OutOfMemoryError, torch.AcceleratorError):
+        raise  # the model is not to blame
     except FAILURES as error:
         words = " ".join(f"{type(error).__name__}: {error}".split())
         raise unusable("a model that can be trained and read", words[:400], where) from error
