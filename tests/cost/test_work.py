@@ -98,7 +98,7 @@ def test_without_bootstrapped_rollouts_there_is_one_round_and_one_model():
     assert "plan-bootstrap" not in counts
 
 
-def test_first_order_labels_take_two_passes_a_document_and_one_fit():
+def test_first_order_labels_take_a_step_s_passes_of_a_document_and_one_fit():
     # Of the 60 documents of the probe pool, 4 held-out rollouts of 3 have 12, validation 3 x 3.
     found = work(probe={"labels": "first_order", "shards": 3})
     counts = {name: sum(j.count for j in jobs) for name, jobs in found.items()}
@@ -106,9 +106,9 @@ def test_first_order_labels_take_two_passes_a_document_and_one_fit():
     assert "plan-bootstrap" not in counts
     (phase,) = found["first-order"][0].phases
     look = forward_flops(LM, 6 * 20, 10, 6 * 20 * 0.5)
-    passes = 2 * forward_flops(LM, 20 * 33, 16.5, 20 * 33)
+    steps = 20 * training_flops(LM, 32, 32)
     assert phase.units == 20
-    assert phase.parts == pytest.approx({"forward": passes, "train": 3 * look})
+    assert phase.parts == pytest.approx({"train": steps + 3 * look, "step": 0.0}, abs=1e-3)
     (audit,) = found["probe"]
     assert audit.count * audit.phases[0].units == 4 * 3
     fit = {phase.unit: phase.units for phase in found["fit"][0].phases}

@@ -148,13 +148,11 @@ ARTEFACTS = {
     ),
     "first_order": Artefact(
         "probe/first_order/part-{part}.parquet",
-        "first-order influences, without a training step: the document's loss where the weights have "
-        "moved a little towards a lower reference loss, and away from it; influence_nats is what a "
-        "probing step would do to first order",
-        columns(
-            "doc_id string, loss_towards_nats float64, loss_away_nats float64, "
-            "influence_nats float64"
-        ),
+        "first-order influences, without a training step: a document's mean loss, the norm of its "
+        "gradient before it is clipped, and what a probing step would do to the reference loss to "
+        "first order",
+        columns("doc_id string, loss_nats float64, gradient_norm float64, influence_nats float64"),
+        version=2,
     ),
     "fit": Artefact(
         "fit/{model}",

@@ -7,7 +7,7 @@ from groupmates.cost.core_sizes import CoreTask
 from groupmates.cost.jobs import LM_LAYERS, TOKENS_AHEAD, Amounts, Jobs, Phase
 from groupmates.cost.sizes import Sizes
 from groupmates.maths.flops import forward_flops, training_flops
-from groupmates.maths.packing import MICRO_TOKENS
+from groupmates.maths.packing import GRADIENT_VALUES
 from groupmates.settings import lines
 from groupmates.settings.config import Config, Fit
 from groupmates.settings.per_stage import (
@@ -149,13 +149,15 @@ class Work(Amounts):
         return self.final and self.config.probe.labels == "first_order"
 
     def first_order(self) -> Jobs:
-        """Two models read every window; before that, a pass over the examples either way."""
+        """A step on every window but for AdamW; before that, one on the examples."""
         sizes, shards = self.sizes, self.config.probe.shards
         documents = self.config.sample.probe_documents / shards
-        passes = {"forward": self.two_losses(documents)}
-        passes["train"] = 3 * self.look(sizes.selection_examples)
+        step = self.probed_step
+        passes = {"train": documents * step["train"] + 3 * self.look(sizes.selection_examples)}
+        together = max(1.0, GRADIENT_VALUES // sizes.lm.parameters(2))
+        passes["step"] = documents * step["step"] / together
         memory = self.state_bytes(1)
-        memory["gpu_bytes"] += 12.0 * MICRO_TOKENS * sizes.lm.vocabulary
+        memory["gpu_bytes"] += 4.0 * (1 + together) * sizes.lm.parameters(2)
         phases = [Phase("documents", documents, passes)]
         return Jobs(shards * self.first_ordered, phases, **memory)
 

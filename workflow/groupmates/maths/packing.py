@@ -12,6 +12,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 # Of a backward pass, at most: at a vocabulary of 50,000 their float32 logits take 3 GB.
 MICRO_TOKENS = 16_384
+# Gradients of single documents that a GPU holds at once, at most: 16 GB in float32.
+GRADIENT_VALUES = 4e9
 
 
 def windows(flat: np.ndarray, length: int) -> np.ndarray:

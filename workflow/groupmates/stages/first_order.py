@@ -1,4 +1,4 @@
-"""First-order influences of the documents of the probe pool, one by one, without a training step."""
+"""First-order influences of the documents of the probe pool, each by itself and without a step."""
 
 from __future__ import annotations
 
@@ -40,25 +40,25 @@ def run(
         "probe", settings, base=base, pool=probe_pool, reference=reference
     ).also(part=part, parts=parts)
     with Kept(output, "first_order", provenance) as kept:
-        losses = kept.values
-        progress = Progress(f"first order {part + 1}/{parts}", documents, "documents", len(losses))
+        found = kept.values
+        progress = Progress(f"first order {part + 1}/{parts}", documents, "documents", len(found))
         first = 0
         for rows in ours:
             first += len(rows)
-            if first <= len(losses):  # of an attempt before
+            if first <= len(found):  # of an attempt before
                 continue
             here, names = [tokens[i] for i in rows], [doc_ids[i] for i in rows]
-            losses += model.losses(here, names).tolist()
+            found += model.influences(here, names).tolist()
             progress.advance(len(rows))
-            kept.measured(losses)
+            kept.measured(found)
         progress.finish()
-        towards_N, away_N = np.array(losses).reshape(-1, 2).T
+        loss_N, norm_N, influence_N = np.array(found).reshape(-1, 3).T
         row_N = np.concatenate([np.empty(0, np.int64), *ours])
         columns = {
             "doc_id": [doc_ids[i] for i in row_N],
-            "loss_towards_nats": towards_N,
-            "loss_away_nats": away_N,
-            "influence_nats": model.rate * (away_N - towards_N),
+            "loss_nats": loss_N,
+            "gradient_norm": norm_N,
+            "influence_nats": influence_N,
         }
         write_table(output, "first_order", provenance, columns)
         kept.clear()
