@@ -104,6 +104,7 @@ def test_the_page_and_its_tables_say_what_was_gained(tmp_path):
     assert (ours["other_reaches_in"], ours["compute_is_of"]) == ("0", "core_hours")
     assert (other["minus"], other["minus_nats"]) == ("", "")
     assert "not reached" in text and "Tasks by method" not in text
+    assert "The model of seed 0 selects" not in text  # there is one stage
 
 
 def test_the_table_of_tasks_has_paired_differences_and_their_errors(tmp_path):
@@ -188,7 +189,7 @@ def test_runs_are_paired_by_seed_with_random_and_with_the_same_method(tmp_path):
     }
     assert float(rows["two: group_mates", "one: group_mates"]["minus_nats"]) == pytest.approx(-0.5)
     assert "two: group_mates reached the final loss of one: group_mates with" in told
-    assert "run" in (tmp_path / "out/frontier.html").read_text()
+    assert "The model of seed 0 selects for all" in (tmp_path / "out/frontier.html").read_text()
 
 
 def test_runs_whose_trainings_do_not_begin_alike_are_refused(tmp_path):

@@ -299,8 +299,8 @@ class Probe(Section):
     """Number of probing jobs per round."""
     labels: Literal["rollouts", "first_order"]
     """What the influence model is fitted to. `rollouts`: influences measured in rollouts (paper).
-    `first_order`: the influence of a single step to first order, by two forward passes a document and
-    without training.
+    `first_order`: the influence of a single step to first order, by a forward and a backward pass of
+    each document and without training.
 
     With `first_order`, every probe document has a label. There is no second round. Of random rollouts
     there are only the `fit.heldout_rollouts`: they measure how far the labels can be trusted.
