@@ -77,7 +77,7 @@ class Jobs:
     """Jobs of a stage that have the same to do.
 
     Memory is that beside the imported libraries: `host_bytes` wherever it runs, `gpu_bytes` on the GPU,
-    or in memory too where there is none.
+    or in memory too where there is none; `gpu_alone_bytes` on a GPU, which does more at once.
     """
 
     count: int
@@ -85,6 +85,7 @@ class Jobs:
     host_bytes: float = 0.0
     gpu_bytes: float = 0.0
     disk_bytes: float = 0.0
+    gpu_alone_bytes: float = 0.0
 
 
 class Amounts:

@@ -92,7 +92,7 @@ def stage(
         "host_bytes": host,
         "gpu_bytes": on_card if on_gpu else None,
         "host_data_bytes": max(group.host_bytes for group in jobs),
-        "gpu_data_bytes": max(group.gpu_bytes for group in jobs),
+        "gpu_data_bytes": max(group.gpu_bytes + group.gpu_alone_bytes for group in jobs),
         "memory": "measured beside the data" if measured else "arithmetic",
         "disk_bytes": sum(group.count * group.disk_bytes for group in jobs),
         "rates": used,
@@ -162,7 +162,7 @@ def memory(
 ) -> tuple[float, float]:
     """Peak bytes of a job, host and GPU: its data by arithmetic, and what was measured beside it."""
     host = max(group.host_bytes for group in jobs)
-    on_card = max(group.gpu_bytes for group in jobs)
+    on_card = max(group.gpu_bytes + group.gpu_alone_bytes * on_gpu for group in jobs)
     beside = float(IMPORTS_BYTES[STAGES[name].torch])
     beside_gpu = 0.0
     if measured is not None:

@@ -7,7 +7,7 @@ from groupmates.cost.core_sizes import CoreTask
 from groupmates.cost.jobs import LM_LAYERS, TOKENS_AHEAD, Amounts, Jobs, Phase
 from groupmates.cost.sizes import Sizes
 from groupmates.maths.flops import forward_flops, training_flops
-from groupmates.maths.packing import GRADIENT_VALUES
+from groupmates.maths.packing import GRADIENT_VALUES, MICRO_TOKENS
 from groupmates.settings import lines
 from groupmates.settings.config import Config, Fit
 from groupmates.settings.per_stage import (
@@ -154,10 +154,12 @@ class Work(Amounts):
         documents = self.config.sample.probe_documents / shards
         step = self.probed_step
         passes = {"train": documents * step["train"] + 3 * self.look(sizes.selection_examples)}
-        together = max(1.0, GRADIENT_VALUES // sizes.lm.parameters(2))
-        passes["step"] = documents * step["step"] / together
+        parameters = sizes.lm.parameters(2)
+        together = min(GRADIENT_VALUES // parameters, MICRO_TOKENS // sizes.window_tokens)
+        passes["step"] = documents * step["step"] / max(1.0, together)
         memory = self.state_bytes(1)
-        memory["gpu_bytes"] += 4.0 * (1 + together) * sizes.lm.parameters(2)
+        memory["gpu_bytes"] += 4.0 * parameters  # the gradient of the reference
+        memory["gpu_alone_bytes"] = 4.0 * parameters * max(0.0, together - 1)
         phases = [Phase("documents", documents, passes)]
         return Jobs(shards * self.first_ordered, phases, **memory)
 
