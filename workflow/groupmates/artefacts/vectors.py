@@ -7,12 +7,15 @@ Legend: N rows of a block, D size of a row.
 from __future__ import annotations
 
 from pathlib import Path
+from threading import Lock
 from typing import IO
 
 import numpy as np
 import xxhash
 
 KIND = np.dtype("<f4")
+# NumPy parses heads with `ast`, which is not safe in several threads before Python 3.13.
+HEADS = Lock()
 
 
 class VectorWriter:
@@ -53,7 +56,8 @@ class Vectors:
     """A .npy file of float32 [rows, size]; ValueError and OSError where it is another or cut off."""
 
     def __init__(self, path: Path, rows: int, size: int) -> None:
-        whole = np.load(path, mmap_mode="r")
+        with HEADS:
+            whole = np.load(path, mmap_mode="r")
         if whole.shape != (rows, size) or whole.dtype != KIND:
             raise ValueError(f"{whole.dtype} {list(whole.shape)}, not float32 [{rows}, {size}]")
         self._path, self._size, self._offset = path, size, int(whole.offset)
