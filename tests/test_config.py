@@ -70,6 +70,8 @@ GRAPH_ONLY = {
     "pretrain.sharding",
     "pretrain.compile",
     "pretrain.tracker",
+    "pretrain.max_passes",
+    "pretrain.save_total_limit",  # where there is no pretrain.save_steps
     # Of a start that is not the default.
     "pretrain.architecture.family",
     "pretrain.architecture.hidden_size",
@@ -146,6 +148,7 @@ def test_the_configuration_cannot_be_changed_once_it_is_valid():
         ("select__group_mates__qouta", "select.group_mates.quota"),
         ("smaple", "sample"),
         ("seeds", "seed"),
+        ("pretrain__max_pass", "pretrain.max_passes"),
     ],
 )
 def test_an_unknown_key_is_refused_with_the_nearest_known_one(key, near):
@@ -201,6 +204,10 @@ probe.labels: first_order
 select.group_mates.rounds: random
     select.methods: group_mates has rounds: random, but with probe.labels: first_order
     there is one model
+pretrain.learning_rate: 1.0e-05
+    pretrain: decay_to (3e-05) must be at most learning_rate (1e-05): the rate falls to it
+pretrain.stages: [0.999, 0.001]
+    pretrain.stages: stage 2 has no step: 0.001 of 196 steps
 probe.groups.sizes: [2, 2001]
     probe.groups.sizes (2001) must be at most sample.probe_documents (2000)
 probe.groups.sizes: [5, 2]
@@ -502,6 +509,16 @@ def test_later_stages_have_the_shares_behind_each_other_and_go_on_from_a_model()
         (2, first.end, third.begin),
     ]
     assert (first.end, third.end) == (0.1, 1.0)
+
+
+def test_what_changes_no_model_trains_none_anew():
+    for steps, stages in ((5, {"Pretrain"}), (None, set())):
+        assert stages_of("pretrain.save_total_limit", pretrain__save_steps=steps) == stages
+    shares = [
+        per_stage.PretrainSettings.of(config.load(changed(pretrain__milestones=of)))
+        for of in ([0.2, 0.5], [0.5, 0.2, 0.5])
+    ]
+    assert shares[0] == shares[1]
 
 
 def test_windows_matter_to_the_format_that_has_them_alone():

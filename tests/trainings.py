@@ -98,7 +98,6 @@ def pretrain_settings(**changed: object) -> per_stage.PretrainSettings:
         "milestones": [0.5],
         "save_steps": None,
         "save_total_limit": 2,
-        "max_passes": None,
     }
     fields |= {name: changed.pop(name) for name in fields.keys() & changed.keys()}
     return per_stage.PretrainSettings(

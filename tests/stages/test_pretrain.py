@@ -362,7 +362,7 @@ def test_the_learning_rate_rises_stays_and_falls_to_its_last_value(step, rate):
 
 def test_more_passes_than_allowed_are_refused_with_their_numbers(inputs, parts, tmp_path):
     with pytest.raises(UserError, match=r"at most 1\.5 passes") as caught:
-        trained(inputs, tmp_path, tokens=10**5, max_passes=1.5)
+        trained(inputs, tmp_path, tokens=10**5, how={"max_passes": 1.5})
     whole = len(TokenWindows(parts, small.SEQUENCE))
     rows = 2 * -(-(10**5) // BATCH)
     assert f"{rows / whole:.2f}: {rows * 24:,} tokens" in caught.value.found

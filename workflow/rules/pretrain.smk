@@ -55,6 +55,7 @@ rule pretrain_model:
         settings=pretrain_settings,
         tokens=listed("tokens"),
         # Those that make nothing stale.
+        max_passes=unrecorded(CONFIG.pretrain.max_passes or "inf"),
         sharding=unrecorded(CONFIG.pretrain.sharding),
         compile=unrecorded(int(CONFIG.pretrain.compile)),
         tracker=unrecorded(CONFIG.pretrain.tracker or "none"),
@@ -66,7 +67,7 @@ rule pretrain_model:
         " --tokens {params.tokens:q} --start {input.start:q} --reference {input.reference:q}"
         " --number {wildcards.seed} --output {output.pretrained:q} --curve {output.curve:q}"
         " --examples {output.examples:q} --ledger {output.ledger:q}"
-        " --milestones {output.milestones:q} --sharding {params.sharding}"
+        " --milestones {output.milestones:q} --max-passes {params.max_passes} --sharding {params.sharding}"
         " --compile {params.compile} --tracker {params.tracker:q}"
 
 

@@ -201,7 +201,7 @@ def damaged(path: Path, expected: str, found: str | Exception, hint: str = "") -
     To delete it would not do: what nothing unfinished asks for stays away.
     """
     redo = (
-        "make it anew: start snakemake as for the run, with this behind the command: --force "
+        "make it anew: your snakemake command, with this in the place of its target: --force "
         f"{target_of(path)}\n          then start it as before, which makes what follows from it"
     )
     if isinstance(found, Exception):

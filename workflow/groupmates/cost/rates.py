@@ -82,7 +82,8 @@ def sources(named: list[str] | None, root: Path) -> list[Source]:
                 expected="a run that was planned and has run: plan.json and logs/",
                 found="no plan.json beside records of finished jobs",
                 where=f"{name}, named in plan.rates",
-                todo="name a results/RUN-calibration that make calibrate has made, or null",
+                todo="run snakemake plan for that run first, or name a results/RUN-calibration that "
+                "make calibrate has made, or null",
             )
         found.append(source)
     return found

@@ -118,10 +118,10 @@ def chosen_tasks(folder: str, names: list[str] | Literal["all"]) -> dict[str, Ta
     for name in names:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
-            missing = "; its file is missing" if name in CORE else ""
+            hint = "its file is missing" if name in CORE else near and f"the nearest is {near[0]}"
             raise UserError(
                 expected=f"tasks of {Path(folder) / TASKS}: {', '.join(known)}",
-                found=f"{name!r}{missing}" + (f"; the nearest is {near[0]}" if near else ""),
+                found=f"{name!r}" + (f"; {hint}" if hint else ""),
                 where="core.tasks",
                 todo="correct the name, or add the task's file and its entry in tasks.yaml",
             )

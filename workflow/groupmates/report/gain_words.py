@@ -22,8 +22,8 @@ def sentence(gain: Gain) -> str:
     bounds = f"({interval(gain.loss.interval, places(gain))} nats)"
     if holds_zero(gain.loss.interval):
         return (
-            f"{lead}no difference between the final losses of {name} and {over} is shown {bounds}, "
-            f"and so no tokens saved{_in_all(gain)}."
+            f"{lead}no difference between the final losses of {name} and {over} is shown {bounds}"
+            f"{_in_all(gain)}."
         )
     if gain.loss.mean > 0:
         return (

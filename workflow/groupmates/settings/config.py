@@ -638,9 +638,6 @@ class PretrainTraining(Section):
     """Steps after which the model is kept again and again, beside the milestones. `null`: never."""
     save_total_limit: Positive
     """How many of the models of `save_steps` are kept: the last ones."""
-    max_passes: Annotated[float, Field(gt=0)] | None
-    """Largest number of passes over the tokens of a selection. A training that needs more is refused
-    before its first step. `null`: any number."""
 
 
 class Pretrain(PretrainTraining):
@@ -656,6 +653,9 @@ class Pretrain(PretrainTraining):
     new weights of `architecture`. AdamW's other settings are those that the probed model has been
     trained with, or those of `base.optimizer`."""
     architecture: Architecture
+    max_passes: Annotated[float, Field(gt=0)] | None
+    """Largest number of passes over the tokens of a selection. A training that needs more is refused
+    before its first step. `null`: any number."""
     sharding: Literal["none", "fsdp"]
     """`fsdp`: each of several processes has a part of the weights and of AdamW's state (FSDP2). `none`:
     each has all of them. A training may go on with the other value."""
@@ -672,6 +672,15 @@ class Pretrain(PretrainTraining):
     repeat: bool
     """Whether a later stage may select documents that an earlier one was trained on. `false`: it
     selects others."""
+
+    @model_validator(mode="after")
+    def rate_falls(self) -> Self:
+        if self.decay_share and self.decay_to > self.learning_rate:
+            raise ValueError(
+                f"decay_to ({self.decay_to:g}) must be at most learning_rate "
+                f"({self.learning_rate:g}): the rate falls to it"
+            )
+        return self
 
     @model_validator(mode="after")
     def stages_are_a_whole(self) -> Self:
@@ -876,6 +885,18 @@ class Config(Section):
             raise ValueError(
                 f"core.models: {min(both)!r} is the name of a model that core.pretrained adds"
             )
+        steps = -(
+            -self.pretrain.tokens // (self.pretrain.batch_sequences * self.sample.sequence_length)
+        )
+        bounds = [
+            round(math.fsum(self.pretrain.stages[:n]) * steps)
+            for n in range(1 + len(self.pretrain.stages))
+        ]
+        if idle := next((n for n in range(1, len(bounds)) if bounds[n] == bounds[n - 1]), None):
+            raise ValueError(
+                f"pretrain.stages: stage {idle} has no step: {self.pretrain.stages[idle - 1]:g} of "
+                f"{steps:,} steps"
+            )
         if unknown := sorted(set(self.pretrain.methods) - set(self.select.methods)):
             raise ValueError(
                 f"pretrain.methods: {unknown[0]!r} is not in select.methods, which are "
@@ -941,7 +962,9 @@ def _problem(error: Any) -> str:
             shown += "; write out its digits"
         return f"{key}: {message}{shown}"
     sections = {leaf.rsplit(".", i)[0] for leaf in keys() for i in range(1, leaf.count(".") + 1)}
-    known = sorted(keys() | sections)
+    known = sorted(
+        (keys() | sections) - {key.rsplit(".", i)[0] for i in range(1, key.count(".") + 1)}
+    )
     near = difflib.get_close_matches(key, known, n=1)
     return f"{key}: no such setting" + (f"; the nearest is {near[0]}" if near else "")
 

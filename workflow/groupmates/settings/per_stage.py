@@ -141,10 +141,15 @@ def _of_scratch(section: str, key: str) -> Callable[[Config], Any]:
 
 
 def _pretrain_training(config: Config) -> PretrainTraining:
-    """How many trainings of which methods there are is the rule's business."""
-    return PretrainTraining.model_construct(
-        **{name: getattr(config.pretrain, name) for name in PretrainTraining.model_fields}
-    )
+    """How many trainings of which methods there are is the rule's business.
+
+    What changes no model, changes no setting.
+    """
+    values = {name: getattr(config.pretrain, name) for name in PretrainTraining.model_fields}
+    values["milestones"] = sorted(set(config.pretrain.milestones))
+    if config.pretrain.save_steps is None:
+        values["save_total_limit"] = 1
+    return PretrainTraining.model_construct(**values)
 
 
 def steps_of(config: Config, method: str) -> dict[str, Step]:

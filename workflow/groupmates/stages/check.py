@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from groupmates.artefacts.store import Provenance, read_table, write_table
 from groupmates.errors import UserError
+from groupmates.formatting import plural
 from groupmates.maths.randomness import hash64
 from groupmates.models.tokenizer import tokenless
 from groupmates.pool.damage import bytes_of, place, repeated
@@ -83,7 +84,7 @@ def run_pool(
     if not len(hashes):
         raise UserError(
             expected="at least one document",
-            found=f"{len(files):,} files without any",
+            found=f"none in {plural(len(files), 'file')}",
             where="pool.paths",
             todo="name files with documents",
         )

@@ -88,14 +88,15 @@ def run(
     examples: Path,
     ledger: Path,
     milestones: list[Path],
+    max_passes: float = math.inf,
     sharding: str = "none",
     compile: int = 0,
     tracker: str = "none",
 ) -> None:
     """Train model `number` of a method on the windows of its `tokens`, a folder for each part.
 
-    `sharding`, `compile` and `tracker` are those of `Training`. They are no settings: a training may go
-    on with others.
+    `sharding`, `compile` and `tracker` are those of `Training`. They and `max_passes` are no settings:
+    a training may go on with others.
 
     `start`: the probed model, or the one that the stage before has trained; from scratch, its
     tokenizer alone. `milestones`: their folder, where there are to be any. Methods share weights from
@@ -107,7 +108,7 @@ def run(
     model, optimizer, hyper = starting_model(settings, start, language, number)
     text = TokenWindows(tokens, settings.sequence_length)
     check_tokens(text, model, language)
-    count_passes(settings, steps, text, label)
+    count_passes(settings, steps, text, max_passes, label)
     heldout, example_ids = reference_part(reference, "evaluation", settings.evaluation_examples)
     check_reference(model, heldout, start, "evaluation")
     # Of the tokens, what the tables tell: the files may be as large as the disk.
@@ -191,14 +192,15 @@ def check_tokens(
             raise lm.past_embedding(largest, rows, f"a document of {part}", language)
 
 
-def count_passes(settings: PretrainSettings, steps: Steps, text: TokenWindows, label: str) -> None:
-    """Tell how often the text is gone through; more than `max_passes` raises `UserError`."""
-    training = settings.training
-    rows = (steps.last - steps.first) * training.batch_sequences
-    passes, most = rows / len(text), training.max_passes
+def count_passes(
+    settings: PretrainSettings, steps: Steps, text: TokenWindows, most: float, label: str
+) -> None:
+    """Tell how often the text is gone through; more than `most` passes raise `UserError`."""
+    rows = (steps.last - steps.first) * settings.training.batch_sequences
+    passes = rows / len(text)
     of_text = f"{len(text):,} windows of {text.length:,} tokens"
     note(label, f"{rows:,} sequences are {passes:.2f} passes over {of_text}")
-    if most is not None and passes > most:
+    if passes > most:
         raise UserError(
             expected=f"at most {most:g} passes over the selection, pretrain.max_passes",
             found=f"{passes:.2f}: {rows * text.length:,} tokens of training, {of_text}",

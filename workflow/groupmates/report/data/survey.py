@@ -220,5 +220,5 @@ def check_shards(score: list[Path], select: dict[str, dict[str, Path]]) -> None:
                 expected=f"{len(score)} selected shards, named as those of score/",
                 found=f"{len(files)} shards",
                 where=f"select/{method}/",
-                todo="start snakemake as for the run, with this behind the command: --forcerun take",
+                todo="your snakemake command, with --forcerun take in the place of its target",
             )
