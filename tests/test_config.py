@@ -204,6 +204,8 @@ probe.labels: first_order
 select.group_mates.rounds: random
     select.methods: group_mates has rounds: random, but with probe.labels: first_order
     there is one model
+pretrain: null
+    pretrain: must be a section of keys, not null
 pretrain.learning_rate: 1.0e-05
     pretrain: decay_to (3e-05) must be at most learning_rate (1e-05): the rate falls to it
 pretrain.stages: [0.999, 0.001]
@@ -263,7 +265,7 @@ select.variants: {x: {method: group_mates, rounds: random}}
 probe.bootstrap.rollouts: 0
     select.methods: x has rounds: random
 run: ../elsewhere
-    run: String should match pattern
+    run: must be letters, digits, _, - and ., a letter or digit first
 select.budget.ratio: 1.5
     select.budget.ratio: Input should be less than or equal
 select.budget.ratio: 0

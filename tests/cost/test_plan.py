@@ -84,6 +84,8 @@ def test_without_a_rate_the_plan_says_so_and_what_to_do_and_invents_nothing(tmp_
     shown = capsys.readouterr().out
     assert "No rate is known for: check, check-pool, sample" in shown
     assert "make calibrate" in shown
+    (total,) = (line for line in shown.splitlines() if "all but unknown" in line)
+    assert "no rate" in total and "0.0" not in total
     planned = json.loads((tmp_path / "run/plan.json").read_text())
     assert set(planned["missing"]) == set(planned["stages"])
     for stage in planned["stages"].values():

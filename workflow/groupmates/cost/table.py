@@ -64,12 +64,13 @@ def parts(plan: dict[str, Any]) -> Iterator[RenderableType]:
 def stages(plan: dict[str, Any]) -> Table:
     """A row for each stage, and their sum."""
     sums, against = plan["total"], plan["pretraining"]
+    known = any(stage["wall_seconds"] is not None for stage in plan["stages"].values())
     table = Table(box=SIMPLE, show_footer=True, pad_edge=False)
     footer = (
         f"{sums['jobs']:,}",
-        hours(sums["gpu_hours"]) if plan["gpus"] else NOTHING,
-        hours(sums["cpu_hours"]),
-        duration(sums["wall_seconds"]),
+        (hours(sums["gpu_hours"]) if known else UNKNOWN) if plan["gpus"] else NOTHING,
+        hours(sums["cpu_hours"]) if known else UNKNOWN,
+        duration(sums["wall_seconds"]) if known else UNKNOWN,
         *("", "", memory(sums["disk_bytes"] / 1e6)),
         percent(against and against["share"]),
     )

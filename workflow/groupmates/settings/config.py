@@ -32,9 +32,17 @@ from groupmates.settings.selectors import SELECTORS, Clusters, Selector
 
 Paths = Literal["builtin"] | Annotated[list[str], Field(min_length=1)]
 Format = Literal["same", "parquet", "open_lm", "megatron"]
-MethodName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
-CheckpointName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+METHOD, CHECKPOINT = r"^[a-z][a-z0-9_]*$", r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+NAMES = {  # what a name may be, by its pattern
+    METHOD: "must be lower-case letters, digits and _, a letter first",
+    CHECKPOINT: "must be letters, digits, _ and -, a letter or digit first",
+    NAME: "must be letters, digits, _, - and ., a letter or digit first",
+}
+WORDS = {"model_type": "must be a section of keys"}  # of errors whose own words speak of types
+MethodName = Annotated[str, Field(pattern=METHOD)]
+CheckpointName = Annotated[str, Field(pattern=CHECKPOINT)]
+Name = Annotated[str, Field(pattern=NAME)]
 
 
 class Pool(Section):
@@ -955,7 +963,9 @@ def _problem(error: Any) -> str:
     # Without the parts that name a choice of a union, such as list[str].
     key = ".".join(str(part) for part in error["loc"] if "[" not in str(part)) or "configuration"
     if error["type"] != "extra_forbidden":
-        message = error["msg"].removeprefix("Value error, ")
+        message = WORDS.get(error["type"]) or error["msg"].removeprefix("Value error, ")
+        if error["type"] == "string_pattern_mismatch":
+            message = NAMES[error["ctx"]["pattern"]]
         given = "null" if error["input"] is None else repr(error["input"])
         shown = "" if isinstance(error["input"], dict) else f", not {given}"
         if error["type"] == "int_parsing":  # YAML takes 5e7 for text
