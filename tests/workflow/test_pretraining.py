@@ -47,6 +47,19 @@ def test_without_a_method_there_is_nothing_to_pretrain(finished: Path, tmp_path:
     assert "set pretrain.methods to some of select.methods" in done.stdout
 
 
+def test_a_tracker_without_its_package_is_told_before_anything_runs(
+    finished: Path, tmp_path: Path
+) -> None:
+    change = {"pretrain": {"methods": ["random"], "tracker": "nonesuch"}}
+    folder = checkout.copy(finished, tmp_path, change)
+    assert not planned(folder)  # a run trains no such model
+    for target in ("pretrain", "frontier"):
+        done = snakemake(folder, "-n", "--", target)
+        assert done.returncode != 0
+        assert "no package 'nonesuch'" in done.stdout
+        assert "pip install nonesuch" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("stages", "last"),
     [([1.0], "pretrain/random"), ([0.5, 0.5], "stages/2/random/pretrain/random")],

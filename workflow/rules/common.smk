@@ -357,6 +357,7 @@ def folder_files(folder):
 def pretrained_models(wildcards):
     """The model that each training ends with, in the last stage."""
     CONFIG.pretrain.check_methods()
+    CONFIG.pretrain.check_tracker()
     last = len(CONFIG.pretrain.stages)
     return [
         artefact(
@@ -382,6 +383,7 @@ def start_of_training(wildcards):
 def trained_by_stage(wildcards):
     """What is read of every training, of all its stages; of models their shape alone."""
     CONFIG.pretrain.check_methods()
+    CONFIG.pretrain.check_tracker()
     return [
         artefact(name, line=line, method=method, seed=seed)
         for name in ("pretrain_curve", "pretrain_examples", "pretrained")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import math
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, ValidationError, create_model, model_validator
@@ -39,6 +40,7 @@ NAMES = {  # what a name may be, by its pattern
     CHECKPOINT: "must be letters, digits, _ and -, a letter or digit first",
     NAME: "must be letters, digits, _, - and ., a letter or digit first",
 }
+TRACKERS = {"tensorboard": ["tensorboard", "tensorboardX"]}  # packages, where they are not the name
 WORDS = {"model_type": "must be a section of keys"}  # of errors whose own words speak of types
 MethodName = Annotated[str, Field(pattern=METHOD)]
 CheckpointName = Annotated[str, Field(pattern=CHECKPOINT)]
@@ -714,6 +716,21 @@ class Pretrain(PretrainTraining):
                 found="none",
                 where="pretrain.methods",
                 todo="set pretrain.methods to some of select.methods",
+            )
+
+    def check_tracker(self) -> None:
+        """A tracker without its package is told before anything runs: `UserError`.
+
+        Accelerate, which knows the trackers, takes seconds to import: a training asks it.
+        """
+        packages = TRACKERS.get(self.tracker, [self.tracker]) if self.tracker else []
+        if packages and not any(map(find_spec, packages)):
+            raise UserError(
+                expected="an installed tracker",
+                found=f"no package {self.tracker!r}",
+                where="pretrain.tracker",
+                todo=f"install it: pip install {self.tracker}; or name another of Accelerate's "
+                "trackers, or null",
             )
 
 
