@@ -99,7 +99,7 @@ def test_every_stage_has_arguments_that_the_command_line_understands(stage):
     for parameter in others:
         assert parameter.kind is parameter.KEYWORD_ONLY
         kind = run_stage._required(hints[parameter.name])
-        assert kind in (Path, int, str, list[Path], list[str])
+        assert kind in (Path, int, float, str, list[Path], list[str])
     assert any(name in hints for name in ("output", "curve", "probe_pool", "shards"))
     assert function.__doc__
 
