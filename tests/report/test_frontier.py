@@ -65,6 +65,16 @@ def test_a_selection_pays_for_the_jobs_it_needs_and_a_training_for_its_tokens(tm
     assert one.measure == "core_hours"
 
 
+def test_trainings_that_are_no_longer_asked_for_cost_the_others_nothing(tmp_path):
+    run, settings, paths = made(tmp_path)
+    record(run, "pretrain_model", 7.0, method="random", seed="2")
+    record(run, "pretrain_model", 5.0, method="color", seed="0")
+    record(run, "pretrain_model", 5.0, method="random", seed="0", line="stages/2/random/")
+    one = found(run, settings, paths)
+    assert one.methods["random"].token.times(8000).core_hours == pytest.approx(2.0)
+    assert one.apart.core_hours == pytest.approx(3.0 + 4.0 + 7.0 + 5.0 + 5.0)
+
+
 def test_from_scratch_the_probed_model_is_part_of_a_selection(tmp_path):
     one = found(*made(tmp_path, start="scratch"))
     spent = {m: t.selected(8000).core_hours for m, t in one.methods.items()}

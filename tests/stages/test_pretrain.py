@@ -57,7 +57,7 @@ def trained(inputs, folder, number: int = 0, start=None, how=(), **changed):
         curve=folder / "curve.parquet",
         examples=folder / "examples.parquet",
         ledger=folder / "ledger.parquet",
-        milestones=[],
+        milestones=folder / "milestones",
         **dict(how),
     )
     return model

@@ -13,13 +13,13 @@ from groupmates.artefacts.store import read_table
 from in_process import goes_on, planned, snakemake
 
 MADE = {"family": "qwen3", "hidden_size": 32, "layers": 1, "heads": 2}
+ASKED = {"methods": ["random"], "seeds": 2, "start": "scratch", "architecture": MADE}
+ASKED |= {"tokens": 2048, "batch_sequences": 4, "learning_rate": 1e-2, "warmup_steps": 2}
 
 
 @pytest.fixture
 def asked(finished: Path, tmp_path: Path) -> Path:
-    settings = {"methods": ["random"], "seeds": 2, "start": "scratch", "architecture": MADE}
-    settings |= {"tokens": 2048, "batch_sequences": 4, "learning_rate": 1e-2, "warmup_steps": 2}
-    return checkout.copy(finished, tmp_path, {"pretrain": settings})
+    return checkout.copy(finished, tmp_path, {"pretrain": ASKED})
 
 
 def test_a_finished_run_trains_models_on_its_selections_and_nothing_else(asked: Path) -> None:
@@ -30,6 +30,9 @@ def test_a_finished_run_trains_models_on_its_selections_and_nothing_else(asked: 
     assert "pretrain-tokens" in shown, shown[-2000:]
     root = goes_on(asked, "--", "pretrain") / "pretrain/random"
     assert planned(asked, "--", "pretrain").keys() <= {"pretrain"}
+    # Further outputs hide no change of a setting.
+    checkout.configure(asked, {"pretrain": ASKED | {"milestones": [0.5], "learning_rate": 2e-2}})
+    assert planned(asked, "--", "pretrain") == {"pretrain_model": 2, "pretrain": 1}
     curves = []
     for seed in (0, 1):
         training = json.loads((root / f"seed-{seed}/training.json").read_text())

@@ -371,7 +371,7 @@ def pretrained_models(wildcards):
 def pretrain_settings(wildcards):
     stage = lines.stage_of(line_of(wildcards))
     values = per_stage.PretrainSettings.of_stage(CONFIG, stage)
-    return per_stage.as_param(values, *PRETRAINED, *MILESTONES)
+    return per_stage.as_param(values, *PRETRAINED)
 
 
 def start_of_training(wildcards):

@@ -29,8 +29,10 @@ rule pretrain_tokens:
         " --part {wildcards.part} --output {output:q}"
 
 
-PRETRAINED = ["pretrained", "pretrain_curve", "pretrain_examples", "ledger"]
-MILESTONES = ["milestones"] if CONFIG.pretrain.keeps_models else []
+PRETRAINED = [
+    *("pretrained", "pretrain_curve", "pretrain_examples"),
+    *("ledger", "milestones"),
+]
 
 
 rule pretrain_model:
@@ -45,7 +47,8 @@ rule pretrain_model:
         curve=artefact("pretrain_curve"),
         examples=artefact("pretrain_examples"),
         ledger=artefact("ledger"),
-        milestones=[directory(artefact(name)) for name in MILESTONES],
+        # Always, though it may be empty: snakemake compares no settings where an output is new.
+        milestones=directory(artefact("milestones")),
     log:
         logged("pretrain_model_{method}_{seed}", LINE),
     threads: 2

@@ -699,11 +699,6 @@ class Pretrain(PretrainTraining):
         return self
 
     @property
-    def keeps_models(self) -> bool:
-        """Whether models are kept besides the last one."""
-        return bool(self.milestones or self.save_steps)
-
-    @property
     def names(self) -> list[str]:
         """A name for each training, method by method."""
         return [f"{method}_{seed}" for method in self.methods for seed in range(self.seeds)]

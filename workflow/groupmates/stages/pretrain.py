@@ -87,7 +87,7 @@ def run(
     curve: Path,
     examples: Path,
     ledger: Path,
-    milestones: list[Path],
+    milestones: Path,
     max_passes: float = math.inf,
     sharding: str = "none",
     compile: int = 0,
@@ -99,7 +99,7 @@ def run(
     a training may go on with others.
 
     `start`: the probed model, or the one that the stage before has trained; from scratch, its
-    tokenizer alone. `milestones`: their folder, where there are to be any. Methods share weights from
+    tokenizer alone. `milestones`: their folder. Methods share weights from
     scratch and, over equally many windows, their order.
     """
     method, steps = output.parent.name, Steps.of(settings)
@@ -131,7 +131,7 @@ def run(
         compile=bool(compile),
         tracker=None if tracker == "none" else tracker,
     ) as under_way:
-        writer = Writer(settings, under_way, language, hyper, provenance, *milestones)
+        writer = Writer(settings, under_way, language, hyper, provenance, milestones)
         order = Passes(len(text), settings.seed, f"seed {number}, stage {settings.stage}")
         train(settings, steps, under_way, writer, text, order, heldout, label)
         losses = under_way.look(heldout.example_losses)
@@ -308,14 +308,14 @@ class Writer:
         language: PreTrainedTokenizerBase,
         hyper: Optimizer,
         provenance: Provenance,
-        milestones: Path | None = None,
+        milestones: Path,
     ) -> None:
         self._settings, self._under_way, self._language = settings, under_way, language
         self._provenance, self._milestones = provenance, milestones
         # A probing step on the model is one of the training at its full rate.
         rate = settings.training.learning_rate
         self._hyper = hyper.model_copy(update={"learning_rate": rate})
-        if milestones is not None and under_way.processes.first and not under_way.done:
+        if under_way.processes.first and not under_way.done:
             shutil.rmtree(folder_of(milestones), ignore_errors=True)  # of another training
 
     def write(
@@ -334,16 +334,15 @@ class Writer:
     def keep_milestone(self, done: int, kept: set[int]) -> None:
         """The model after so many steps, beside those that stay; all processes call it."""
         whole = self._under_way.whole()
-        if whole is not None and self._milestones is not None:
+        if whole is not None:
             folder = folder_of(self._milestones)
             self.write(folder / f"step-{done}", *whole, done=done)
             for older in set(folder.glob("step-*")) - {folder / f"step-{step}" for step in kept}:
                 shutil.rmtree(older)
 
     def publish_milestones(self) -> None:
-        """They become the artefact; it has none where they are of other stages."""
-        if self._milestones is not None:
-            kept = folder_of(self._milestones)
-            kept.mkdir(exist_ok=True)
-            shutil.rmtree(self._milestones, ignore_errors=True)
-            kept.rename(self._milestones)
+        """They become the artefact, which has none where they are of other stages."""
+        kept = folder_of(self._milestones)
+        kept.mkdir(exist_ok=True)
+        shutil.rmtree(self._milestones, ignore_errors=True)
+        kept.rename(self._milestones)

@@ -134,9 +134,14 @@ def of_run(
     logs = reading.records_by_line(run / "logs")
     shape = shape_of(str(found[FIRST].all("pretrained")[0]), config.plan.checkpoint, "checkpoint")
     each = done.per_unit(config, run)
-    trainings = [a for of_line in logs.values() for a in of_line.values() if _trains(a)]
     numbers = range(1, 1 + len(config.pretrain.stages))
     of_method = {m: [line_of(n, m) for n in numbers] for m in config.pretrain.methods}
+    trainings = [
+        attempts
+        for line, of_line in logs.items()
+        for attempts in of_line.values()
+        if _trains(attempts[-1], line, of_method, config.pretrain.seeds)
+    ]
     selections = {
         (line, method): _selecting(logs.get(line, {}), method, charged, config)
         for method, stages in of_method.items()
@@ -221,8 +226,13 @@ def _asked(models: list[list[Path]]) -> dict[str, Asked]:
     return found
 
 
-def _trains(attempts: list[Attempt]) -> bool:
-    return attempts[-1]["stage"] == "pretrain"
+def _trains(attempt: Attempt, line: str, of_method: dict[str, list[str]], seeds: int) -> bool:
+    """Whether the job is one of the trainings that are asked for; a run may have made others."""
+    if attempt["stage"] != "pretrain":
+        return False
+    wildcards = attempt["wildcards"]
+    lines = of_method.get(wildcards["method"], [])
+    return line in lines and int(wildcards["seed"]) < seeds
 
 
 def _selecting(
