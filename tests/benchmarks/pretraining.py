@@ -23,12 +23,13 @@ import numpy as np
 import torch
 from torch import nn
 
+import small
 from groupmates.artefacts.store import Provenance, write_folder_provenance
 from groupmates.maths.passes import Passes
 from groupmates.models import language_model as lm
 from groupmates.models.resumable import Training
 from groupmates.pool.token_windows import PART, TOKENS, TokenWindows, write_tokens
-from groupmates.settings.config import Architecture, Optimizer
+from groupmates.settings.config import Architecture
 
 REPEATS = 20
 
@@ -66,15 +67,7 @@ def bare(model: nn.Module, ids: torch.Tensor, rows: int) -> None:
 
 def step(shape: Architecture, load: Callable[[int], torch.Tensor], folder: Path) -> list[float]:
     """Seconds of a step, of the bare passes of all rows, and of those of as many as a step takes."""
-    hyper = Optimizer(
-        learning_rate=1e-3,
-        beta1=0.9,
-        beta2=0.95,
-        epsilon=1e-8,
-        weight_decay=0.033,
-        clip_norm=1.0,
-        z_loss=1e-4,
-    )
+    hyper = small.ADAMW
     model, other = (lm.make_lm(shape, 2048, 257, 0, seed=0) for _ in range(2))
     optimizer, source = lm.make_optimizer(model, hyper), Provenance("bench", {})
     taken: list[list[float]] = []
@@ -96,8 +89,8 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         large = TokenWindows([part(Path(folder) / "large", 2**27, 50_000)], 2048)
-        small = TokenWindows([part(Path(folder) / "small", 2**20, 2048)], 256)
-        load = batches(small, 16)
+        narrow = TokenWindows([part(Path(folder) / "small", 2**20, 2048)], 256)
+        load = batches(narrow, 16)
         print(f"order of 16 M windows   {seconds(Passes(16_000_000, 0, '').order, 3):8.3f} s")
         print(f"batch of 512 x 2,048    {1e3 * seconds(batches(large, 512)):8.2f} ms")
         print(f"batch of 16 x 256       {1e3 * seconds(load):8.3f} ms")

@@ -77,7 +77,7 @@ class Jobs:
     """Jobs of a stage that have the same to do.
 
     Memory is that beside the imported libraries: `host_bytes` wherever it runs, `gpu_bytes` on the GPU,
-    or in memory too where there is none; `gpu_alone_bytes` on a GPU, which does more at once.
+    or in memory too where there is none. A GPU does more at once: `gpu_alone_bytes` is for that.
     """
 
     count: int

@@ -411,7 +411,7 @@ class Work(Amounts):
         pretrain, length = self.config.pretrain, self.config.sample.sequence_length
         shape, batch = self.pretrained, pretrain.batch_sequences
         share = pretrain.stages[lines.stage_of(self.line) - 1]
-        steps = share * -(-pretrain.tokens // (batch * length))
+        steps = share * pretrain.steps(length)
         looks = share * pretrain.points + 1
         parts = {
             "train": steps * training_flops(shape, batch * length, length),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import math
 from importlib.util import find_spec
+from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, ValidationError, create_model, model_validator
@@ -649,6 +650,10 @@ class PretrainTraining(Section):
     save_total_limit: Positive
     """How many of the models of `save_steps` are kept: the last ones."""
 
+    def steps(self, sequence_length: int) -> int:
+        """Of the whole training, over all stages."""
+        return -(-self.tokens // (self.batch_sequences * sequence_length))
+
 
 class Pretrain(PretrainTraining):
     """Models trained on selections, for `snakemake pretrain` alone. A run does not need them."""
@@ -697,6 +702,11 @@ class Pretrain(PretrainTraining):
         if abs((total := math.fsum(self.stages)) - 1) > 1e-6:
             raise ValueError(f"stages must add up to 1, not {total:g}")
         return self
+
+    @property
+    def bounds(self) -> list[float]:
+        """Shares of all steps at which the first stage begins and each one ends."""
+        return [math.fsum(self.stages[:n]) for n in range(1 + len(self.stages))]
 
     @property
     def names(self) -> list[str]:
@@ -905,14 +915,10 @@ class Config(Section):
             raise ValueError(
                 f"core.models: {min(both)!r} is the name of a model that core.pretrained adds"
             )
-        steps = -(
-            -self.pretrain.tokens // (self.pretrain.batch_sequences * self.sample.sequence_length)
-        )
-        bounds = [
-            round(math.fsum(self.pretrain.stages[:n]) * steps)
-            for n in range(1 + len(self.pretrain.stages))
-        ]
-        if idle := next((n for n in range(1, len(bounds)) if bounds[n] == bounds[n - 1]), None):
+        steps = self.pretrain.steps(self.sample.sequence_length)
+        ends = [round(share * steps) for share in self.pretrain.bounds]
+        idle = next((n for n, (a, b) in enumerate(pairwise(ends), 1) if a == b), None)
+        if idle is not None:
             raise ValueError(
                 f"pretrain.stages: stage {idle} has no step: {self.pretrain.stages[idle - 1]:g} of "
                 f"{steps:,} steps"

@@ -7,7 +7,6 @@ makes snakemake run the stage again. Those of the selectors stand in `selectors.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
@@ -370,8 +369,7 @@ class PretrainSettings(StageSettings):
         """The settings of a stage; one after the first goes on from the model of the one before."""
         if stage == 1:
             return cls.of(config)
-        shares = config.pretrain.stages
-        begin, end = (math.fsum(shares[:number]) for number in (stage - 1, stage))
+        begin, end = config.pretrain.bounds[stage - 1 : stage + 1]
         changed = {"architecture": None, "optimizer": None, "stage": stage}
         return cls.of(config).model_copy(update={**changed, "begin": begin, "end": end})
 

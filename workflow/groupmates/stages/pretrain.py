@@ -53,7 +53,7 @@ class Steps:
     @classmethod
     def of(cls, settings: PretrainSettings) -> Steps:
         training = settings.training
-        total = -(-training.tokens // (training.batch_sequences * settings.sequence_length))
+        total = training.steps(settings.sequence_length)
         points = np.linspace(0, total, training.points).round().astype(int)
         return cls(
             first=round(settings.begin * total),

@@ -6,7 +6,6 @@ in nats per label token; lower is better.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from itertools import chain
@@ -152,8 +151,7 @@ def of_run(
     taken = cost_of(trainings, {}).times(1 / sum(tokens))
     operations = training_flops(shape, 1.0, config.sample.sequence_length)
     token = Cost(taken.gpu_hours, taken.core_hours, operations)
-    shares = config.pretrain.stages
-    begins = [math.fsum(shares[: n - 1]) * tokens[0] for n in numbers]
+    begins = [share * tokens[0] for share in config.pretrain.bounds[:-1]]
     methods = {}
     for method, by_seed in curves.items():
         stages = of_method[method]
