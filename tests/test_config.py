@@ -68,7 +68,7 @@ GRAPH_ONLY = {
     "pretrain.repeat",
     # How machines do it makes nothing stale.
     "pretrain.sharding",
-    "pretrain.compile",
+    "compile",
     "pretrain.tracker",
     "pretrain.max_passes",
     "pretrain.save_total_limit",  # where there is no pretrain.save_steps

@@ -27,7 +27,7 @@ import pyarrow as pa
 from groupmates.artefacts.store import Provenance, embeddings, read_table, write_table
 from groupmates.cost.work import FIGURE_OVERHEAD
 from groupmates.maths.greedy import greedy_order
-from groupmates.maths.kmeans import Assignment, exact_sums
+from groupmates.maths.kmeans import Assignment, ExactOnCpu
 from groupmates.maths.randomness import generator, hash64, priorities
 from groupmates.maths.relation import Relation
 from groupmates.maths.rollouts import beam_rollouts
@@ -117,7 +117,7 @@ def main() -> None:
     search = seconds(lambda: Assignment(many)(emb))
     found["kmeans"] = len(many) * emb.size / search
     nearest = Assignment(few)(emb)
-    found["sums"] = emb.size / seconds(lambda: exact_sums(emb, few, nearest))
+    found["sums"] = emb.size / seconds(lambda: ExactOnCpu(few).sums(emb, nearest))
     beams, length = 256, 4
     pairs = 2.0 * beams * CLUSTER * ((length - 1) * SIZE + 30 * length)
     found["beam"] = pairs / seconds(

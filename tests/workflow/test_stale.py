@@ -164,7 +164,7 @@ AFFECTS: dict[str, tuple[object, set[str]]] = {
     "pretrain.save_total_limit": (3, set()),
     "pretrain.max_passes": (3.0, set()),
     "pretrain.sharding": ("fsdp", set()),
-    "pretrain.compile": (True, set()),
+    "compile": (["base", "probe", "evaluate"], set()),
     "pretrain.tracker": ("tensorboard", set()),
     "pretrain.stages": ([0.5, 0.5], {"order"} | TAKE),  # the run is the first stage
     "pretrain.repeat": (True, set()),

@@ -16,9 +16,11 @@ rule base:
     params:
         settings=settings("BaseSettings", "base"),
         seen=seen(folder_files(CONFIG.base.checkpoint)),
+        compile=compiled("base"),
         srun=srun,
         processes=processes,
     shell:
         "{params.srun} {params.run} base {params.processes} --log {log:q} --job {params.job:q}"
         " --threads {threads} --settings {params.settings:q} --tokenizer {input.tokenizer:q}"
-        " --training-pool {input.training_pool:q} --output {output:q}"
+        " --training-pool {input.training_pool:q} --compile {params.compile}"
+        " --output {output:q}"

@@ -1,5 +1,5 @@
 # Influence-aware clusters: spherical k-means fitted on a sample, then every shard assigned.
-# faiss-gpu searches on a GPU, where it is installed. reads: score/. writes: cluster/.
+# On a GPU faiss-gpu searches, where it is installed, and torch sums. reads: score/. writes: cluster/.
 
 
 rule centroids:

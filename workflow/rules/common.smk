@@ -235,6 +235,11 @@ def unrecorded(values):
     return lambda wildcards, resources: values
 
 
+def compiled(stage):
+    """Whether torch compiles the stage's models; it makes nothing stale."""
+    return unrecorded(int(stage in CONFIG.compile))
+
+
 def pool_argument(files):
     """Files of the pool for a command line, as ranges."""
     return listing.compact([file.marked for file in files])

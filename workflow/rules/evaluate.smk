@@ -20,6 +20,7 @@ rule evaluate:
         settings=settings("EvaluateSettings", "curve", "example_losses"),
         select=listed("select"),
         pool=unrecorded(pool_argument(POOL)),
+        compile=compiled("evaluate"),
         srun=srun,
         processes=processes,
     shell:
@@ -28,6 +29,7 @@ rule evaluate:
         " --tokenizer {input.tokenizer:q} --reference {input.reference:q}"
         " --select {params.select:q} --pool {params.pool:q}"
         " --number {wildcards.seed} --curve {output.curve:q} --examples {output.examples:q}"
+        " --compile {params.compile}"
 
 
 CURVES = expand(artefact("curve"), method=METHODS, seed=SEEDS)

@@ -46,11 +46,12 @@ rule probe_groups:
     params:
         settings=settings("ProbeSettings", "group_probe"),
         parts=len(GROUP_PARTS),
+        compile=compiled("probe"),
     shell:
         "{params.run} probe-groups --log {log:q} --job {params.job:q} --threads {threads}"
         " --settings {params.settings:q} --base {input.base:q} --probe-pool {input.probe_pool:q}"
         " --reference {input.reference:q} --sets {input.sets:q} --part {wildcards.part}"
-        " --parts {params.parts} --output {output:q}"
+        " --parts {params.parts} --compile {params.compile} --output {output:q}"
 
 
 rule groups:

@@ -60,7 +60,7 @@ rule pretrain_model:
         # Those that make nothing stale.
         max_passes=unrecorded(CONFIG.pretrain.max_passes or "inf"),
         sharding=unrecorded(CONFIG.pretrain.sharding),
-        compile=unrecorded(int(CONFIG.pretrain.compile)),
+        compile=compiled("pretrain"),
         tracker=unrecorded(CONFIG.pretrain.tracker or "none"),
         srun=srun,
         processes=processes,

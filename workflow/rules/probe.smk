@@ -71,11 +71,12 @@ rule probe:
     params:
         settings=settings("ProbeSettings", "probe"),
         parts=len(PARTS),
+        compile=compiled("probe"),
     shell:
         "{params.run} probe --log {log:q} --job {params.job:q} --threads {threads}"
         " --settings {params.settings:q} --base {input.base:q} --probe-pool {input.probe_pool:q}"
         " --reference {input.reference:q} --rollouts {input.rollouts:q} --part {wildcards.part}"
-        " --parts {params.parts} --output {output:q}"
+        " --parts {params.parts} --compile {params.compile} --output {output:q}"
 
 
 rule first_order:

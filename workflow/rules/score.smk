@@ -40,10 +40,11 @@ rule score:
     params:
         settings=settings("ScoreSettings", "score"),
         pool=pool_of_shard,
+        compile=compiled("score"),
     shell:
         "{params.run} score --log {log:q} --job {params.job:q} --threads {threads}"
         " --settings {params.settings:q} --pool {params.pool:q} --check {input.check:q}"
-        " --model {input.model:q} --output {output.table:q}"
+        " --model {input.model:q} --compile {params.compile} --output {output.table:q}"
 
 
 # The pool by another model than the final one. Readers check the version of `score` in it too.

@@ -27,12 +27,15 @@ def on_grid(emb_ND: np.ndarray, dtype: type[np.floating] = np.float64) -> np.nda
     float32 holds the same multiples in half the memory, as long as no value reaches 4.
     """
     kind = np.result_type(emb_ND, dtype)
-    step_apart = (
-        1.5 * 2.0 ** np.finfo(kind).nmant * GRID
-    )  # floats of this size are a grid step apart
-    rounded = np.add(emb_ND, step_apart, dtype=kind)
-    rounded -= step_apart
+    apart = step_apart(kind)
+    rounded = np.add(emb_ND, apart, dtype=kind)
+    rounded -= apart
     return rounded.astype(dtype, copy=False)
+
+
+def step_apart(kind: np.dtype[Any]) -> float:
+    """Floats of this size are a grid step apart: to add it and take it away rounds to the grid."""
+    return float(1.5 * 2.0 ** np.finfo(kind).nmant * GRID)
 
 
 class Related(Protocol):

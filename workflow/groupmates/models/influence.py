@@ -15,8 +15,10 @@ from groupmates.artefacts.store import damaged, read_folder_json
 from groupmates.maths.labels import LabelScale
 from groupmates.maths.relation import Relation
 from groupmates.maths.theta import rollout_theta
-from groupmates.models.encoders import ChunkEncoder, LmEncoder
+from groupmates.models.compiled import compile_layers
+from groupmates.models.encoders import BATCH_TOKENS, ChunkEncoder, LmEncoder
 from groupmates.models.language_model import device
+from groupmates.progress import note
 from groupmates.settings.config import Fit
 
 
@@ -86,6 +88,18 @@ class InfluenceModel(nn.Module):
         embeddings = self.encoder(prepared, np.arange(len(read)))
         individual = self.individual(embeddings)
         return individual.cpu().numpy(), embeddings.cpu().numpy()
+
+    def compile_layers(self, label: str, read: Any) -> None:
+        """Compile the layers of a fine-tuned encoder for scoring, and try them on documents read."""
+        if isinstance(self.encoder, LmEncoder):
+            # transformers takes the states of its layers by hooks, which are others at every call.
+            note(label, "the layers of the encoder lm are not compiled")
+            return
+
+        def trial() -> np.ndarray:
+            return self.score_read(read, BATCH_TOKENS)[1]
+
+        compile_layers(self.encoder.encoder, label, {"embeddings": trial}, dynamic=True)
 
     def save(self, folder: Path) -> None:
         """Weights and encoder; `relation_record` belongs beside them as relation.json."""

@@ -344,10 +344,14 @@ def train_step(
     input_ids: torch.Tensor,
     clip_norm: float,
     z_loss: float,
+    predicted: int | None = None,
 ) -> None:
-    """One AdamW step on next-token loss, A(M, x): input_ids int64 [B, L + 1], every token real."""
+    """One AdamW step on next-token loss, A(M, x): input_ids int64 [B, L + 1].
+
+    `predicted`: tokens of each row that are, where padding follows them.
+    """
     optimizer.zero_grad(set_to_none=True)
-    pull_back(model, input_ids, z_loss)
+    pull_back(model, input_ids, z_loss, predicted=predicted)
     nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
     optimizer.step()
 
@@ -359,13 +363,14 @@ def pull_back(
     weight: float = 1.0,
     passes: int = 1,
     before_the_last: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    predicted: int | None = None,
 ) -> torch.Tensor:
     """Add `weight` times the gradient of the loss to the gradients: ids int64 [B, L + 1].
 
     Gradients add up over parts of at most `pass_tokens`, a row at least. Rows are equally
     long, so parts weighted by their rows have the mean of the whole. There are at least `passes`
     parts: rows that count nothing make up for what is missing. Every part but the last is within
-    `before_the_last`.
+    `before_the_last`. `predicted`: see `token_losses`.
 
     Returns `weight` times the mean loss without z-loss, nats per token, float32 on the device.
     """
@@ -377,7 +382,7 @@ def pull_back(
     mean = torch.zeros((), device=ids.device)
     for number, (part, factor) in enumerate(zip(parts, weights, strict=True), 1):
         with before_the_last() if number < len(parts) else nullcontext():
-            loss, square = token_losses(model, part)
+            loss, square = token_losses(model, part, predicted)
             # The factor is exactly 1 for one part: its gradient is then not rounded again.
             ((loss + z_loss * square) * factor).backward()
         mean += loss.detach() * factor
@@ -395,14 +400,20 @@ def next_token_loss(model: nn.Module, ids: torch.Tensor, z_loss: float) -> torch
     return loss + z_loss * square
 
 
-def token_losses(model: nn.Module, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean loss of ids int64 [B, L + 1], nats per token, and mean squared log-partition."""
+def token_losses(
+    model: nn.Module, ids: torch.Tensor, predicted: int | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean loss of ids int64 [B, L + 1], nats per token, and mean squared log-partition.
+
+    Of the first `predicted` tokens of each row alone, where they are given: the rest is padding,
+    which no token before it can look at.
+    """
     with autocast():
-        logits = model(input_ids=ids[:, :-1], use_cache=False).logits
+        logits = model(input_ids=ids[:, :-1], use_cache=False).logits[:, :predicted]
     # Cross-entropy and z-loss from one log-partition: logits are by far the largest tensor.
     logits = logits.float()
     log_partition = logits.logsumexp(-1)
-    target = logits.gather(-1, ids[:, 1:, None]).squeeze(-1)
+    target = logits.gather(-1, ids[:, 1 : 1 + logits.shape[1], None]).squeeze(-1)
     return (log_partition - target).mean(), log_partition.square().mean()
 
 

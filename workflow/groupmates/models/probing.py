@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from groupmates.errors import UserError
 from groupmates.maths.randomness import hash64
 from groupmates.models import language_model as lm
 from groupmates.models.checkpoint import broken_base, open_base
+from groupmates.models.compiled import compile_layers
 from groupmates.models.reference import Reference, check_reference
 from groupmates.models.resumable import set_learning_rate
 from groupmates.models.tokenizer import token_lists
@@ -23,6 +25,7 @@ from groupmates.settings.sections import StepRate
 
 # Spread over rounding. Below it, rounded losses rank steps otherwise than float64: Spearman under 0.95.
 FAR_ABOVE = 3
+SHORTEST = 64  # tokens that a document is padded to for compiled layers
 
 
 def part_of(plan: pa.Table, item: str, part: int, parts: int) -> pa.Table:
@@ -35,6 +38,11 @@ def sequences_of(probe_pool: Path) -> dict[str, np.ndarray]:
     """The tokens of the documents of the probe pool, by id."""
     pool = read_table(probe_pool, "probe_pool", ["doc_id", "input_ids"])
     return dict(zip(pool["doc_id"].to_pylist(), token_lists(pool), strict=True))
+
+
+def padded_length(predicted: int, longest: int) -> int:
+    """Tokens that a document is padded to: a power of two, or `longest`, the most that any has."""
+    return min(longest, max(SHORTEST, 1 << (predicted - 1).bit_length()))
 
 
 class Probing:
@@ -50,11 +58,39 @@ class Probing:
         set_learning_rate(self._optimizer, learning_rate.of(self._hyper.learning_rate))
         check_reference(self._model, reference, base, "selection")
         self._base, self._reference = base, reference
+        self._longest: int | None = None  # tokens of a padded document, where layers are compiled
         self.start_loss = reference.loss(self._model)
         self.resolution = lm.unit_roundoff() * self.start_loss / math.sqrt(reference.labels_N.sum())
         if not math.isfinite(self.start_loss):
             expected = "a finite reference loss of the checkpoint before any step"
             raise broken_base(expected, f"{self.start_loss}", base)
+
+    def compile_layers(self, label: str, sequences: Iterable[np.ndarray]) -> None:
+        """Compile the model's layers for steps on these documents, padded to a few lengths.
+
+        A GPU then replays a graph of kernels for each layer. Where that fails, a note says so.
+        """
+        longest = max(len(sequence) for sequence in sequences) - 1
+        of_length = {padded_length(len(s) - 1, longest): s for s in sequences}
+
+        def gradient(sequence: np.ndarray, tokens: int) -> np.ndarray:
+            self.seed_dropout("compiling", str(tokens))
+            ids, predicted = self._padded(sequence, tokens)
+            self._optimizer.zero_grad(set_to_none=True)
+            loss = lm.pull_back(self._model, ids, self._hyper.z_loss, predicted=predicted)
+            norm = torch.nn.utils.get_total_norm(
+                [p.grad for p in self._model.parameters() if p.grad is not None]
+            )
+            self._optimizer.zero_grad(set_to_none=True)
+            return torch.stack([loss, norm]).cpu().numpy()
+
+        trials = {"reference loss": lambda: self._reference.example_losses(self._model)}
+        for tokens, sequence in of_length.items():
+            trials[f"{tokens} tokens"] = partial(gradient, sequence, tokens)
+        if compile_layers(self._model, label, trials, mode="reduce-overhead", dynamic=False):
+            self._longest = longest
+            # Influences are differences of losses, which must be of the same kernels.
+            self.start_loss = self._reference.loss(self._model)
 
     def told_if_drowned(self, label: str, influences_N: np.ndarray) -> None:
         """Note where influences, nats, are not far above what the loss can resolve."""
@@ -81,8 +117,18 @@ class Probing:
 
     def train(self, sequence: np.ndarray) -> None:
         """One step on one document's tokens [L]."""
-        ids = torch.from_numpy(sequence.astype(np.int64))[None, :].to(lm.device())
-        lm.train_step(self._model, self._optimizer, ids, self._hyper.clip_norm, self._hyper.z_loss)
+        predicted = len(sequence) - 1
+        tokens = padded_length(predicted, self._longest) if self._longest else predicted
+        ids, counted = self._padded(sequence, tokens)
+        hyper = self._hyper
+        lm.train_step(self._model, self._optimizer, ids, hyper.clip_norm, hyper.z_loss, counted)
+
+    @staticmethod
+    def _padded(sequence: np.ndarray, tokens: int) -> tuple[torch.Tensor, int]:
+        """Ids int64 [1, tokens + 1] on the device, and how many of their tokens are predicted."""
+        ids = np.zeros((1, tokens + 1), np.int64)
+        ids[0, : len(sequence)] = sequence
+        return torch.from_numpy(ids).to(lm.device()), len(sequence) - 1
 
     def along(
         self,

@@ -674,9 +674,6 @@ class Pretrain(PretrainTraining):
     sharding: Literal["none", "fsdp"]
     """`fsdp`: each of several processes has a part of the weights and of AdamW's state (FSDP2). `none`:
     each has all of them. A training may go on with the other value."""
-    compile: bool
-    """Whether the model is compiled by torch, which takes minutes at the start and makes steps
-    faster."""
     tracker: FilledText | None
     """Where losses, learning rate and tokens per second are shown while a model is trained: any of
     Accelerate's trackers, such as `tensorboard` or `wandb`, whose package you install."""
@@ -846,6 +843,9 @@ class Plan(Section):
     pretraining: Pretraining
 
 
+Compiled = Literal["base", "probe", "score", "evaluate", "pretrain"]
+
+
 class Config(Section):
     """All settings of a run."""
 
@@ -873,6 +873,15 @@ class Config(Section):
     evaluate: Evaluate
     pretrain: Pretrain
     core: Core
+    compile: list[Compiled]
+    """Stages whose models torch compiles, of `base`, `probe`, `score`, `evaluate` and `pretrain`. Their
+    jobs take minutes more to start, and steps are faster. Results differ by rounding, and nothing is
+    made anew.
+
+    `probe` has graphs of kernels for each layer, and documents padded to a few lengths. `score`
+    compiles the layers of a Hugging Face encoder. Where the compiler fails there, a note says so, and
+    the job goes on without it.
+    """
     report: Report
     plan: Plan
 

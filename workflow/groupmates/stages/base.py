@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,8 +29,18 @@ from groupmates.settings.config import Optimizer
 from groupmates.settings.per_stage import BaseSettings
 
 
-def run(settings: BaseSettings, *, tokenizer: Path, training_pool: Path, output: Path) -> None:
-    """Write `base/`: a Hugging Face folder with optimizer.safetensors and training.json."""
+def run(
+    settings: BaseSettings,
+    *,
+    tokenizer: Path,
+    training_pool: Path,
+    compile: int = 0,
+    output: Path,
+) -> None:
+    """Write `base/`: a Hugging Face folder with optimizer.safetensors and training.json.
+
+    `compile`: see `Training`.
+    """
     base, tokens = settings.base, load_tokenizer(tokenizer)
     checkpoint = None if base.checkpoint is None else Path(base.checkpoint)
     if checkpoint is None:
@@ -46,7 +57,8 @@ def run(settings: BaseSettings, *, tokenizer: Path, training_pool: Path, output:
     )
     seed = hash64(settings.seed, "base", "steps")
     todo = f"lower base.optimizer.learning_rate, or look at the texts of {training_pool}"
-    with Training(output, "base", provenance, model, optimizer, seed, hyper, todo=todo) as training:
+    how: dict[str, Any] = {"todo": todo, "compile": bool(compile)}
+    with Training(output, "base", provenance, model, optimizer, seed, hyper, **how) as training:
         train(settings, training, model, hyper, training_pool, steps)
         if (whole := training.whole()) is None:
             return

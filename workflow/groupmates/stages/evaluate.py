@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -39,12 +40,13 @@ def run(
     number: int,
     curve: Path,
     examples: Path,
+    compile: int = 0,
 ) -> None:
     """Continue the base model's training on one selection, with training seed `number`.
 
     The documents are read from the files of the `pool`, so that the format of the dataset
     does not matter. The seed draws them and their order; methods share it, so that their difference is
-    paired.
+    paired. `compile`: see `Training`.
     """
     training, method = settings.training, curve.parent.name
     model, optimizer, hyper = open_base(base)
@@ -67,9 +69,8 @@ def run(
     lm.check_ids(model, documents, lambda i: place_of(i, chosen, located(pool)), tokens)
     seed = hash64(settings.seed, "evaluate", f"steps of {number}")
     todo = "lower evaluate.training.learning_rate"
-    with Training(
-        curve, "curve", provenance, model, optimizer, seed, hyper, todo=todo
-    ) as under_way:
+    how: dict[str, Any] = {"todo": todo, "compile": bool(compile)}
+    with Training(curve, "curve", provenance, model, optimizer, seed, hyper, **how) as under_way:
         batches = training_batches(documents, settings, random)
         seen, losses = train(settings, under_way, batches, heldout, label)
         if reading is None:

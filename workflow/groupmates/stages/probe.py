@@ -27,9 +27,13 @@ def run(
     rollouts: Path,
     part: int,
     parts: int,
+    compile: int = 0,
     output: Path,
 ) -> None:
-    """Probe the `part`-th of `parts` nearly equal ranges of rollouts; each stands on its own."""
+    """Probe the `part`-th of `parts` nearly equal ranges of rollouts; each stands on its own.
+
+    `compile`: whether the model's layers are (1) or not (0).
+    """
     plan = part_of(read_table(rollouts, "rollouts"), "rollout", part, parts)
     doc_ids, number, step = (plan[n].to_pylist() for n in ("doc_id", "rollout", "step"))
     sequences = sequences_of(probe_pool)
@@ -41,6 +45,8 @@ def run(
         probing = Probing(base, examples, settings.learning_rate)
         losses = kept.values  # before and after every step: nearly all of the work
         label = f"probe {output.parent.name} {part + 1}/{parts}"
+        if compile:
+            probing.compile_layers(label, sequences.values())
         progress = Progress(label, len(plan), "steps", len(losses))
         for row in probing.along(sequences, plan, "probe", "rollout", len(losses)):
             before = probing.start_loss if step[row] == 1 else losses[-1][1]

@@ -105,9 +105,13 @@ def run(
     sets: Path,
     part: int,
     parts: int,
+    compile: int = 0,
     output: Path,
 ) -> None:
-    """Train on the `part`-th of `parts` nearly equal ranges of sets; each stands on its own."""
+    """Train on the `part`-th of `parts` nearly equal ranges of sets; each stands on its own.
+
+    `compile`: as in `probe`.
+    """
     plan = read_table(sets, "group_sets", ["set", "kind", "size", "step", "doc_id"])
     plan = part_of(plan, "set", part, parts)
     doc_ids, number = plan["doc_id"].to_pylist(), plan["set"].to_pylist()
@@ -122,7 +126,10 @@ def run(
         losses = kept.values
         complete = np.flatnonzero(step == size)  # a loss for each of these rows
         done = int(complete[len(losses) - 1]) + 1 if losses else 0
-        progress = Progress(f"probe groups {part + 1}/{parts}", len(plan), "steps", done)
+        label = f"probe groups {part + 1}/{parts}"
+        if compile:
+            probing.compile_layers(label, sequences.values())
+        progress = Progress(label, len(plan), "steps", done)
         for row in probing.along(sequences, plan, "group", "set", done):
             progress.advance()
             if step[row] == size[row]:

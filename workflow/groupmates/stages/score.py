@@ -18,6 +18,8 @@ from groupmates.pool.listing import PoolFile
 from groupmates.settings.per_stage import ScoreSettings
 from groupmates.stages.shard_rows import Shard, score_columns, write_rows
 
+FEW = 32  # documents that compiled layers are tried on
+
 
 def run(
     settings: ScoreSettings,
@@ -25,11 +27,16 @@ def run(
     pool: list[str],
     check: Path,
     model: Path,
+    compile: int = 0,
     output: Path,
 ) -> None:
-    """Score the documents of the files `pool`, which `check` lists, in pool order."""
+    """Score the documents of the files `pool`, which `check` lists, in pool order.
+
+    `compile`: whether the layers of a fine-tuned encoder are (1) or not (0).
+    """
     influence = InfluenceModel.load(model)
-    encoder, passes = influence.encoder, Passes("score", settings.score.batch_tokens)
+    label = "score"
+    encoder, passes = influence.encoder, Passes(label, settings.score.batch_tokens)
     tokenizer = load_tokenizer(model / "tokenizer")
 
     def tokenised(file: PoolFile, documents: list[Document]) -> tuple[list[int], Any]:
@@ -42,7 +49,11 @@ def run(
     def scored(
         file: PoolFile, documents: list[Document], tokens: tuple[list[int], Any]
     ) -> dict[str, Any]:
+        nonlocal compile
         n_tokens, read = tokens
+        if compile:
+            compile = 0  # once
+            influence.compile_layers(label, read[:FEW])
         individual, embeddings = passes.run(lambda tokens: influence.score_read(read, tokens))
         check_finite(file, documents, individual, embeddings)
         return score_columns(file, documents, n_tokens, individual, embeddings)

@@ -1,0 +1,68 @@
+"""Layers compiled by torch, for a GPU that would wait while the CPU starts their many small kernels."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from groupmates.progress import note
+
+# Shapes and kinds of passes of one layer's code, beyond which torch would not compile any more.
+VARIANTS = 64
+AGREEMENT = 0.02  # relative: far above what bf16 rounds, far below what a wrong kernel does
+# A pass is compiled by the first, captured as a graph by the second, replayed by the third.
+REPEATS = 3
+
+
+def layers_of(model: nn.Module) -> list[nn.Module]:
+    """The blocks of a transformers model, which are all of the same few classes."""
+    names = set(getattr(model, "_no_split_modules", None) or ())
+    return [module for module in model.modules() if type(module).__name__ in names]
+
+
+def compile_layers(
+    model: nn.Module, label: str, trials: Mapping[str, Callable[[], np.ndarray]], **how: Any
+) -> bool:
+    """Whether the layers of a model are compiled from here on, `how` as torch.compile takes it.
+
+    Each trial runs with the layers as they are, then compiled. Its numbers must agree. Where the
+    compiler fails, or they do not, all stays as it was, and a note says why. Trials should have the
+    shapes that come later: others are compiled when they come.
+    """
+    layers, begun = layers_of(model), time.perf_counter()
+    if not layers:
+        note(label, f"{type(model).__name__} names no layers (_no_split_modules): none is compiled")
+        return False
+    torch._dynamo.config.recompile_limit = VARIANTS
+    for layer in layers:
+        layer.compile(**how)
+    try:
+        for name, trial in trials.items():
+            with torch.compiler.set_stance("force_eager"):
+                expected = trial()
+            for _ in range(REPEATS):
+                _check(name, trial(), expected)
+    except torch.AcceleratorError:
+        raise
+    except Exception as error:  # of a compiler, or of the operating system that has none
+        for layer in layers:
+            layer._compiled_call_impl = None
+        torch._dynamo.reset()
+        said = str(error).strip().split("\n")[0]
+        note(label, f"layers are not compiled: {type(error).__name__}: {said[:200]}")
+        return False
+    taken = time.perf_counter() - begun
+    note(label, f"{len(layers)} layers compiled and compared in {taken:.0f} s")
+    return True
+
+
+def _check(name: str, found: np.ndarray, expected: np.ndarray) -> None:
+    """A `ValueError` where the compiled layers compute something else."""
+    apart = float(np.abs(found - expected).max() / np.abs(expected).max())
+    if not apart <= AGREEMENT:
+        raise ValueError(f"{name}: results differ by {apart:.1%} once compiled")
