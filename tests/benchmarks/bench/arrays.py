@@ -6,7 +6,6 @@ import json
 from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
@@ -75,7 +74,7 @@ def cases(small: bool) -> list[Case]:
         Case(
             BEAM_AT_PAPER,
             "documents",
-            (41, 82) if small else (2_560, 5_120, 10_240),
+            (41, 82) if small else (5_120, 10_240, 20_480),
             lambda n, folder: beam_as_in_the_paper(n, d),
             repeats=1,
         ),
@@ -193,17 +192,13 @@ def search(influence: np.ndarray, emb: np.ndarray, width: int, cap: np.ndarray) 
 
 
 def beam_as_in_the_paper(documents: int, size: int) -> Pair:
-    """One direction, with the paper's share of beams in the documents and the example's cap.
-
-    Blocks shrink as theta [W, N] does, so that a search has as many blocks as at the paper's size.
-    """
+    """One direction, with the paper's share of beams in the documents and the example's cap."""
     influence, emb = cluster(documents, size)
     width = documents * PAPER_WIDTH // PAPER_DOCUMENTS
-    block = rollouts.BLOCK_ELEMENTS * documents * width // (PAPER_DOCUMENTS * PAPER_WIDTH)
+    cap = np.full(documents, PAPER_CAP)
 
     def ours() -> np.ndarray:
-        with patch.object(rollouts, "BLOCK_ELEMENTS", block):
-            return search(influence, emb, width, np.full(documents, PAPER_CAP))
+        return search(influence, emb, width, cap.copy())
 
     return Pair(ours, None, lambda a, b: (True, "–"))
 

@@ -13,7 +13,9 @@ import numpy as np
 from groupmates.maths.randomness import generator
 from groupmates.maths.relation import Relation
 
-BLOCK_ELEMENTS = 2**25  # of a block of theta [W, N]: 128 MB
+BLOCK_ELEMENTS = 2**19  # of a block of theta [W, M]: 2 MB, which a core's cache holds
+PARTS = 32  # of the documents, by their bounds, of which one after the other is looked at
+PART = 8  # one value of a row in so many tells how low the lowest are
 KEPT = 8  # times the expansion: documents that are kept for each beam
 
 
@@ -70,32 +72,45 @@ def beam_rollouts(
     return found
 
 
-def theta_next(
-    beams: np.ndarray,
-    influence_N: np.ndarray,
-    emb_ND: np.ndarray,
-    relation: Relation,
-    documents: np.ndarray | None = None,
-) -> np.ndarray:
-    """theta of every document after every beam, float32 [W, N]; infinite for the beam's own.
+class Thetas:
+    """theta of M documents after beams of a step, of these `documents` or of all.
 
-    Of these `documents` alone, where they are given.
+    A block of it lies where the block before did, so that it stays in the processor's cache.
     """
-    ours = slice(None) if documents is None else documents
-    emb_MD = emb_ND[ours]
-    if relation.kernel == "mean":
-        related = (emb_ND[beams].sum(axis=1) / beams.shape[1]) @ emb_MD.T
-    else:
-        related = np.zeros((len(beams), len(emb_MD)), np.float32)
-        for member in beams.T:
-            np.maximum(related, emb_ND[member] @ emb_MD.T, out=related)
-        related **= relation.sharpness
-    theta = (relation.alpha - relation.alpha / relation.beta * related) * influence_N[ours]
-    column_N = np.full(len(emb_ND), -1)
-    column_N[ours] = np.arange(len(emb_MD))
-    beam, member = np.nonzero(column_N[beams] >= 0)
-    theta[beam, column_N[beams[beam, member]]] = np.inf
-    return theta.astype(np.float32, copy=False)
+
+    def __init__(
+        self,
+        influence_N: np.ndarray,
+        emb_ND: np.ndarray,
+        relation: Relation,
+        documents: np.ndarray | None = None,
+    ) -> None:
+        ours = slice(None) if documents is None else documents
+        self._emb_ND, self._relation = emb_ND, relation
+        self._emb_MD, self._influence_M = emb_ND[ours], influence_N[ours]
+        self.column_N = np.full(len(emb_ND), -1)  # -1: not of these documents
+        self.column_N[ours] = np.arange(len(self._emb_MD))
+        self._memory = np.empty(0, np.float32)
+
+    def after(self, beams: np.ndarray) -> np.ndarray:
+        """theta float32 [W, M]; infinite for the beam's own documents. The next call overwrites it."""
+        emb_ND, relation, shape = self._emb_ND, self._relation, (len(beams), len(self._emb_MD))
+        if self._memory.size < (size := shape[0] * shape[1]):
+            self._memory = np.empty(size, np.float32)
+        theta = self._memory[:size].reshape(shape)
+        if relation.kernel == "mean":
+            np.matmul(emb_ND[beams].sum(axis=1) / beams.shape[1], self._emb_MD.T, out=theta)
+        else:
+            theta[:] = 0
+            for member in beams.T:
+                np.maximum(theta, emb_ND[member] @ self._emb_MD.T, out=theta)
+            theta **= relation.sharpness
+        theta *= relation.alpha / relation.beta
+        np.subtract(relation.alpha, theta, out=theta)
+        theta *= self._influence_M
+        beam, member = np.nonzero(self.column_N[beams] >= 0)
+        theta[beam, self.column_N[beams[beam, member]]] = np.inf
+        return theta
 
 
 @dataclass(frozen=True)
@@ -185,8 +200,8 @@ def _split(emb: np.ndarray, centre_D: np.ndarray) -> tuple[np.ndarray, np.ndarra
 class _Queue:
     """The next documents of every beam of a step, best first. KEPT times the expansion are kept.
 
-    theta is computed once, in blocks, of the documents of the lowest bounds. Beams whose best may lie
-    among the others are repeated with four times as many. A beam that runs out is computed anew.
+    theta is computed of the documents of the lowest bounds, as far as a beam's best may lie among them.
+    A beam that runs out is computed anew.
     """
 
     def __init__(self, search: _Search, beams: np.ndarray) -> None:
@@ -207,7 +222,8 @@ class _Queue:
         self._thetas[~alive] = np.inf
         self._thetas[~open_N[self._documents]] = np.inf
         short = np.isfinite(self._thetas).sum(axis=1) < self._search.expansion
-        self._refill(np.flatnonzero(short & alive & self._more), open_N)
+        if (rows := np.flatnonzero(short & alive & self._more)).size:
+            self._refill(rows, open_N)
         left = np.isfinite(self._thetas)
         beam, place = np.nonzero(left & (left.cumsum(axis=1) <= self._search.expansion))
         taken = self._documents[beam, place], self._thetas[beam, place]
@@ -216,51 +232,63 @@ class _Queue:
         return beam, *taken
 
     def _refill(self, rows: np.ndarray, open_N: np.ndarray) -> None:
-        """Keep the best open documents of these beams that were not taken."""
-        if not len(rows):
-            return
+        """Keep the best open documents of these beams that were not taken.
+
+        Documents of the lowest bounds come first. A beam is done when its worst kept document lies
+        below the bounds of all that are left.
+        """
+        self._thetas[rows] = np.inf
         opened = np.flatnonzero(open_N)
         opened = opened[np.argsort(self._lowest_N[opened], kind="stable")]
-        one_block = len(rows) * len(open_N) <= BLOCK_ELEMENTS
-        many = len(opened) if one_block else max(len(opened) // 16, 4 * self._kept)
-        while len(rows):
-            among = None if many >= len(opened) else np.sort(opened[:many])
-            bound = np.inf if among is None else self._lowest_N[opened[many]]
-            block = max(1, BLOCK_ELEMENTS // min(many, len(open_N)))
-            enough = np.concatenate(
-                [
-                    self._keep(rows[start : start + block], among, bound, open_N)
-                    for start in range(0, len(rows), block)
-                ]
-            )
-            rows, many = rows[~enough], 4 * many
-
-    def _keep(
-        self, rows: np.ndarray, among: np.ndarray | None, bound: float, open_N: np.ndarray
-    ) -> np.ndarray:
-        """Keep the best of the documents `among`; whether none with a theta above `bound` is kept."""
+        few = len(rows) * len(opened) <= BLOCK_ELEMENTS
+        part = len(opened) if few else max(len(opened) // PARTS, 4 * self._kept)
         search = self._search
-        theta = theta_next(
-            self._beams[rows], search.influence_N, search.emb_ND, search.relation, among
-        )
-        column_N = np.arange(len(open_N))
-        if among is None:
-            theta[:, ~open_N] = np.inf
-        else:
-            column_N = np.full(len(open_N), -1)
-            column_N[among] = np.arange(len(among))
+        for start in range(0, len(opened), part):
+            end = start + part
+            among = np.sort(opened[start:end])
+            thetas = Thetas(search.influence_N, search.emb_ND, search.relation, among)
+            block = max(1, BLOCK_ELEMENTS // len(among))
+            for first in range(0, len(rows), block):
+                self._keep(rows[first : first + block], thetas, among)
+            if end < len(opened):
+                rows = rows[self._thetas[rows, -1] >= self._lowest_N[opened[end]]]
+        self._more[rows] = np.isfinite(self._thetas[rows, -1])
+
+    def _keep(self, rows: np.ndarray, thetas: Thetas, among: np.ndarray) -> None:
+        """Keep the best of the documents `among` and of those that are kept."""
+        theta = thetas.after(self._beams[rows])
         row_W = np.full(len(self._beams), -1)
         row_W[rows] = np.arange(len(rows))
         for beam, document in self._gone:
-            here = (row_W[beam] >= 0) & (column_N[document] >= 0)
-            theta[row_W[beam[here]], column_N[document[here]]] = np.inf
-        best = np.argpartition(theta, self._kept - 1, axis=1)[:, : self._kept]
-        best.sort(axis=1)  # of equal thetas the first document is taken first
-        thetas = np.take_along_axis(theta, best, axis=1)
-        ascending = np.argsort(thetas, axis=1, kind="stable")
-        best, thetas = (np.take_along_axis(v, ascending, axis=1) for v in (best, thetas))
-        self._documents[rows] = best if among is None else among[best]
-        self._thetas[rows] = thetas
-        self._more[rows] = np.isfinite(thetas[:, -1])
-        enough: np.ndarray = thetas[:, -1] < bound
-        return enough | np.isinf(bound)
+            row, column = row_W[beam], thetas.column_N[document]
+            here = (row >= 0) & (column >= 0)
+            theta[row[here], column[here]] = np.inf
+        best = _lowest(theta, min(self._kept, len(among)))
+        documents = np.concatenate([self._documents[rows], among[best]], axis=1)
+        values = np.concatenate(
+            [self._thetas[rows], np.take_along_axis(theta, best, axis=1)], axis=1
+        )
+        # Of equal thetas the first document is taken first.
+        kept = np.lexsort((documents, values))[:, : self._kept]
+        self._documents[rows] = np.take_along_axis(documents, kept, axis=1)
+        self._thetas[rows] = np.take_along_axis(values, kept, axis=1)
+
+
+def _lowest(values_WM: np.ndarray, count: int) -> np.ndarray:
+    """Columns of the `count` lowest values of each row, int64 [W, count], in no order.
+
+    The count-th lowest of a part of a row is not below that of the row: few values reach it.
+    """
+    part = values_WM.shape[1] // PART
+    if part < 2 * count:
+        return np.argpartition(values_WM, count - 1, axis=1)[:, :count]
+    limit_W = np.partition(values_WM[:, :part], count - 1, axis=1)[:, count - 1]
+    row, column = np.divmod(np.flatnonzero(values_WM <= limit_W[:, None]), values_WM.shape[1])
+    found_W = np.bincount(row, minlength=len(values_WM))
+    place = np.arange(len(row)) - np.repeat(np.cumsum(found_W) - found_W, found_W)
+    values = np.full((len(values_WM), found_W.max()), np.inf, np.float32)
+    columns = np.zeros(values.shape, np.int64)
+    values[row, place], columns[row, place] = values_WM[row, column], column
+    # Where a row has fewer finite values than asked for, all its infinite ones are among these.
+    best = np.argpartition(values, count - 1, axis=1)[:, :count]
+    return np.take_along_axis(columns, best, axis=1)

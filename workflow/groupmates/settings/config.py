@@ -875,8 +875,8 @@ class Config(Section):
     core: Core
     compile: list[Compiled]
     """Stages whose models torch compiles, of `base`, `probe`, `score`, `evaluate` and `pretrain`. Their
-    jobs take minutes more to start, and steps are faster. Results differ by rounding, and nothing is
-    made anew.
+    jobs take minutes more to start. What it gains on a GPU was not measured. Results differ by
+    rounding, and nothing is made anew.
 
     `probe` has graphs of kernels for each layer, and documents padded to a few lengths. `score`
     compiles the layers of a Hugging Face encoder. Where the compiler fails there, a note says so, and
@@ -932,6 +932,11 @@ class Config(Section):
                 f"pretrain.stages: stage {idle} has no step: {self.pretrain.stages[idle - 1]:g} of "
                 f"{steps:,} steps"
             )
+        if self.pretrain.methods and (warmup := self.pretrain.warmup_steps) >= steps:
+            raise ValueError(
+                f"pretrain.warmup_steps ({warmup:,}) must be below the {steps:,} steps of a training: "
+                "its rate would never reach learning_rate"
+            )
         if unknown := sorted(set(self.pretrain.methods) - set(self.select.methods)):
             raise ValueError(
                 f"pretrain.methods: {unknown[0]!r} is not in select.methods, which are "
@@ -968,13 +973,17 @@ def load(raw: dict[str, Any]) -> Config:
     try:
         return Config.model_validate(_with_nulls(raw))
     except ValidationError as error:
-        problems = [_problem(e) for e in error.errors()]
         raise UserError(
             expected="a valid configuration; workflow/docs/config.md explains every key",
-            found="\n          ".join(problems),
+            found=problems(error),
             where="config.yaml, --configfile or --config",
             todo="correct the settings named above",
         ) from None
+
+
+def problems(error: ValidationError) -> str:
+    """What is wrong with settings, a line each."""
+    return "\n          ".join(map(_problem, error.errors()))
 
 
 def _with_nulls(value: Any) -> Any:

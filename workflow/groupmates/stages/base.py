@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from groupmates.artefacts import store
@@ -25,7 +26,7 @@ from groupmates.models.tokenizer import largest_id, load_tokenizer, token_lists
 from groupmates.models.try_out import alike, logits_of, try_out, unusable
 from groupmates.pool.damage import place
 from groupmates.progress import note
-from groupmates.settings.config import Optimizer
+from groupmates.settings.config import Optimizer, problems
 from groupmates.settings.per_stage import BaseSettings
 
 
@@ -175,10 +176,10 @@ def checkpoint_optimizer(folder: Path, fallback: Optimizer) -> Optimizer:
         return fallback
     try:
         return Optimizer.model_validate(json.loads(path.read_text())["optimizer"])
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             expected='{"optimizer": {' + ", ".join(Optimizer.model_fields) + "}}",
-            found=str(error),
+            found=problems(error) if isinstance(error, ValidationError) else f"{error!r}",
             where=str(path),
             todo="correct the file, or delete it to use base.optimizer",
         ) from error
