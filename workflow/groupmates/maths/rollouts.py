@@ -15,7 +15,8 @@ from groupmates.maths.relation import Relation
 
 BLOCK_ELEMENTS = 2**19  # of a block of theta [W, M]: 2 MB, which a core's cache holds
 PARTS = 32  # of the documents, by their bounds, of which one after the other is looked at
-PART = 8  # one value of a row in so many tells how low the lowest are
+LEAST = 16  # times what is kept for a beam: documents of a part, at least
+SAMPLED = 8  # one value of a row in so many tells how low the lowest are
 KEPT = 8  # times the expansion: documents that are kept for each beam
 
 
@@ -241,7 +242,7 @@ class _Queue:
         opened = np.flatnonzero(open_N)
         opened = opened[np.argsort(self._lowest_N[opened], kind="stable")]
         few = len(rows) * len(opened) <= BLOCK_ELEMENTS
-        part = len(opened) if few else max(len(opened) // PARTS, 4 * self._kept)
+        part = len(opened) if few else max(len(opened) // PARTS, LEAST * self._kept)
         search = self._search
         for start in range(0, len(opened), part):
             end = start + part
@@ -279,7 +280,7 @@ def _lowest(values_WM: np.ndarray, count: int) -> np.ndarray:
 
     The count-th lowest of a part of a row is not below that of the row: few values reach it.
     """
-    part = values_WM.shape[1] // PART
+    part = values_WM.shape[1] // SAMPLED
     if part < 2 * count:
         return np.argpartition(values_WM, count - 1, axis=1)[:, :count]
     limit_W = np.partition(values_WM[:, :part], count - 1, axis=1)[:, count - 1]
