@@ -210,9 +210,6 @@ pretrain.learning_rate: 1.0e-05
     pretrain: decay_to (3e-05) must be at most learning_rate (1e-05): the rate falls to it
 pretrain.stages: [0.999, 0.001]
     pretrain.stages: stage 2 has no step: 0.001 of 196 steps
-pretrain.methods: [random]
-pretrain.warmup_steps: 196
-    pretrain.warmup_steps (196) must be below the 196 steps of a training
 probe.groups.sizes: [2, 2001]
     probe.groups.sizes (2001) must be at most sample.probe_documents (2000)
 probe.groups.sizes: [5, 2]

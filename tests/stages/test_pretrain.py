@@ -337,6 +337,12 @@ def test_a_training_can_be_compiled_and_tracked(inputs, tmp_path, monkeypatch):
     assert one == two
 
 
+def test_a_training_that_ends_within_its_warm_up_is_told(inputs, tmp_path, capsys):
+    for warmup_steps, told in ((2, False), (500, True)):
+        trained(inputs, tmp_path / f"{warmup_steps}", warmup_steps=warmup_steps)
+        assert ("end within its warm-up of" in capsys.readouterr().err) == told
+
+
 def test_weights_from_scratch_are_those_of_the_seed(inputs):
     def weights(number):
         settings = trainings.pretrain_settings()

@@ -932,11 +932,6 @@ class Config(Section):
                 f"pretrain.stages: stage {idle} has no step: {self.pretrain.stages[idle - 1]:g} of "
                 f"{steps:,} steps"
             )
-        if self.pretrain.methods and (warmup := self.pretrain.warmup_steps) >= steps:
-            raise ValueError(
-                f"pretrain.warmup_steps ({warmup:,}) must be below the {steps:,} steps of a training: "
-                "its rate would never reach learning_rate"
-            )
         if unknown := sorted(set(self.pretrain.methods) - set(self.select.methods)):
             raise ValueError(
                 f"pretrain.methods: {unknown[0]!r} is not in select.methods, which are "

@@ -221,6 +221,12 @@ def train(
 ) -> None:
     """Take the steps that are left. `curve` of the state has the rows of the curve, in the end."""
     training, state, tensors = settings.training, under_way.state, under_way.tensors
+    if training.warmup_steps >= steps.total:
+        note(
+            label,
+            f"warning: the {steps.total:,} steps of this training end within its warm-up of "
+            f"{training.warmup_steps:,} (pretrain.warmup_steps): the rate never reaches learning_rate",
+        )
     state.setdefault("curve", [])
     state.setdefault("steps", 0)  # since the last row
     tensors.setdefault("loss", torch.zeros((), dtype=torch.float64, device=lm.device()))
