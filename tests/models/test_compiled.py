@@ -56,6 +56,17 @@ def test_all_layers_are_compiled_and_give_the_same(architecture, traced, capsys)
     assert "[probe] 3 layers compiled and compared" in capsys.readouterr().err
 
 
+def test_every_pass_over_the_layers_begins_a_step_of_its_graphs(traced, monkeypatch):
+    begun = []
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: begun.append(1))
+    of = model()
+    assert compile_layers(of, "probe", {"loss": lambda: losses(of)}, dynamic=False)
+    del begun[:]
+    losses(of)
+    of.base_model(input_ids=torch.arange(3, device=lm.device())[None], use_cache=False)
+    assert len(begun) == 2
+
+
 def test_a_compiler_that_fails_is_told_and_nothing_is_compiled(monkeypatch, capsys):
     def without(self, **how):
         self._compiled_call_impl = lambda *given, **named: 1 / 0
@@ -78,6 +89,7 @@ def test_layers_that_compute_something_else_are_not_compiled(traced, capsys):
     of, numbers = model(), iter([1.0, 1.03])
     assert not compile_layers(of, "probe", {"128 tokens": lambda: np.array([next(numbers)])})
     assert all(layer._compiled_call_impl is None for layer in layers_of(of))
+    assert not of.base_model._forward_pre_hooks
     assert "128 tokens: results differ by 3.0% once compiled" in capsys.readouterr().err
 
 

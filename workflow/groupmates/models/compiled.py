@@ -41,6 +41,9 @@ def compile_layers(
     torch._dynamo.config.recompile_limit = VARIANTS
     for layer in layers:
         layer.compile(**how)
+    # Each layer is a graph of its own, and reads the output of the one before. Unless torch is told
+    # where a step begins, it takes each layer for one, and frees that output.
+    told = getattr(model, "base_model", model).register_forward_pre_hook(_step_begins)
     try:
         for name, trial in trials.items():
             with torch.compiler.set_stance("force_eager"):
@@ -50,6 +53,7 @@ def compile_layers(
     except torch.AcceleratorError:
         raise
     except Exception as error:  # of a compiler, or of the operating system that has none
+        told.remove()
         for layer in layers:
             layer._compiled_call_impl = None
         torch._dynamo.reset()
@@ -59,6 +63,11 @@ def compile_layers(
     taken = time.perf_counter() - begun
     note(label, f"{len(layers)} layers compiled and compared in {taken:.0f} s")
     return True
+
+
+def _step_begins(module: nn.Module, inputs: Any) -> None:
+    """What graphs have put out before may be overwritten; gradients are used up by then."""
+    torch.compiler.cudagraph_mark_step_begin()
 
 
 def _check(name: str, found: np.ndarray, expected: np.ndarray) -> None:

@@ -97,7 +97,8 @@ def _legend(axes: Axes) -> None:
     """Names above the axes, where they hide nothing and may be wider than they."""
     handles, names = axes.get_legend_handles_labels()
     if names:
-        columns = 3 if max(map(len, names)) <= 12 else 2
+        longest = max(map(len, names))
+        columns = 3 if longest <= 12 else 2 if longest <= 30 else 1
         axes.figure.legend(
             handles,
             names,
