@@ -6,12 +6,12 @@ from pathlib import Path
 import faiss
 import numpy as np
 import pytest
-import torch
 
 from groupmates.errors import UserError
 from groupmates.maths import kmeans
 from groupmates.maths.kmeans import Assignment, ExactOnCpu, directions, spherical_kmeans
 from groupmates.maths.kmeans_on_gpu import ExactOnDevice
+from groupmates.models import language_model as lm
 from groupmates.settings.config import Cluster
 from groupmates.settings.per_stage import CentroidSettings, ClusterSettings
 from groupmates.stages.cluster import run_assign, run_centroids
@@ -101,12 +101,12 @@ def test_the_batch_does_not_change_a_cluster_where_float32_cannot_tell():
 
 
 def test_the_exact_parts_of_a_gpu_are_those_of_numpy_bit_by_bit():
-    """On torch's CPU here: float64 holds every sum without rounding, in whatever order."""
+    """Where there is none, on torch's CPU. float64 holds every sum, in whatever order."""
     rng = np.random.default_rng(0)
     emb = unit(rng.normal(size=(2500, 48)))
     centroids = np.concatenate([emb[:30], emb[:7], unit(emb[:30] + 1e-7)])  # copies, and nearly
     ours = ExactOnCpu(centroids)
-    device = torch.device("cpu")
+    device = lm.device()
     for documents, similarities in [(1 << 16, 1 << 26), (700, 67 * 90), (1, 1)]:
         theirs = ExactOnDevice(centroids, device, documents, similarities)
         cluster = theirs.nearest(emb[:300])
@@ -121,13 +121,14 @@ def test_the_exact_parts_of_a_gpu_are_those_of_numpy_bit_by_bit():
 def test_a_gpu_makes_the_same_centroids(monkeypatch):
     emb = unit(np.random.default_rng(1).normal(size=(900, 24)))
     expected = spherical_kmeans(emb, 20, 5, seed=0)
-    monkeypatch.setattr(kmeans, "exact", lambda c: ExactOnDevice(c, torch.device("cpu"), 128))
+    monkeypatch.setattr(kmeans, "exact", lambda c: ExactOnDevice(c, lm.device(), 128))
     found = spherical_kmeans(emb, 20, 5, seed=0)
     assert found.centroids_KD.tobytes() == expected.centroids_KD.tobytes()
     assert (found.inertia, found.sizes) == (expected.inertia, expected.sizes)
 
 
-def test_without_a_gpu_of_faiss_numpy_makes_the_exact_parts():
+def test_without_a_gpu_of_faiss_numpy_makes_the_exact_parts(monkeypatch):
+    monkeypatch.setattr(kmeans, "gpus", lambda: 0)
     assert isinstance(kmeans.exact(np.eye(3, dtype=np.float32)), ExactOnCpu)
 
 

@@ -33,12 +33,13 @@ class ExactOnDevice:
     ) -> None:
         self._device, self._documents = device, documents
         self._grid_KD = self._on_grid(centroids_KD)
-        self._number_K = torch.arange(len(centroids_KD), device=device)
+        self._number_K = torch.arange(len(centroids_KD), dtype=torch.int32, device=device)
         self._compared = max(1, min(documents, similarities // len(centroids_KD)))
 
     def _on_grid(self, emb_ND: np.ndarray) -> torch.Tensor:
         """`relation.on_grid` in float64, made on the device."""
-        found = torch.from_numpy(np.ascontiguousarray(emb_ND)).to(self._device, torch.float64)
+        # torch copies to a GPU what it has converted on the CPU: twice the bytes, unless in two steps.
+        found = torch.from_numpy(np.ascontiguousarray(emb_ND)).to(self._device).double()
         return found.add_(STEP_APART).sub_(STEP_APART)
 
     def nearest(self, emb_ND: np.ndarray) -> np.ndarray:

@@ -14,9 +14,10 @@ from groupmates.maths.randomness import generator
 from groupmates.maths.relation import Relation
 
 BLOCK_ELEMENTS = 2**19  # of a block of theta [W, M]: 2 MB, which a core's cache holds
-PARTS = 32  # of the documents, by their bounds, of which one after the other is looked at
-LEAST = 16  # times what is kept for a beam: documents of a part, at least
-SAMPLED = 8  # one value of a row in so many tells how low the lowest are
+# Documents are looked at in so many parts, the lowest bounds first; a part has at least LEAST times as
+# many as are kept of each beam.
+PARTS = 32
+LEAST = 16
 KEPT = 8  # times the expansion: documents that are kept for each beam
 
 
@@ -245,6 +246,8 @@ class _Queue:
         part = len(opened) if few else max(len(opened) // PARTS, LEAST * self._kept)
         search = self._search
         for start in range(0, len(opened), part):
+            if not len(rows):
+                break
             end = start + part
             among = np.sort(opened[start:end])
             thetas = Thetas(search.influence_N, search.emb_ND, search.relation, among)
@@ -264,32 +267,13 @@ class _Queue:
             row, column = row_W[beam], thetas.column_N[document]
             here = (row >= 0) & (column >= 0)
             theta[row[here], column[here]] = np.inf
-        best = _lowest(theta, min(self._kept, len(among)))
+        count = min(self._kept, len(among))
+        best = np.argpartition(theta, count - 1, axis=1)[:, :count]
         documents = np.concatenate([self._documents[rows], among[best]], axis=1)
         values = np.concatenate(
             [self._thetas[rows], np.take_along_axis(theta, best, axis=1)], axis=1
         )
-        # Of equal thetas the first document is taken first.
+        # Of equal thetas that are kept the first document is taken first.
         kept = np.lexsort((documents, values))[:, : self._kept]
         self._documents[rows] = np.take_along_axis(documents, kept, axis=1)
         self._thetas[rows] = np.take_along_axis(values, kept, axis=1)
-
-
-def _lowest(values_WM: np.ndarray, count: int) -> np.ndarray:
-    """Columns of the `count` lowest values of each row, int64 [W, count], in no order.
-
-    The count-th lowest of a part of a row is not below that of the row: few values reach it.
-    """
-    part = values_WM.shape[1] // SAMPLED
-    if part < 2 * count:
-        return np.argpartition(values_WM, count - 1, axis=1)[:, :count]
-    limit_W = np.partition(values_WM[:, :part], count - 1, axis=1)[:, count - 1]
-    row, column = np.divmod(np.flatnonzero(values_WM <= limit_W[:, None]), values_WM.shape[1])
-    found_W = np.bincount(row, minlength=len(values_WM))
-    place = np.arange(len(row)) - np.repeat(np.cumsum(found_W) - found_W, found_W)
-    values = np.full((len(values_WM), found_W.max()), np.inf, np.float32)
-    columns = np.zeros(values.shape, np.int64)
-    values[row, place], columns[row, place] = values_WM[row, column], column
-    # Where a row has fewer finite values than asked for, all its infinite ones are among these.
-    best = np.argpartition(values, count - 1, axis=1)[:, :count]
-    return np.take_along_axis(columns, best, axis=1)

@@ -92,12 +92,12 @@ class InfluenceModel(nn.Module):
     def compile_layers(self, label: str, read: Any) -> None:
         """Compile the layers of a fine-tuned encoder for scoring, and try them on documents read."""
         if isinstance(self.encoder, LmEncoder):
-            # transformers takes the states of its layers by hooks, which are others at every call.
+            # Its layers' states are taken by hooks, which break the graph of each layer.
             note(label, "the layers of the encoder lm are not compiled")
             return
 
-        def trial() -> np.ndarray:
-            return self.score_read(read, BATCH_TOKENS)[1]
+        def trial() -> list[np.ndarray]:
+            return [self.score_read(read, BATCH_TOKENS)[1]]
 
         compile_layers(self.encoder.encoder, label, {"embeddings": trial}, dynamic=True)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -65,7 +65,7 @@ class Probing:
             expected = "a finite reference loss of the checkpoint before any step"
             raise broken_base(expected, f"{self.start_loss}", base)
 
-    def compile_layers(self, label: str, sequences: Iterable[np.ndarray]) -> None:
+    def compile_layers(self, label: str, sequences: Collection[np.ndarray]) -> None:
         """Compile the model's layers for steps on these documents, padded to a few lengths.
 
         A GPU then replays a graph of kernels for each layer. Where that fails, a note says so.
@@ -73,18 +73,19 @@ class Probing:
         longest = max(len(sequence) for sequence in sequences) - 1
         of_length = {padded_length(len(s) - 1, longest): s for s in sequences}
 
-        def gradient(sequence: np.ndarray, tokens: int) -> np.ndarray:
+        def gradient(sequence: np.ndarray, tokens: int) -> list[np.ndarray]:
             self.seed_dropout("compiling", str(tokens))
             ids, predicted = self._padded(sequence, tokens)
             self._optimizer.zero_grad(set_to_none=True)
             loss = lm.pull_back(self._model, ids, self._hyper.z_loss, predicted=predicted)
-            norm = torch.nn.utils.get_total_norm(
-                [p.grad for p in self._model.parameters() if p.grad is not None]
-            )
+            found = [p.grad for p in self._model.parameters() if p.grad is not None]
+            norms = torch.stack(torch._foreach_norm(found))
             self._optimizer.zero_grad(set_to_none=True)
-            return torch.stack([loss, norm]).cpu().numpy()
+            return [loss.cpu().numpy(), norms.cpu().numpy()]
 
-        trials = {"reference loss": lambda: self._reference.example_losses(self._model)}
+        trials: dict[str, Callable[[], list[np.ndarray]]] = {
+            "reference loss": lambda: [self._reference.example_losses(self._model)]
+        }
         for tokens, sequence in of_length.items():
             trials[f"{tokens} tokens"] = partial(gradient, sequence, tokens)
         if compile_layers(self._model, label, trials, mode="reduce-overhead", dynamic=False):

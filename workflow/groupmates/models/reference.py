@@ -95,12 +95,14 @@ class Reference:
         sums = torch.zeros(len(self.labels_N), dtype=torch.float64, device=device())
         was_training = model.training
         model.eval()
-        for ids, example, before, labels, owner in self.batches:
-            with comparable():
-                logits = label_logits(model, ids, example, before)
-            losses = cross_entropy(logits.float(), labels, reduction="none")
-            sums.index_add_(0, owner, losses.double())
-        model.train(was_training)
+        try:
+            for ids, example, before, labels, owner in self.batches:
+                with comparable():
+                    logits = label_logits(model, ids, example, before)
+                losses = cross_entropy(logits.float(), labels, reduction="none")
+                sums.index_add_(0, owner, losses.double())
+        finally:
+            model.train(was_training)
         return sums.cpu().numpy()
 
     def pull_back(self, model: PreTrainedModel) -> None:

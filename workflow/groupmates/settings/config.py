@@ -874,13 +874,12 @@ class Config(Section):
     pretrain: Pretrain
     core: Core
     compile: list[Compiled]
-    """Stages whose models torch compiles, of `base`, `probe`, `score`, `evaluate` and `pretrain`. Their
-    jobs take minutes more to start. What it gains on a GPU was not measured. Results differ by
-    rounding, and nothing is made anew.
+    """Stages whose models torch compiles. Their jobs take minutes more to start. What it gains on a GPU
+    was not measured. Results differ by rounding and by draws of dropout, and nothing is made anew.
 
-    `probe` has graphs of kernels for each layer, and documents padded to a few lengths. `score`
-    compiles the layers of a Hugging Face encoder. Where the compiler fails there, a note says so, and
-    the job goes on without it.
+    `probe` has graphs of kernels for each layer, and documents padded to a few lengths. First-order
+    labels have neither. `score` compiles the layers of a Hugging Face encoder. Where the compiler fails
+    there, a note says so, and the job goes on without it.
     """
     report: Report
     plan: Plan

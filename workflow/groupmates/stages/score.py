@@ -38,6 +38,7 @@ def run(
     label = "score"
     encoder, passes = influence.encoder, Passes(label, settings.score.batch_tokens)
     tokenizer = load_tokenizer(model / "tokenizer")
+    to_compile = [influence] * compile  # with the first documents
 
     def tokenised(file: PoolFile, documents: list[Document]) -> tuple[list[int], Any]:
         texts = [d.text for d in documents]
@@ -49,10 +50,9 @@ def run(
     def scored(
         file: PoolFile, documents: list[Document], tokens: tuple[list[int], Any]
     ) -> dict[str, Any]:
-        nonlocal compile
         n_tokens, read = tokens
-        if compile:
-            compile = 0  # once
+        if to_compile:
+            to_compile.pop()
             influence.compile_layers(label, read[:FEW])
         individual, embeddings = passes.run(lambda tokens: influence.score_read(read, tokens))
         check_finite(file, documents, individual, embeddings)
