@@ -27,6 +27,8 @@ FIGURE_DRAWS, FIGURE_OVERHEAD = 1000, 1500
 FIT_ITERATIONS = 40  # of a student's fit: 30 to 48 were seen
 
 
+# Held at once on a GPU by the exact parts of k-means (maths/kmeans_on_gpu.py, which imports torch).
+KMEANS_SIMILARITIES, KMEANS_DOCUMENTS = 1 << 26, 1 << 16
 # What a later stage of pretraining does: where its method orders the pool anew, and always.
 ORDERING = {
     "plan-random",
@@ -317,7 +319,7 @@ class Work(Amounts):
         # Of the sample embeddings, places, and what the search finds; centroids and their sums; of a
         # shard the ids and their hashes, while the sample is drawn.
         host = sampled * (4.0 * size + 84) + 28.0 * count * size + 150.0 * self.in_shard
-        return Jobs(1, phases, host, count * size * 4.0, count * size * 4.0)
+        return Jobs(1, phases, host, self._kmeans_on_gpu(size), count * size * 4.0)
 
     def cluster(self) -> list[Jobs]:
         return [self._cluster(size) for size in self.clustered]
@@ -331,7 +333,12 @@ class Work(Amounts):
         }
         host = self.clusters * size * 8.0 + 4096 * size * 16.0
         phases = [Phase("documents", documents, parts)]
-        return Jobs(self.shards, phases, host, 4.0 * self.clusters * size, documents * 30.0)
+        return Jobs(self.shards, phases, host, self._kmeans_on_gpu(size), documents * 30.0)
+
+    def _kmeans_on_gpu(self, size: int) -> float:
+        """Bytes: centroids in float32 and float64, and what is compared or summed at once."""
+        compared, summed = 13.0 * KMEANS_SIMILARITIES, 20.0 * KMEANS_DOCUMENTS * size
+        return 12.0 * self.clusters * size + max(compared, summed)
 
     def take(self) -> Jobs:
         documents = self.sizes.documents
