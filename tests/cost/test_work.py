@@ -13,8 +13,7 @@ import core_folder
 from groupmates.cost.core_sizes import CoreTask, Reader, core_tasks
 from groupmates.cost.jobs import KERNELS, WEIGHTS, Phase
 from groupmates.cost.sizes import Sizes
-from groupmates.cost.work import KMEANS_DOCUMENTS, KMEANS_SIMILARITIES, stages
-from groupmates.maths import kmeans_on_gpu
+from groupmates.cost.work import stages
 from groupmates.maths.flops import Shape, first_token_flops, forward_flops, training_flops
 from groupmates.settings.config import Core, load
 from groupmates.settings.selectors import STEPS
@@ -385,10 +384,3 @@ def test_core_is_a_job_for_each_model_and_task():
     assert (prompts.units, prompts.parts) == (30, {"tokenise": 30 * 90})
     assert questions.parts == {"forward": pytest.approx(30 * forward_flops(LM, 50, 20, 8))}
     assert not {"core", "core-task"} & work().keys()
-
-
-def test_what_k_means_holds_on_a_gpu_is_what_its_module_says():
-    assert (KMEANS_SIMILARITIES, KMEANS_DOCUMENTS) == (
-        kmeans_on_gpu.SIMILARITIES,
-        kmeans_on_gpu.BLOCK,
-    )

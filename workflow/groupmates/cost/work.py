@@ -7,7 +7,12 @@ from groupmates.cost.core_sizes import CoreTask
 from groupmates.cost.jobs import LM_LAYERS, TOKENS_AHEAD, Amounts, Jobs, Phase
 from groupmates.cost.sizes import Sizes
 from groupmates.maths.flops import forward_flops, training_flops
-from groupmates.maths.packing import GRADIENT_VALUES, MICRO_TOKENS
+from groupmates.maths.packing import (
+    GRADIENT_VALUES,
+    KMEANS_DOCUMENTS,
+    KMEANS_SIMILARITIES,
+    MICRO_TOKENS,
+)
 from groupmates.settings import lines
 from groupmates.settings.config import Config, Fit
 from groupmates.settings.per_stage import (
@@ -27,8 +32,6 @@ FIGURE_DRAWS, FIGURE_OVERHEAD = 1000, 1500
 FIT_ITERATIONS = 40  # of a student's fit: 30 to 48 were seen
 
 
-# Held at once on a GPU by the exact parts of k-means (maths/kmeans_on_gpu.py, which imports torch).
-KMEANS_SIMILARITIES, KMEANS_DOCUMENTS = 1 << 26, 1 << 16
 # What a later stage of pretraining does: where its method orders the pool anew, and always.
 ORDERING = {
     "plan-random",

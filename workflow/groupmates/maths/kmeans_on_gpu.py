@@ -9,11 +9,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from groupmates.maths.packing import KMEANS_DOCUMENTS, KMEANS_SIMILARITIES
 from groupmates.maths.relation import step_apart
 
 STEP_APART = step_apart(np.dtype(np.float64))
-BLOCK = 1 << 16  # documents that are held at once
-SIMILARITIES = 1 << 26  # float64 ones that are held at once: 0.5 GB
 
 
 def gpu() -> torch.device | None:
@@ -28,8 +27,8 @@ class ExactOnDevice:
         self,
         centroids_KD: np.ndarray,
         device: torch.device,
-        documents: int = BLOCK,
-        similarities: int = SIMILARITIES,
+        documents: int = KMEANS_DOCUMENTS,
+        similarities: int = KMEANS_SIMILARITIES,
     ) -> None:
         self._device, self._documents = device, documents
         self._grid_KD = self._on_grid(centroids_KD)

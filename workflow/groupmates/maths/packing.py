@@ -14,6 +14,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 MICRO_TOKENS = 16_384
 # Gradients of single documents that a GPU holds at once, at most: 16 GB in float32.
 GRADIENT_VALUES = 4e9
+# Documents, and float64 similarities, that a GPU holds at once for the exact parts of k-means.
+KMEANS_DOCUMENTS, KMEANS_SIMILARITIES = 1 << 16, 1 << 26
 
 
 def windows(flat: np.ndarray, length: int) -> np.ndarray:

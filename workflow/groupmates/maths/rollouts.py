@@ -13,10 +13,11 @@ import numpy as np
 from groupmates.maths.randomness import generator
 from groupmates.maths.relation import Relation
 
-BLOCK_ELEMENTS = 2**19  # of a block of theta [W, M]: 2 MB, which a core's cache holds
-# Documents are looked at in so many parts, the lowest bounds first; a part has at least LEAST times as
-# many as are kept of each beam.
+# Of a block of theta [W, M]: 2 MB, which a core's cache holds.
+BLOCK_ELEMENTS = 2**19
+# Documents are looked at in parts, those of the lowest bounds first.
 PARTS = 32
+# A part has at least so many times the documents that are kept of a beam.
 LEAST = 16
 KEPT = 8  # times the expansion: documents that are kept for each beam
 

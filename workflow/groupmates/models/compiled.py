@@ -14,7 +14,8 @@ from groupmates.progress import note
 
 # Shapes and kinds of passes of one layer's code, beyond which torch would not compile any more.
 VARIANTS = 64
-AGREEMENT = 0.02  # relative: far above what bf16 rounds, far below what a wrong kernel does
+# Relative: far above what bf16 rounds, far below what a wrong kernel does.
+AGREEMENT = 0.02
 # A pass is compiled by the first, captured as a graph by the second, replayed by the third.
 REPEATS = 3
 

@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -58,8 +57,9 @@ def run(
     )
     seed = hash64(settings.seed, "base", "steps")
     todo = f"lower base.optimizer.learning_rate, or look at the texts of {training_pool}"
-    how: dict[str, Any] = {"todo": todo, "compile": bool(compile)}
-    with Training(output, "base", provenance, model, optimizer, seed, hyper, **how) as training:
+    with Training(
+        output, "base", provenance, model, optimizer, seed, hyper, todo=todo, compile=bool(compile)
+    ) as training:
         train(settings, training, model, hyper, training_pool, steps)
         if (whole := training.whole()) is None:
             return

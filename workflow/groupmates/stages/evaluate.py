@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -69,8 +68,9 @@ def run(
     lm.check_ids(model, documents, lambda i: place_of(i, chosen, located(pool)), tokens)
     seed = hash64(settings.seed, "evaluate", f"steps of {number}")
     todo = "lower evaluate.training.learning_rate"
-    how: dict[str, Any] = {"todo": todo, "compile": bool(compile)}
-    with Training(curve, "curve", provenance, model, optimizer, seed, hyper, **how) as under_way:
+    with Training(
+        curve, "curve", provenance, model, optimizer, seed, hyper, todo=todo, compile=bool(compile)
+    ) as under_way:
         batches = training_batches(documents, settings, random)
         seen, losses = train(settings, under_way, batches, heldout, label)
         if reading is None:

@@ -38,7 +38,7 @@ def run(
     label = "score"
     encoder, passes = influence.encoder, Passes(label, settings.score.batch_tokens)
     tokenizer = load_tokenizer(model / "tokenizer")
-    to_compile = [influence] * compile  # with the first documents
+    untried = bool(compile)
 
     def tokenised(file: PoolFile, documents: list[Document]) -> tuple[list[int], Any]:
         texts = [d.text for d in documents]
@@ -50,9 +50,10 @@ def run(
     def scored(
         file: PoolFile, documents: list[Document], tokens: tuple[list[int], Any]
     ) -> dict[str, Any]:
+        nonlocal untried
         n_tokens, read = tokens
-        if to_compile:
-            to_compile.pop()
+        if untried:
+            untried = False
             influence.compile_layers(label, read[:FEW])
         individual, embeddings = passes.run(lambda tokens: influence.score_read(read, tokens))
         check_finite(file, documents, individual, embeddings)
