@@ -158,10 +158,10 @@ def process(command, folder, stop: int | None, rank: int, count: int) -> None:
     """One of `count` processes; the rows that it works at go to a file."""
     original = lm.token_losses
 
-    def losses(model, ids):
+    def losses(model, ids, *predicted):
         with (folder / f"rows-{rank}.jsonl").open("a") as file:
             file.writelines(json.dumps(row) + "\n" for row in ids.tolist())
-        return original(model, ids)
+        return original(model, ids, *predicted)
 
     lm.token_losses = losses
     if stop is not None:
@@ -380,9 +380,9 @@ def test_a_loss_that_is_no_number_names_its_text_and_spoils_nothing_that_was_kep
 ):
     calls, original = [], lm.token_losses
 
-    def losses(model, ids):
+    def losses(model, ids, *predicted):
         calls.append(ids.tolist())
-        loss, square = original(model, ids)
+        loss, square = original(model, ids, *predicted)
         return loss * (math.nan if len(calls) == 3 else 1), square
 
     monkeypatch.setattr(lm, "token_losses", losses)

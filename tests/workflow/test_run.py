@@ -21,6 +21,7 @@ from groupmates.settings.stages import part_of
 from in_process import counted_by_rule, planned, snakemake
 
 
+@pytest.mark.long
 def test_a_run_in_processes_of_its_own_makes_the_same_bytes(finished: Path, tmp_path: Path) -> None:
     """The other tests run the same commands within their own process."""
     folder = checkout.make(tmp_path / "checkout")
