@@ -16,8 +16,8 @@ import checkout
 import core_folder
 from groupmates.cost.calibration import merged, pool_sample, reduced
 from groupmates.cost.compare import compare, read_plan
-from groupmates.cost.jobs import TOKENS_AHEAD, Jobs, Phase
-from groupmates.cost.plan import job_seconds, plan, run
+from groupmates.cost.jobs import IMPORTS_BYTES, TOKENS_AHEAD, Jobs, Phase
+from groupmates.cost.plan import job_seconds, memory, plan, run
 from groupmates.cost.rates import Source
 from groupmates.cost.sizes import base_steps, count_documents, measure
 from groupmates.cost.table import text
@@ -67,6 +67,12 @@ def test_the_paper_is_planned_without_data_and_the_figures_say_that_they_are_ass
     shown = text(planned)
     assert "ASSUMED" in shown
     assert "arithmetic, not measured: 30 % of 67 TFLOP/s" in shown
+
+
+def test_memory_of_kmeans_on_a_gpu_counts_torch():
+    jobs = [Jobs(1, [], host_bytes=5.0, gpu_bytes=7.0)]
+    assert memory("cluster", jobs, None, on_gpu=True) == (5 + IMPORTS_BYTES[True], 7)
+    assert memory("cluster", jobs, None, on_gpu=False) == (12 + IMPORTS_BYTES[False], 7)
 
 
 def test_a_model_made_from_scratch_has_the_tokens_of_the_tokenizer_that_is_given(

@@ -83,10 +83,14 @@ def test_every_document_is_visited_about_equally_often():
 # theta after a beam
 
 
+def of_all(influence, emb, kernel) -> Thetas:
+    return Thetas(influence, emb, relation(kernel), np.arange(len(emb)))
+
+
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_theta_after_a_beam_is_the_equation_and_infinite_for_its_own_documents(kernel):
     influence, emb = pool(7)
-    found = Thetas(influence, emb, relation(kernel)).after(np.array([[2, 5], [6, 0]]))
+    found = of_all(influence, emb, kernel).after(np.array([[2, 5], [6, 0]]))
     for beam, row in zip([[2, 5], [6, 0]], found, strict=True):
         for document in range(7):
             if document in beam:
@@ -224,7 +228,7 @@ def test_beams_are_filled_beyond_the_expansion_where_the_cap_blocks_the_best():
 def test_theta_of_some_documents_is_that_of_all_and_blocks_share_memory():
     influence, emb = pool(9)
     some, beams = np.array([1, 4, 8]), np.array([[2, 4], [8, 0]])
-    everything = Thetas(influence, emb, relation("mean")).after(beams).copy()
+    everything = of_all(influence, emb, "mean").after(beams).copy()
     ours = Thetas(influence, emb, relation("mean"), some)
     assert ours.after(beams) == pytest.approx(everything[:, some], abs=1e-6)
     assert np.shares_memory(ours.after(beams), ours.after(beams[:1]))
@@ -246,7 +250,7 @@ def sorted_anew(influence, emb, kernel, length, width, expansion, cap):
     beams = [[d] for d in np.argsort(influence, kind="stable")[:width].tolist()]
     scores = [float(influence[d]) for (d,) in beams]
     for _ in range(length - 1):
-        thetas = Thetas(influence, emb, relation(kernel)).after(np.array(beams))
+        thetas = of_all(influence, emb, kernel).after(np.array(beams))
         used, tried, seen, grown = Counter(), set(), set(), []
         while len(grown) < width:
             candidates = []

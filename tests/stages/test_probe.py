@@ -14,6 +14,7 @@ import tables
 from groupmates.artefacts.store import read_table
 from groupmates.errors import UserError
 from groupmates.models import language_model as lm
+from groupmates.models.probing import Probing
 from groupmates.models.reference import Reference, reference_part
 from groupmates.models.tokenizer import token_lists
 from groupmates.settings.per_stage import ProbeSettings
@@ -188,6 +189,18 @@ def test_a_killed_job_goes_on_after_its_last_save_with_the_same_bytes(
     assert attempts > 3
     # One evaluation of the checkpoint per attempt, the one it dies at, and what was not yet saved.
     assert len(evaluations) <= 21 + attempts * (2 + every - 1)
+
+
+def test_losses_of_plain_layers_are_not_subtracted_from_those_of_compiled_ones(
+    small_run, tmp_path, monkeypatch, capsys
+):
+    killed.saving(monkeypatch)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        killed.dying(patch, Reference, "loss", 7)
+        probed(small_run, tmp_path)
+    monkeypatch.setattr(Probing, "compile_layers", lambda of, *_: setattr(of, "_longest", 64))
+    probed(small_run, tmp_path, compile=1)
+    assert "what was kept is of other settings or inputs; begins anew" in capsys.readouterr().err
 
 
 def test_influences_that_drown_in_rounding_are_told_with_both_figures(

@@ -163,7 +163,8 @@ def memory(
     """Peak bytes of a job, host and GPU: its data by arithmetic, and what was measured beside it."""
     host = max(group.host_bytes for group in jobs)
     on_card = max(group.gpu_bytes + group.gpu_alone_bytes * on_gpu for group in jobs)
-    beside = float(IMPORTS_BYTES[STAGES[name].torch])
+    stage = STAGES[name]  # k-means imports torch where there is a GPU
+    beside = float(IMPORTS_BYTES[stage.torch or (on_gpu and stage.gpu)])
     beside_gpu = 0.0
     if measured is not None:
         beside = max(measured.host_bytes.get(name, beside), 0.0)

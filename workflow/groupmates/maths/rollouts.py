@@ -76,7 +76,7 @@ def beam_rollouts(
 
 
 class Thetas:
-    """theta of M documents after beams of a step, of these `documents` or of all.
+    """theta of these M `documents` after beams of a step.
 
     A block of it lies where the block before did, so that it stays in the processor's cache.
     """
@@ -86,13 +86,12 @@ class Thetas:
         influence_N: np.ndarray,
         emb_ND: np.ndarray,
         relation: Relation,
-        documents: np.ndarray | None = None,
+        documents: np.ndarray,
     ) -> None:
-        ours = slice(None) if documents is None else documents
         self._emb_ND, self._relation = emb_ND, relation
-        self._emb_MD, self._influence_M = emb_ND[ours], influence_N[ours]
+        self._emb_MD, self._influence_M = emb_ND[documents], influence_N[documents]
         self.column_N = np.full(len(emb_ND), -1)  # -1: not of these documents
-        self.column_N[ours] = np.arange(len(self._emb_MD))
+        self.column_N[documents] = np.arange(len(documents))
         self._memory = np.empty(0, np.float32)
 
     def after(self, beams: np.ndarray) -> np.ndarray:
@@ -212,7 +211,7 @@ class _Queue:
         self._kept = min(KEPT * search.expansion, len(search.influence_N))
         self._documents = np.zeros((len(beams), self._kept), np.int64)
         self._thetas = np.full((len(beams), self._kept), np.inf, np.float32)
-        self._gone: list[tuple[np.ndarray, np.ndarray]] = []  # what was taken
+        self._taken = np.empty((2, 0), np.int64)  # beams, and documents that they gave
         self._more = np.full(len(beams), True)  # whether there may be more than is kept
         self._lowest_N = search.lowest_theta(beams) if len(beams) else np.empty(0)
 
@@ -231,7 +230,7 @@ class _Queue:
         beam, place = np.nonzero(left & (left.cumsum(axis=1) <= self._search.expansion))
         taken = self._documents[beam, place], self._thetas[beam, place]
         self._thetas[beam, place] = np.inf
-        self._gone.append((beam, taken[0]))
+        self._taken = np.concatenate([self._taken, [beam, taken[0]]], axis=1)
         return beam, *taken
 
     def _refill(self, rows: np.ndarray, open_N: np.ndarray) -> None:
@@ -264,10 +263,10 @@ class _Queue:
         theta = thetas.after(self._beams[rows])
         row_W = np.full(len(self._beams), -1)
         row_W[rows] = np.arange(len(rows))
-        for beam, document in self._gone:
-            row, column = row_W[beam], thetas.column_N[document]
-            here = (row >= 0) & (column >= 0)
-            theta[row[here], column[here]] = np.inf
+        beam, document = self._taken
+        row, column = row_W[beam], thetas.column_N[document]
+        here = (row >= 0) & (column >= 0)
+        theta[row[here], column[here]] = np.inf
         count = min(self._kept, len(among))
         best = np.argpartition(theta, count - 1, axis=1)[:, :count]
         documents = np.concatenate([self._documents[rows], among[best]], axis=1)

@@ -93,6 +93,11 @@ class Probing:
             # Influences are differences of losses, which must be of the same kernels.
             self.start_loss = self._reference.loss(self._model)
 
+    @property
+    def compiled(self) -> bool:
+        """Whether steps and losses are those of compiled layers."""
+        return self._longest is not None
+
     def told_if_drowned(self, label: str, influences_N: np.ndarray) -> None:
         """Note where influences, nats, are not far above what the loss can resolve."""
         spread = float(np.std(influences_N)) if len(influences_N) else math.inf

@@ -20,8 +20,8 @@ from groupmates.artefacts.catalogue import path
 from groupmates.artefacts.store import read_artefact_json, replacing
 from groupmates.errors import UserError
 from groupmates.maths.statistics import paired_interval
-from groupmates.records import campaign, jobs
-from groupmates.report import words
+from groupmates.records import jobs
+from groupmates.report import several_runs, words
 from groupmates.report.comparison import as_csv, markdown
 from groupmates.report.figures import canvas
 from groupmates.report.figures import training_and_influence as figures
@@ -62,14 +62,7 @@ class Run:
                 todo=f"correct the folder, or {finish}",
             )
         summary = read_artefact_json(folder / path("summary"), "summary")
-        begun = campaign.read(folder / "logs")
-        if begun is None:
-            raise UserError(
-                expected="the configuration of the run, which snakemake writes when it starts",
-                found="none",
-                where=str(folder / "logs" / campaign.NAME),
-                todo=f"{finish} --forcerun summarise",
-            )
+        begun = several_runs.begun(folder, f"{finish} --forcerun summarise")
         if not _summarised(folder / "logs", begun):
             raise UserError(
                 expected="finished runs",
@@ -140,14 +133,7 @@ class Merged:
 def compare(folders: list[Path], output: Path) -> str:
     """Write comparison.csv, .md and .svg to the folder `output`; what was found, in a sentence."""
     merged = merge([Run.of(folder) for folder in folders])
-    for run in merged.runs:
-        if run.folder.resolve() in (output.resolve(), *output.resolve().parents):
-            raise UserError(
-                expected="a folder outside the runs, which have a comparison of their own",
-                found=str(output),
-                where="--output",
-                todo=f"choose another, such as {run.folder.parent / 'comparison'}",
-            )
+    several_runs.check_outside([run.folder for run in merged.runs], output, "comparison")
     written = {"csv": as_csv(rows(merged)), "md": as_markdown(merged), "svg": drawn(merged)}
     for kind, text in written.items():
         with replacing(output / f"comparison.{kind}") as temporary:
@@ -203,8 +189,7 @@ def _check_alike(runs: list[Run], methods: list[str]) -> None:
     first = _compared(runs[0], methods)
     for run in runs[1:]:
         found = _compared(run, methods)
-        differing = [k for k in sorted(first.keys() | found.keys()) if first.get(k) != found.get(k)]
-        if differing:
+        if differing := several_runs.differing(first, found):
             told = [
                 f"{k}: {_shown(first, k)} in {runs[0].folder}, {_shown(found, k)} in {run.folder}"
                 for k in differing[:SHOWN]

@@ -75,6 +75,7 @@ def page(of: Compared) -> Page:
         "places": places,
         "baseline": of.baseline,
         "seeds": max(len(trained.curves) for trained in of.methods.values()),
+        "heldout": len(of.methods[of.baseline].labels_E),
         "measure": MEASURES.get(of.measure or ""),
         "stages": max(len(trained.begins) for trained in of.methods.values()),
         "costs": costs(of),
@@ -169,8 +170,10 @@ def core_power() -> list[Row]:
 
 
 def as_markdown(found: list[Row], places: int, sentences: list[str]) -> str:
-    heads = ["method", "seeds", "final loss, nats", "minus", "nats", "by seed", "by example"]
-    heads += ["tokens saved", "by seed", "compute saved", "by seed", "compute is of"]
+    over_seeds = f"{gain_words.LEVEL} over seeds"
+    heads = ["method", "seeds", "final loss, nats", "minus", "difference, nats", over_seeds]
+    heads += [f"{gain_words.LEVEL} over examples", "tokens saved", over_seeds]
+    heads += ["compute saved", over_seeds, "compute in"]
     lines = [
         [
             row["method"],

@@ -14,8 +14,7 @@ from typing import Any
 from groupmates.artefacts.catalogue import line_of, path
 from groupmates.artefacts.store import table_record
 from groupmates.errors import UserError
-from groupmates.records import campaign
-from groupmates.report import frontier
+from groupmates.report import frontier, several_runs
 from groupmates.report.data import pretrained
 from groupmates.report.data.pretrained import Pretrained
 from groupmates.settings.config import Config, leaves
@@ -48,14 +47,7 @@ class Run:
         finish = (
             f"let snakemake finish them: --configfile FILE --config run={folder.name} -- pretrain"
         )
-        begun = campaign.read(folder / "logs")
-        if begun is None:
-            raise UserError(
-                expected="the configuration of the run, which snakemake writes when it starts",
-                found="none",
-                where=str(folder / "logs" / campaign.NAME),
-                todo=f"correct the folder, or {finish}",
-            )
+        begun = several_runs.begun(folder, f"correct the folder, or {finish}")
         config = Config.model_validate(begun["config"])
         config.pretrain.check_methods()
         files = _files(folder, config)
@@ -156,21 +148,11 @@ def _check(runs: list[Run], output: Path) -> None:
             where="RUN...",
             todo="name the folders of runs whose pretrained models shall be compared",
         )
-    for run in runs:
-        if run.folder.resolve() in (output.resolve(), *output.resolve().parents):
-            raise UserError(
-                expected="a folder outside the runs, which have a page of their own",
-                found=str(output),
-                where="--output",
-                todo=f"choose another, such as {run.folder.parent / 'frontier'}",
-            )
+    several_runs.check_outside([run.folder for run in runs], output, "frontier")
     first = _alike(runs[0].config)
     for run in runs[1:]:
         ours = _alike(run.config)
-        differing = [
-            key for key in sorted(first.keys() | ours.keys()) if first.get(key) != ours.get(key)
-        ]
-        if differing:
+        if differing := several_runs.differing(first, ours):
             key = differing[0]
             raise UserError(
                 expected="runs whose trainings of one seed begin alike and are measured alike",

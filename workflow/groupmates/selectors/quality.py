@@ -84,7 +84,7 @@ def order(
     weights = prepared / WEIGHTS
     store.read_artefact_json(weights.with_suffix(".json"), "classifier")
     model = QualityClassifier.load(settings.quality, weights)
-    label = f"order quality {partition + 1}/{partitions}"
+    label = f"order {output.parent.name} {partition + 1}/{partitions}"
     columns, bad = settings.columns, settings.bad_records
     score_N = score_texts(label, score[partition], pool, columns, bad, model.score)
     provenance = Provenance.of("select", settings, score=score, classifier=weights)

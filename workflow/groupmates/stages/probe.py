@@ -40,13 +40,14 @@ def run(
     provenance = Provenance.of(
         "probe", settings, base=base, pool=probe_pool, reference=reference, rollouts=rollouts
     ).also(part=part, parts=parts)
-    with Kept(output, "probe", provenance) as kept:
-        examples = reference_part(reference, "selection", settings.selection_examples)[0]
-        probing = Probing(base, examples, settings.learning_rate)
+    examples = reference_part(reference, "selection", settings.selection_examples)[0]
+    probing = Probing(base, examples, settings.learning_rate)
+    label = f"probe {output.parent.name} {part + 1}/{parts}"
+    if compile:
+        probing.compile_layers(label, sequences.values())
+    # Losses of compiled layers are never subtracted from those of plain ones.
+    with Kept(output, "probe", provenance.also(compiled=probing.compiled)) as kept:
         losses = kept.values  # before and after every step: nearly all of the work
-        label = f"probe {output.parent.name} {part + 1}/{parts}"
-        if compile:
-            probing.compile_layers(label, sequences.values())
         progress = Progress(label, len(plan), "steps", len(losses))
         for row in probing.along(sequences, plan, "probe", "rollout", len(losses)):
             before = probing.start_loss if step[row] == 1 else losses[-1][1]

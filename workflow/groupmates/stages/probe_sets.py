@@ -120,15 +120,16 @@ def run(
     provenance = Provenance.of(
         "groups", settings, base=base, pool=probe_pool, reference=reference, sets=sets
     ).also(part=part, parts=parts)
-    with Kept(output, "group_probe", provenance) as kept:
-        examples = reference_part(reference, "selection", settings.selection_examples)[0]
-        probing = Probing(base, examples, settings.learning_rate)
+    examples = reference_part(reference, "selection", settings.selection_examples)[0]
+    probing = Probing(base, examples, settings.learning_rate)
+    label = f"probe groups {part + 1}/{parts}"
+    if compile:
+        probing.compile_layers(label, sequences.values())
+    # As in `probe`: losses of the same kernels alone are subtracted.
+    with Kept(output, "group_probe", provenance.also(compiled=probing.compiled)) as kept:
         losses = kept.values
         complete = np.flatnonzero(step == size)  # a loss for each of these rows
         done = int(complete[len(losses) - 1]) + 1 if losses else 0
-        label = f"probe groups {part + 1}/{parts}"
-        if compile:
-            probing.compile_layers(label, sequences.values())
         progress = Progress(label, len(plan), "steps", done)
         for row in probing.along(sequences, plan, "group", "set", done):
             progress.advance()
