@@ -92,6 +92,8 @@ PartitionName=cpu Nodes=ALL Default=YES MaxTime=INFINITE DefaultTime=5 State=UP 
 PartitionName=gpu Nodes=ALL MaxTime=INFINITE DefaultTime=5 State=UP PriorityTier=10
 # Jobs here make way for those of the other partitions, and are queued again.
 PartitionName=scavenge Nodes=ALL MaxTime=INFINITE DefaultTime=5 State=UP PriorityTier=1 GraceTime=5
+# With more time for a save than a busy machine takes.
+PartitionName=patient Nodes=ALL MaxTime=INFINITE DefaultTime=5 State=UP PriorityTier=1 GraceTime=120
 # As on sites with a time limit: what asks for more waits for ever.
 PartitionName=short Nodes=ALL MaxTime=10 DefaultTime=5 State=UP PriorityTier=10
 """

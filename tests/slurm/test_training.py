@@ -18,7 +18,7 @@ import trainings
 
 pytestmark = pytest.mark.xdist_group("slurm training")
 
-STEPS = 1000  # more than three attempts take that are ended as soon as they have saved
+STEPS = 600  # more than three attempts take that are ended as soon as they have saved
 
 
 class Training(Campaign):
@@ -73,7 +73,7 @@ def survived(training: Training, trained: Path) -> None:
 
 
 def test_a_preemption_and_time_limits_cost_no_step_and_no_retry(slurm, training, trained):
-    training.start(slurm_partition="scavenge", runtime=3)
+    training.start(slurm_partition="patient", runtime=3)
     job = training.under_way()
     slurm.submit("sleep 2", "-p", "cpu", "-N2", "--exclusive")  # of a higher priority
     training.under_way(2)
