@@ -130,7 +130,6 @@ def order_group_mates(
     model: Path,
     score: list[Path],
     cluster: list[Path],
-    budget: Budget,
     scored_by: list[Path] | None = None,
     **chosen: str,
 ) -> list[Path]:
@@ -145,9 +144,7 @@ def order_group_mates(
     }
     for partition, output in enumerate(orders):
         stage.order(
-            GroupMates.Order(
-                budget=budget, group_mates=GroupMates.model_validate(settings | chosen)
-            ),
+            GroupMates.Order(group_mates=GroupMates.model_validate(settings | chosen)),
             score=score,
             cluster=cluster,
             model=model,

@@ -203,13 +203,11 @@ def test_the_fit_of_an_encoder_trains_on_the_documents_of_its_rollouts():
     assert {p.unit: p.units for p in final.phases}["steps"] == 2 * -(-(16 + 6 - 7) // 8)
 
 
-def test_proportional_quotas_pick_a_share_and_marginal_ones_order_all():
-    def greedy(quota: str) -> float:
-        (jobs,) = work(select={"group_mates": {"quota": quota}})["order-group-mates"]
-        return {p.unit: p for p in jobs.phases}["documents"].parts["greedy"]
-
-    assert greedy("marginal") == 1000 * (1000 / 25) * EMBEDDED  # 25 clusters of 40
-    assert greedy("proportional") == 0.25 * greedy("marginal")
+@pytest.mark.parametrize("quota", ["marginal", "proportional"])
+def test_the_greedy_orders_whole_clusters(quota):
+    (jobs,) = work(select={"group_mates": {"quota": quota}})["order-group-mates"]
+    greedy = {p.unit: p for p in jobs.phases}["documents"].parts["greedy"]
+    assert greedy == 1000 * (1000 / 25) * EMBEDDED  # 25 clusters of 40
 
 
 def test_kmeans_compares_the_sample_with_every_centroid_in_every_iteration():

@@ -19,7 +19,6 @@ from groupmates.errors import UserError
 from groupmates.explain import document as asked
 from groupmates.explain.selection import Selection
 from groupmates.maths.greedy import greedy_order
-from groupmates.maths.quota import proportional_quota
 from groupmates.maths.relation import Relation
 from groupmates.selectors import random as order_random
 from groupmates.settings.config import Budget
@@ -64,7 +63,7 @@ def make(
     model = scored.write_model(run / "fit/final", **RELATIONS[kernel])
     budget = Budget(ratio=None if tokens else 0.3, tokens=tokens)
     orders = [run / f"order/group_mates/part-{p:05d}.parquet" for p in range(partitions)]
-    scored.order_group_mates(orders, model, score, cluster, budget, quota=quota, sign=sign)
+    scored.order_group_mates(orders, model, score, cluster, quota=quota, sign=sign)
     drawn = run / "order/random/part-00000.parquet"
     order_random.order(Random.Order(seed=0), score=score, output=drawn)
     for method, made in (("group_mates", orders), ("random", [drawn])):
@@ -159,15 +158,10 @@ def test_the_theta_that_is_needed_lies_between_the_selected_and_the_others(made,
 
 
 def test_ranks_are_those_of_the_greedy_order_of_the_cluster(made, explained):
-    documents = len(made.pool.doc_id)
     rank = {}
     for cluster in np.unique(made.pool.cluster):
         members = np.flatnonzero(made.pool.cluster == cluster)
-        stop = len(members)
-        (settings,) = {str(Selection.of(made.run, "group_mates").made["settings"]["budget"])}
-        if made.quota == "proportional" and "'tokens': None" in settings:
-            stop = proportional_quota(round(0.3 * documents), len(members), documents)
-        picks, _ = greedy_order(made.gains()[members], made.pool.emb[members], made.relation, stop)
+        picks, _ = greedy_order(made.gains()[members], made.pool.emb[members], made.relation)
         rank |= {str(made.pool.doc_id[members[p]]): r for r, p in enumerate(picks)}
     for found in explained:
         assert found.standing.rank == rank.get(found.doc_id)

@@ -11,7 +11,6 @@ from groupmates.maths.quota import (
     documents_of_ratio,
     marginal_key,
     proportional_key,
-    proportional_quota,
     take,
 )
 
@@ -19,7 +18,7 @@ from groupmates.maths.quota import (
 def taken_per_cluster(sizes: list[int], budget: int) -> list[int]:
     """How many documents each cluster gives under proportional quotas."""
     cluster = np.repeat(np.arange(len(sizes)), sizes)
-    key = np.concatenate([proportional_key(size, size) for size in sizes])
+    key = np.concatenate([proportional_key(size) for size in sizes])
     rank = np.concatenate([np.arange(size) for size in sizes])
     taken = take(key, rank, np.ones(len(key)), documents=budget)
     return np.bincount(cluster[taken], minlength=len(sizes)).tolist()
@@ -42,12 +41,11 @@ def test_keys_below_the_share_are_exactly_the_papers_quota():
         for budget in range(1, documents + 1):
             for cluster in range(1, documents + 1):
                 quota = ceil(Fraction(budget * cluster, documents))
-                assert proportional_quota(budget, cluster, documents) == quota
-                assert (proportional_key(cluster, cluster) < budget / documents).sum() == quota
+                assert (proportional_key(cluster) < budget / documents).sum() == quota
 
 
 def test_equal_fractions_of_different_clusters_tie_and_the_lower_rank_is_first():
-    assert proportional_key(3, 3)[1] == proportional_key(6, 6)[2]
+    assert proportional_key(3)[1] == proportional_key(6)[2]
     assert taken_per_cluster([6, 3], 4) == [2, 2]  # 0/6 0/3 1/6, then 1/3 before 2/6
 
 

@@ -92,6 +92,18 @@ def test_a_compiler_that_fails_is_told_and_nothing_is_compiled(monkeypatch, caps
     assert told == ["[probe] layers are not compiled: ZeroDivisionError: division by zero"]
 
 
+def test_a_compiler_that_fails_without_a_word_is_told_by_its_kind(monkeypatch, capsys):
+    def trial():
+        assert not called
+        called.append(1)
+        return [np.ones(1)]
+
+    called = []
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **how: None)
+    assert not compile_layers(model(), "probe", {"loss": trial})
+    assert "layers are not compiled: AssertionError" in capsys.readouterr().err
+
+
 def test_layers_that_compute_something_else_are_not_compiled(traced, capsys):
     of, numbers = model(), iter([1.0, 1.03])
     assert not compile_layers(of, "probe", {"128 tokens": lambda: [np.array([next(numbers)])]})

@@ -58,7 +58,6 @@ def group_mates(
         [folder / "order.parquet"],
         write_model(folder / "model", **fitted),
         *pool_files,
-        Budget(ratio=0.25, tokens=None),
         scored_by,
         relation=relation,
     )

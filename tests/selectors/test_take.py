@@ -9,7 +9,6 @@ import pyarrow as pa
 import pytest
 
 import tables
-from groupmates.artefacts.store import read_table
 from groupmates.errors import UserError
 from groupmates.maths.greedy import greedy_order
 from groupmates.maths.relation import Relation
@@ -45,20 +44,24 @@ def orders_of_group_mates(
     partitions: int = 1,
     quota: str = "proportional",
     sign: str = "paper",
-    budget: Budget = BUDGET,
     **relation: Any,
 ) -> list[Path]:
     model = write_model(folder / "model", **relation)
     orders = [folder / f"order-{p:05d}.parquet" for p in range(partitions)]
-    return order_group_mates(orders, model, score, cluster, budget, quota=quota, sign=sign)
+    return order_group_mates(orders, model, score, cluster, quota=quota, sign=sign)
 
 
 def selected(
-    folder: Path, pool: Pool, shards: int = 2, partitions: int = 1, **chosen: Any
+    folder: Path,
+    pool: Pool,
+    shards: int = 2,
+    partitions: int = 1,
+    budget: Budget = BUDGET,
+    **chosen: Any,
 ) -> pa.Table:
     score, cluster = write_pool(folder, pool, shards)
     orders = orders_of_group_mates(folder, score, cluster, partitions, **chosen)
-    return take_budget(folder, orders, score, cluster, chosen.get("budget", budget()))
+    return take_budget(folder, orders, score, cluster, budget)
 
 
 def rows(table: pa.Table) -> list[dict[str, Any]]:
@@ -145,13 +148,6 @@ def test_a_singleton_cluster_is_selected_by_proportional_quotas(tmp_path):
     assert documents.doc_id[77] in table["doc_id"].to_pylist()
 
 
-def test_proportional_orders_hold_no_more_than_the_quotas(tmp_path):
-    score, cluster = write_pool(tmp_path, pool(), 2)
-    order = read_table(orders_of_group_mates(tmp_path, score, cluster)[0], "order")
-    sizes = np.bincount(pool().cluster)
-    assert len(order) == sum(ceil(36 * size / 120) for size in sizes)
-
-
 def test_clusters_without_documents_and_partitions_without_clusters_are_no_error(tmp_path):
     documents = pool()
     documents.cluster = np.where(documents.cluster % 2 == 0, 4, 1000)
@@ -220,11 +216,13 @@ def test_a_token_budget_beyond_the_pool_is_an_error(tmp_path):
         selected(tmp_path / "more", pool(), budget=budget(tokens=total + 1))
 
 
-def test_an_order_for_a_smaller_budget_is_an_error(tmp_path):
+@pytest.mark.parametrize("quota", ["proportional", "marginal"])
+def test_one_order_serves_every_budget(tmp_path, quota):
     score, cluster = write_pool(tmp_path, pool(), 2)
-    orders = orders_of_group_mates(tmp_path, score, cluster, budget=budget(0.1))
-    with pytest.raises(UserError, match="at least 108 documents"):
-        take_budget(tmp_path, orders, score, cluster, budget(0.9))
+    orders = orders_of_group_mates(tmp_path, score, cluster, quota=quota)
+    for ratio in (0.1, 0.9, 1.0):
+        table = take_budget(tmp_path, orders, score, cluster, budget(ratio))
+        assert len(table) == round(ratio * 120)
 
 
 def test_a_document_in_two_orders_is_an_error(tmp_path):

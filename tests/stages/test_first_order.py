@@ -118,7 +118,7 @@ def test_any_number_of_jobs_gives_the_same_rows(small_run, whole, tmp_path, part
 def opened(run: small.Run, rate: StepRate = small.RATE, together: int = 1) -> FirstOrder:
     reference, _ = reference_part(run.reference, "selection", EXAMPLES)
     model = FirstOrder(run.base, reference, rate)
-    model.together = together
+    model.group = model.together = together
     return model
 
 
@@ -128,11 +128,14 @@ def some(run: small.Run, count: int) -> tuple[list[np.ndarray], list[str]]:
     return [tokens[: len(tokens) - i] for i, (_, tokens) in enumerate(pool)], [d for d, _ in pool]
 
 
-def test_documents_that_are_read_together_have_the_labels_of_each_alone(small_run, capsys):
+def test_documents_that_are_read_together_have_the_labels_of_each_alone(
+    small_run, capsys, monkeypatch
+):
     tokens, doc_ids = some(small_run, 7)
     alone = np.concatenate(
         [opened(small_run).influences([t], [d]) for t, d in zip(tokens, doc_ids, strict=True)]
     )
+    monkeypatch.setattr("groupmates.models.first_order.BATCHES", 1)
     model = opened(small_run, together=3)
     batches = model.batches(tokens)
     assert sorted(np.concatenate(batches).tolist()) == list(range(7))
@@ -163,6 +166,14 @@ def test_a_model_or_a_memory_that_cannot_have_so_many_reads_fewer(
     assert model.influences(tokens, doc_ids) == pytest.approx(expected, rel=1e-4, abs=1e-7)
     assert model.together == together
     assert capsys.readouterr().err.count(f"read {together} at a time from here on") == 1
+
+
+def test_jobs_on_any_device_share_the_documents_alike(small_run):
+    tokens, _ = some(small_run, 7)
+    batches = opened(small_run, together=3).batches(tokens)
+    model = opened(small_run, together=3)
+    model.together = 1  # as on a CPU, or where memory is short
+    assert [rows.tolist() for rows in model.batches(tokens)] == [rows.tolist() for rows in batches]
 
 
 # Kills

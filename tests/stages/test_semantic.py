@@ -212,7 +212,7 @@ def two_kinds(
             )
     else:
         model = scored.write_model(run / "fit/final")
-        scored.order_group_mates(orders, model, score, clusters, budget, clusters="semantic")
+        scored.order_group_mates(orders, model, score, clusters, clusters="semantic")
     table = scored.take_budget(run, orders, score, clusters, budget, method)
     return pool, meaning, table.to_pylist()
 

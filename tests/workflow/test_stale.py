@@ -121,8 +121,8 @@ AFFECTS: dict[str, tuple[object, set[str]]] = {
     "cluster.iterations": (6, CLUSTER),
     "cluster.sample_per_cluster": (100, CLUSTER),
     "select.methods": (["random"], {"summarise", "report"}),
-    "select.budget.ratio": (0.3, {"order"} | TAKE),
-    "select.budget.tokens": (9000, {"order"} | TAKE),
+    "select.budget.ratio": (0.3, TAKE),
+    "select.budget.tokens": (9000, TAKE),
     "select.partitions": (2, {"order"} | TAKE),
     "select.group_mates.clusters": ("semantic", SEMANTIC | {"order"} | TAKE),
     "select.group_mates.quota": ("proportional", {"order"} | TAKE),
@@ -166,7 +166,7 @@ AFFECTS: dict[str, tuple[object, set[str]]] = {
     "pretrain.sharding": ("fsdp", set()),
     "compile": (["base", "probe", "evaluate"], set()),
     "pretrain.tracker": ("tensorboard", set()),
-    "pretrain.stages": ([0.5, 0.5], {"order"} | TAKE),  # the run is the first stage
+    "pretrain.stages": ([0.5, 0.5], TAKE),  # the run is the first stage
     "pretrain.repeat": (True, set()),
     "core.tasks": (["copa"], set()),
     "core.examples": (7, set()),

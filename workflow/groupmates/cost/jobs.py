@@ -231,14 +231,14 @@ class Amounts:
         assert budget.tokens is not None
         return min(1.0, budget.tokens / (self.sizes.documents * self.sizes.tokens))
 
-    def by_cluster(self, kernel: str, share: float, size: int) -> Jobs:
-        """Jobs that compare the documents of each cluster, or a share of them with all."""
+    def by_cluster(self, kernel: str, size: int) -> Jobs:
+        """Jobs that compare the documents of each cluster with each other."""
         partitions = self.config.select.partitions
         documents = self.sizes.documents / partitions
         in_cluster = self.sizes.documents / self.clusters
         phases = [
             Phase("rows", documents, {"embeddings": self.sizes.documents * 4.0 * size}),
-            Phase("documents", documents, {kernel: documents * share * in_cluster * size}),
+            Phase("documents", documents, {kernel: documents * in_cluster * size}),
         ]
         host = documents * (4.0 * size + 60) + in_cluster * size * 16.0 + 8 * self.sizes.documents
-        return Jobs(partitions, phases, host, 0, documents * share * 30.0)
+        return Jobs(partitions, phases, host, 0, documents * 30.0)

@@ -59,15 +59,13 @@ def counts(step: type[Step]) -> Callable[[Count], Count]:
 
 @counts(GroupMates.Order)
 def _(of: Amounts, method: GroupMates) -> Jobs:
-    ratio = of.config.select.budget.ratio
-    proportional = method.quota == "proportional" and ratio is not None
-    return of.by_cluster("greedy", ratio if proportional and ratio else 1.0, of.embedding)
+    return of.by_cluster("greedy", of.embedding)
 
 
 @counts(SemDedup.Order)
 def _(of: Amounts, method: SemDedup) -> Jobs:
     size = of.meaning if method.clusters == "semantic" else of.embedding
-    return of.by_cluster("greedy", 1.0, size)
+    return of.by_cluster("greedy", size)
 
 
 @counts(Color.Prepare)

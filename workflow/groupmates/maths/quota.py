@@ -17,19 +17,14 @@ def documents_of_ratio(ratio: float, documents: int) -> int:
     return max(1, round(ratio * documents))
 
 
-def proportional_quota(budget: int, cluster: int, documents: int) -> int:
-    """ceil(n |C| / N) in whole numbers: what a cluster can give to a budget of n documents."""
-    return -(-budget * cluster // documents)
-
-
-def proportional_key(picks: int, cluster: int) -> np.ndarray:
-    """rank / |C| of the first picks: every cluster gives the same share (the paper's rule).
+def proportional_key(cluster: int) -> np.ndarray:
+    """rank / |C| of a cluster's documents: every cluster gives the same share (the paper's rule).
 
     rank / |C| < n/N holds for exactly ceil(n |C| / N) ranks, so these keys take the paper's quotas,
     and trimming them to the budget drops the largest fractions first. Equal fractions of different
     clusters (1/3, 2/6) tie: float64 division rounds equal rationals equally.
     """
-    return np.arange(picks) / cluster
+    return np.arange(cluster) / cluster
 
 
 def marginal_key(theta_C: np.ndarray) -> np.ndarray:
@@ -62,8 +57,7 @@ def take(
                 expected=f"at least {documents:,} documents in the method's order",
                 found=f"{len(order):,}",
                 where="select.budget.ratio",
-                todo="lower the ratio, or let the method drop less (select.semdedup.threshold); orders "
-                "made for a smaller ratio must be made again",
+                todo="lower the ratio, or let the method drop less (select.semdedup.threshold)",
             )
         return order[:documents]
     sum_N = np.cumsum(n_tokens_N[order])

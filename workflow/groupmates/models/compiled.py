@@ -61,7 +61,8 @@ def compile_layers(
     except Exception as error:  # of a compiler, or of the operating system that has none
         if isinstance(error, torch.AcceleratorError) and not _gpu_works():
             raise
-        said = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
+        first_line = str(error).strip().partition("\n")[0][:200]
+        said = f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
     else:
         torch._dynamo.config.suppress_errors = True
         taken = time.perf_counter() - begun

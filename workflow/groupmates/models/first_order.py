@@ -25,6 +25,9 @@ from groupmates.models.reference import Reference, check_reference
 from groupmates.progress import note
 from groupmates.settings.sections import StepRate
 
+# A pool has at least so many batches, which jobs share.
+BATCHES = 64
+
 
 @dataclass(frozen=True)
 class Part:
@@ -44,7 +47,8 @@ class Part:
 class FirstOrder:
     """A base model, its AdamW state and the gradient of the reference loss, at one place.
 
-    `together`: documents of one forward and backward pass at the most. Raises `UserError` where the
+    `group`: documents of a batch at the most, on any device: jobs may go on elsewhere, and be shared
+    by several kinds. `together`: of one forward and backward pass. Raises `UserError` where the
     reference loss has no finite gradient.
     """
 
@@ -67,8 +71,8 @@ class FirstOrder:
                 if parameter.grad is not None:
                     self._add(parameter, optimizer.state[parameter], group["weight_decay"])
         model.zero_grad(set_to_none=True)
-        few = GRADIENT_VALUES // sum(p.numel() for p in self._names)
-        self.together = max(1, int(few)) if lm.device().type == "cuda" else 1
+        self.group = max(1, int(GRADIENT_VALUES // sum(p.numel() for p in self._names)))
+        self.together = self.group if lm.device().type == "cuda" else 1
         note("first order", f"reference loss {loss:.4f} nats, norm of its gradient {norm:.4g}")
 
     def _add(self, parameter: nn.Parameter, state: dict[str, Any], weight_decay: float) -> None:
@@ -88,16 +92,11 @@ class FirstOrder:
         self._decay += weight_decay * float(shrunk)
 
     def batches(self, sequences: list[np.ndarray]) -> list[np.ndarray]:
-        """Numbers of the documents that are read together: the same, however jobs share them."""
-        if self.together == 1:
-            return list(np.arange(len(sequences))[:, None])
+        """Numbers of the documents that are read together: the same in any job on any device."""
         lengths_N = np.array([len(s) for s in sequences])
+        most = min(self.group, -(-len(sequences) // BATCHES))
         found = length_batches(lengths_N, lm.pass_tokens(self._model))
-        return [
-            rows
-            for batch in found
-            for rows in np.array_split(batch, -(-len(batch) // self.together))
-        ]
+        return [rows for batch in found for rows in np.array_split(batch, -(-len(batch) // most))]
 
     def influences(self, sequences: list[np.ndarray], doc_ids: list[str]) -> np.ndarray:
         """Of each document, float64 [N, 3]: mean loss, norm of its gradient, first-order influence.

@@ -8,12 +8,7 @@ import numpy as np
 
 from groupmates.artefacts.store import Provenance, read_folder_json, write_table
 from groupmates.maths.greedy import gains, greedy_order
-from groupmates.maths.quota import (
-    documents_of_ratio,
-    marginal_key,
-    proportional_key,
-    proportional_quota,
-)
+from groupmates.maths.quota import marginal_key, proportional_key
 from groupmates.maths.relation import NONE, Relation
 from groupmates.progress import Progress, note
 from groupmates.selectors.order import read_members
@@ -35,6 +30,8 @@ def order(
 ) -> None:
     """Greedy group selection within the clusters c with c % partitions == partition.
 
+    Clusters are ordered to their ends, whatever the budget: of what is ordered, `take` leaves out
+    documents that cannot be taken.
     `scored_by`: the pool scored by another influence model, `model`, than the final one.
     """
     ours = settings.group_mates
@@ -42,7 +39,6 @@ def order(
     relation = relation.used_as(ours.relation, ours.sharpness)
     members = read_members(score, cluster, partition, partitions, scored_by or None)
     documents = len(members.cluster_N)
-    picked_N = np.zeros(documents, bool)
     rank_N, key_N, theta_N = (np.zeros(documents, kind) for kind in (np.int32, float, float))
     label = f"greedy {partition + 1}/{partitions}"
     largest = int(np.bincount(members.cluster_N).max(initial=0))
@@ -54,18 +50,12 @@ def order(
         )
     progress = Progress(label, documents, "documents")
     for here in members.by_cluster():
-        stop = size = here.stop - here.start
-        if ours.quota == "proportional" and settings.budget.ratio is not None:
-            wanted = documents_of_ratio(settings.budget.ratio, members.documents)
-            stop = proportional_quota(wanted, size, members.documents)
+        size = here.stop - here.start
         influence = gains(members.influence_N[here], ours.sign, members.maximum)
-        picks, theta = greedy_order(influence, members.emb_ND[here], relation, stop)
+        picks, theta = greedy_order(influence, members.emb_ND[here], relation)
         at = here.start + picks
-        picked_N[at] = True
-        rank_N[at] = np.arange(stop)
-        key_N[at] = (
-            proportional_key(stop, size) if ours.quota == "proportional" else marginal_key(theta)
-        )
+        rank_N[at] = np.arange(size)
+        key_N[at] = proportional_key(size) if ours.quota == "proportional" else marginal_key(theta)
         theta_N[at] = theta
         progress.advance(size)
     progress.finish()
@@ -79,5 +69,5 @@ def order(
         "key": key_N,
         "group_influence": theta_N,
     }
-    kept = members.in_pool(picked_N)
-    write_table(output, "order", provenance, {name: v[kept] for name, v in columns.items()})
+    in_pool = np.lexsort((members.row_N, members.shard_N))
+    write_table(output, "order", provenance, {name: v[in_pool] for name, v in columns.items()})

@@ -167,7 +167,6 @@ class GroupMates(Selector, name="group_mates"):
     alone."""
 
     class Order(Step):
-        budget: Budget
         group_mates: GroupMates
 
         shares = "clusters"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -35,25 +36,28 @@ def run(
     model = FirstOrder(base, examples, settings.learning_rate)
     batches = model.batches(tokens)
     ours = batches[len(batches) * part // parts : len(batches) * (part + 1) // parts]
-    documents = sum(map(len, ours))
+    row_N = np.concatenate([np.empty(0, np.int64), *ours])
     provenance = Provenance.of(
         "probe", settings, base=base, pool=probe_pool, reference=reference
     ).also(part=part, parts=parts)
-    with Kept(output, "first_order", provenance) as kept:
+    # Labels are kept without their documents, so only for these, in this order.
+    order = hashlib.sha256(row_N.tobytes()).hexdigest()
+    with Kept(output, "first_order", provenance.also(order=order)) as kept:
         found = kept.values
-        progress = Progress(f"first order {part + 1}/{parts}", documents, "documents", len(found))
-        first = 0
+        done, first = len(found), 0  # by an attempt before; documents of the batches before
+        progress = Progress(f"first order {part + 1}/{parts}", len(row_N), "documents", done)
         for rows in ours:
+            left = rows[max(0, done - first) :]
             first += len(rows)
-            if first <= len(found):  # of an attempt before
-                continue
-            here, names = [tokens[i] for i in rows], [doc_ids[i] for i in rows]
-            found += model.influences(here, names).tolist()
-            progress.advance(len(rows))
-            kept.measured(found)
+            while len(left):
+                here, left = left[: model.together], left[model.together :]
+                found += model.influences(
+                    [tokens[i] for i in here], [doc_ids[i] for i in here]
+                ).tolist()
+                progress.advance(len(here))
+                kept.measured(found)
         progress.finish()
         loss_N, norm_N, influence_N = np.array(found).reshape(-1, 3).T
-        row_N = np.concatenate([np.empty(0, np.int64), *ours])
         columns = {
             "doc_id": [doc_ids[i] for i in row_N],
             "loss_nats": loss_N,
