@@ -11,7 +11,7 @@ import small
 from groupmates.artefacts.store import Provenance, write_folder_provenance
 from groupmates.errors import UserError
 from groupmates.maths.labels import LabelScale
-from groupmates.models.influence import InfluenceModel, make_encoder
+from groupmates.models.influence import InfluenceModel, Uncopied, make_encoder
 from groupmates.settings import config
 from small import bert_folder, fit_settings, words
 
@@ -36,6 +36,20 @@ def learned(tmp_path, request):
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     return model.eval()
+
+
+@pytest.mark.parametrize("learned", KINDS, indirect=True)
+def test_documents_that_are_not_copied_are_the_same_documents(learned):
+    prepared = learned.encoder.prepare(TEXTS, SEQUENCES, 64)
+    assert torch.equal(learned(Uncopied(prepared), ROLLOUTS), learned(prepared, ROLLOUTS))
+
+
+def test_chunks_longer_than_the_encoder_has_positions_are_refused(tmp_path):
+    settings = fit_settings(str(bert_folder(tmp_path / "bert")))
+    encoder = settings.encoder.model_copy(update={"chunk_tokens": 17})
+    with pytest.raises(UserError, match="at most 16 tokens") as caught:
+        make_encoder(settings.model_copy(update={"encoder": encoder}), tmp_path)
+    assert (caught.value.found, caught.value.where) == ("17", "fit.encoder.chunk_tokens")
 
 
 def saved(model: InfluenceModel, folder):

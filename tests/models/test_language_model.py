@@ -273,12 +273,47 @@ def test_a_snapshot_restores_weights_moments_and_step_counters_bit_by_bit(archit
 
 
 @pytest.mark.parametrize(
-    ("layers", "hidden_size", "tokens"), [(3, 96, 16_384), (24, 1024, 16_384), (32, 2560, 4_915)]
+    ("layers", "hidden_size", "vocabulary", "tokens"),
+    [
+        (3, 96, 2_048, 16_384),
+        (24, 1024, 50_304, 16_384),
+        (32, 2560, 50_304, 4_915),
+        (26, 1152, 262_144, 4_096),
+    ],
 )
-def test_large_models_take_fewer_tokens_in_a_pass(layers, hidden_size, tokens):
+def test_large_models_and_vocabularies_take_fewer_tokens_in_a_pass(
+    layers, hidden_size, vocabulary, tokens
+):
     model = small.tiny_lm()
     model.config.num_hidden_layers, model.config.hidden_size = layers, hidden_size
+    model.config.vocab_size = vocabulary
     assert lm.pass_tokens(model) == tokens
+
+
+# Devices
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the GPU is used")
+@pytest.mark.parametrize(
+    ("variable", "given", "told"),
+    [
+        ("CUDA_VISIBLE_DEVICES", "3", 1),
+        ("SLURM_JOB_GPUS", "0,1", 1),
+        ("CUDA_VISIBLE_DEVICES", "", 0),
+        ("CUDA_VISIBLE_DEVICES", "-1", 0),
+    ],
+)
+def test_a_gpu_that_a_job_has_and_torch_cannot_use_is_told_once(
+    variable, given, told, monkeypatch, capsys
+):
+    for name in ("CUDA_VISIBLE_DEVICES", "SLURM_JOB_GPUS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, given)
+    lm._told_of_idle_gpu.cache_clear()
+    assert lm.device() == lm.device() == torch.device("cpu")
+    lm._told_of_idle_gpu.cache_clear()
+    said = capsys.readouterr().err
+    assert said.count(f"runs on the CPU, though the job has GPU {given}") == told
 
 
 # AdamW state on disk

@@ -312,6 +312,15 @@ def test_a_model_that_predicts_nothing_stops_the_run_and_is_kept(small_run, plan
     assert output.exists()
 
 
+def test_a_model_of_first_order_labels_that_predicts_nothing_wants_more_documents(
+    of_first_order, tmp_path
+):
+    asked = AcceptSettings(accept=Accept(minimum_spearman=1.0))
+    with pytest.raises(UserError, match=r"accept\.minimum_spearman") as caught:
+        accept.run(asked, model=of_first_order, output=tmp_path / "final.json")
+    assert "sample.probe_documents" in caught.value.todo
+
+
 def test_the_best_epoch_of_the_validation_rollouts_is_kept(
     small_run, planted, tmp_path, monkeypatch
 ):

@@ -213,4 +213,4 @@ def test_influences_that_drown_in_rounding_are_told_with_both_figures(
     spread = f"spread by {table['influence_nats'].to_numpy().std():.1e} nats"
     told = capsys.readouterr().err
     assert spread in told
-    assert "raise probe.learning_rate" in told
+    assert "raise probe.learning_rate.factor" in told

@@ -319,8 +319,9 @@ def of_device(error: Exception) -> UserError | None:
     words = " ".join(str(error).split())[:300]
     if isinstance(error, torch.OutOfMemoryError):
         todo = (
-            "let no other process share the GPU, take one with more memory, or lower the batch: "
-            "score.batch_tokens, core.batch_tokens; for a training more processes, or sharding: fsdp"
+            "let no other process share the GPU, or take one with more memory. Less is needed with a "
+            "lower sample.sequence_length, score.batch_tokens, core.batch_tokens or "
+            "fit.training.batch_rollouts; in pretraining with more processes and sharding: fsdp"
         )
         return UserError(expected="memory for this job", found=words, where=where, todo=todo)
     if isinstance(error, torch.AcceleratorError):

@@ -214,6 +214,17 @@ class ChunkEncoder(nn.Module):
         self.to(device())
         self.size = feature_size(self.encoder)
 
+    def check_positions(self, tokens: int, where: str) -> None:
+        """`UserError` where the encoder has fewer positions than `tokens`, which `where` sets."""
+        positions = getattr(self.encoder.config, "max_position_embeddings", tokens)
+        if 0 < positions < tokens:
+            raise UserError(
+                expected=f"at most {positions} tokens, as many as the encoder has positions",
+                found=f"{tokens}",
+                where=where,
+                todo="lower it, or choose another encoder",
+            )
+
     def check_ids(
         self,
         sequences: list[np.ndarray],

@@ -7,6 +7,7 @@ summed in float32 or better.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
@@ -39,13 +40,31 @@ from groupmates.settings.config import Architecture, Optimizer
 # Tokens x layers x hidden size of one pass. About 34 bytes each are kept for its gradient: 14 GB.
 # A model of 2.8B parameters needs 70 GB then, with its AdamW state (workflow/docs/experiments.md).
 PASS_SIZE = MICRO_TOKENS * 24 * 1024
+# Logits of one pass. Five float32 tensors of them are held at once: 20 GB.
+PASS_LOGITS = MICRO_TOKENS * 2**16
 CACHED_TOKENS = 2048
 # Tokens of padding, on a CPU, for which another pass would take as long.
 CPU_PADDING = 128
 
 
 def device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    _told_of_idle_gpu()
+    return torch.device("cpu")
+
+
+@cache
+def _told_of_idle_gpu() -> None:
+    """Note, once, a GPU that this job was given and torch cannot use."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES") or os.environ.get("SLURM_JOB_GPUS")
+    if given and given not in ("-1", "NoDevFiles"):
+        why = (
+            "this torch is built for CPUs: install the other with make env CUDA=1"
+            if torch.version.cuda is None
+            else "torch does not see it: look at nvidia-smi on this node"
+        )
+        note("device", f"warning: runs on the CPU, though the job has GPU {given}. {why}")
 
 
 def autocast() -> Any:
@@ -422,7 +441,7 @@ def pass_tokens(model: nn.Module) -> int:
     whole: Any = getattr(model, "module", model)  # several processes share a wrapped model
     config = whole.config.get_text_config(decoder=True)
     width = getattr(config, "num_hidden_layers", 1) * getattr(config, "hidden_size", 1)
-    return min(MICRO_TOKENS, PASS_SIZE // width)
+    return min(MICRO_TOKENS, PASS_SIZE // width, PASS_LOGITS // config.vocab_size)
 
 
 def loss_tokens(model: nn.Module) -> int:

@@ -50,5 +50,5 @@ class Passes:
                 found=str(error).split(". ")[0],
                 where=self.label,
                 todo="see with nvidia-smi whether other processes have the memory; or take a GPU with "
-                "more, or a smaller fit.encoder",
+                "more, or a smaller encoder",
             ) from error

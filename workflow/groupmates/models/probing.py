@@ -105,7 +105,7 @@ class Probing:
             note(
                 label,
                 f"warning: influences spread by {spread:.1e} nats, where the loss is rounded by about "
-                f"{self.resolution:.1e}: raise probe.learning_rate",
+                f"{self.resolution:.1e}: raise probe.learning_rate.factor",
             )
 
     def check_ids(self, sequences: list[np.ndarray], doc_ids: list[str]) -> None:
@@ -168,7 +168,7 @@ class Probing:
                 expected="a finite reference loss after every step",
                 found=f"{loss} after training on document {doc_id!r}",
                 where=where,
-                todo="look at the document's tokens; lower probe.learning_rate if the loss grew over "
-                "the steps before",
+                todo="look at the document's tokens; lower probe.learning_rate.factor if the loss grew "
+                "over the steps before",
             )
         return loss

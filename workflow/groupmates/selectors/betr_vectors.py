@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from groupmates.errors import UserError
 from groupmates.models.encoders import BATCH_TOKENS, ChunkEncoder, frozen_lm, mean_hidden_states
 from groupmates.models.tokenizer import document_tokens, load_tokenizer
 from groupmates.settings.selectors import Betr
@@ -32,7 +31,7 @@ def encoder_of(
 
         return hidden
     encoder = ChunkEncoder(betr.encoder, betr.max_tokens, 1, betr.pooling, "select.betr.encoder")
-    check_positions(betr, encoder.eval())
+    encoder.eval().check_positions(betr.max_tokens, "select.betr.max_tokens")
 
     @torch.no_grad()
     def units(texts: list[str]) -> np.ndarray:
@@ -42,14 +41,3 @@ def encoder_of(
         return found.cpu().numpy()
 
     return units
-
-
-def check_positions(betr: Betr, encoder: ChunkEncoder) -> None:
-    positions = getattr(encoder.encoder.config, "max_position_embeddings", betr.max_tokens)
-    if betr.max_tokens > positions:
-        raise UserError(
-            expected=f"at most {positions} tokens, as many as the encoder has positions",
-            found=f"{betr.max_tokens}",
-            where="select.betr.max_tokens",
-            todo=f"lower it, or choose another encoder than {betr.encoder}",
-        )

@@ -473,11 +473,17 @@ class Cluster(Section):
     """Number of clusters (paper: 10,000 for 29.5 million documents). Set this key or `target_size`,
     and the other one to `null`."""
     target_size: Positive | None
-    """Documents per cluster. The number of clusters is derived from it."""
+    """Documents per cluster. The number of clusters is derived from it.
+
+    Set `clusters` above some million documents: the time of k-means is that of documents × clusters.
+    """
     iterations: Positive
     """Iterations of k-means (paper: 100)."""
     sample_per_cluster: Positive
-    """Documents per cluster that the centroids are fitted on. All documents are then assigned."""
+    """Documents per cluster that the centroids are fitted on. All documents are then assigned.
+
+    More than there are in a cluster means all documents, as in the demo.
+    """
 
     one_of_two = either("clusters", "target_size")
 

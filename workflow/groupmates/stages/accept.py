@@ -14,13 +14,18 @@ def run(settings: AcceptSettings, *, model: Path, output: Path) -> None:
     metrics = read_folder_json(model, "fit", "metrics.json")
     found, floor = metrics["spearman_within_position"]["full"], settings.accept.minimum_spearman
     if not found >= floor:
+        more = (
+            "label more documents (sample.probe_documents)"
+            if "first_order" in metrics
+            else "probe more rollouts (probe.random.rollouts)"
+        )
         raise UserError(
             expected=f"a held-out Spearman within positions of at least {floor} "
             "(accept.minimum_spearman)",
             found=f"{found:.3f} from {metrics['labels']:,} labels",
             where=str(model / "metrics.json"),
-            todo="probe more rollouts (probe.random.rollouts), use a larger reference set, train "
-            "the base model further, or try another fit.encoder; to go on regardless lower the floor",
+            todo=f"{more}, use a larger reference set, train the base model further, or try another "
+            "fit.encoder; to go on regardless lower the floor",
         )
     provenance = Provenance.of("accept", settings, model=model)
     write_json(output, "accept", provenance, {"spearman_within_position": found})

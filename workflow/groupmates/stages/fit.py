@@ -20,7 +20,7 @@ from groupmates.maths.labels import LabelScale, label_scale
 from groupmates.maths.randomness import generator, hash64
 from groupmates.maths.statistics import pearson, reliability, rollout_bootstrap, spearman
 from groupmates.models.encoders import BATCH_TOKENS
-from groupmates.models.influence import InfluenceModel, make_encoder
+from groupmates.models.influence import InfluenceModel, Uncopied, make_encoder
 from groupmates.models.resumable import Training, warm_up_then_decay
 from groupmates.models.tokenizer import load_tokenizer, token_lists
 from groupmates.progress import Progress, note
@@ -246,7 +246,7 @@ def train(
         batch = order[place * hyper.batch_rollouts :][: hyper.batch_rollouts]
         own, weight = processes.share(len(batch))
         rows = batch[own]
-        predicted = under_way.joined(prepared, documents[rows])
+        predicted = under_way.joined(Uncopied(prepared), documents[rows])
         loss = weight * mse_loss(predicted, labels[torch.from_numpy(rows)])
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
