@@ -57,6 +57,7 @@ def test_a_file_named_twice_is_refused(second):
 
 def test_a_range_that_runs_backwards_is_refused():
     assert "part-{3..1}.jsonl" in refusal(expand, ["part-{3..1}.jsonl"]).found
+    assert refusal(expand, ["part-{3..1}.jsonl"], "reference.paths").where == "reference.paths"
 
 
 def names(patterns: list[str]) -> list[str]:

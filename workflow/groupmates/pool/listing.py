@@ -46,8 +46,11 @@ class PoolFile:
         return f"{self.path.removesuffix(self.name) or './'}./{self.name}"
 
 
-def expand_range(pattern: str) -> list[str]:
-    """`a-{00..02}.x` is `a-00.x`, `a-01.x`, `a-02.x`; a path without a range is itself."""
+def expand_range(pattern: str, setting: str = "pool.paths") -> list[str]:
+    """`a-{00..02}.x` is `a-00.x`, `a-01.x`, `a-02.x`; a path without a range is itself.
+
+    Raises `UserError` that names `setting`.
+    """
     numbers = _RANGE.search(pattern)
     if numbers is None:
         return [pattern]
@@ -57,7 +60,7 @@ def expand_range(pattern: str) -> list[str]:
         raise UserError(
             expected="a range from the smaller to the larger number",
             found=repr(pattern),
-            where="pool.paths",
+            where=setting,
             todo="swap the two numbers",
         )
     return [f"{before}{i:0{len(first)}d}{after}" for i in range(int(first), int(last) + 1)]
@@ -110,7 +113,7 @@ def _matched(pattern: str, setting: str) -> list[str]:
     there = there_of(pattern)
     rest = pattern.removeprefix(there)
     if _RANGE.search(rest):
-        paths = [there + end for end in expand_range(rest)]
+        paths = [there + end for end in expand_range(rest, setting)]
         if not glob.has_magic(rest):
             return paths
         return [found for path in paths for found in _matched(path, setting)]
