@@ -276,3 +276,28 @@ def test_freed_memory_is_kept_for_the_next_tensor(tmp_path):
     done = waiting.python("-c", MEMORY, cwd=tmp_path)
     first, *later = map(int, done.stdout.split())  # pages that the kernel had to clear
     assert first > 1000 and min(later) < 100  # it may take pages away in the meantime
+
+
+# GPUs that are not used
+
+
+@pytest.mark.parametrize(
+    ("stage", "variable", "given", "told"),
+    [
+        ("probe", "CUDA_VISIBLE_DEVICES", "3", True),
+        ("score", "SLURM_JOB_GPUS", "0,1", True),
+        ("probe", "CUDA_VISIBLE_DEVICES", "", False),
+        ("probe", "CUDA_VISIBLE_DEVICES", "-1", False),
+        ("take", "CUDA_VISIBLE_DEVICES", "3", False),
+    ],
+)
+def test_a_gpu_that_a_job_has_and_torch_cannot_use_is_told(
+    stage, variable, given, told, monkeypatch, capsys
+):
+    for name in ("CUDA_VISIBLE_DEVICES", "SLURM_JOB_GPUS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, given)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert run_stage.run(stage, lambda: None, {}) == 0
+    said = f"warning: runs on the CPU, though the job has GPU {given}"
+    assert (said in capsys.readouterr().err) == told

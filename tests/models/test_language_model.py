@@ -290,32 +290,6 @@ def test_large_models_and_vocabularies_take_fewer_tokens_in_a_pass(
     assert lm.pass_tokens(model) == tokens
 
 
-# Devices
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="the GPU is used")
-@pytest.mark.parametrize(
-    ("variable", "given", "told"),
-    [
-        ("CUDA_VISIBLE_DEVICES", "3", 1),
-        ("SLURM_JOB_GPUS", "0,1", 1),
-        ("CUDA_VISIBLE_DEVICES", "", 0),
-        ("CUDA_VISIBLE_DEVICES", "-1", 0),
-    ],
-)
-def test_a_gpu_that_a_job_has_and_torch_cannot_use_is_told_once(
-    variable, given, told, monkeypatch, capsys
-):
-    for name in ("CUDA_VISIBLE_DEVICES", "SLURM_JOB_GPUS"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv(variable, given)
-    lm._told_of_idle_gpu.cache_clear()
-    assert lm.device() == lm.device() == torch.device("cpu")
-    lm._told_of_idle_gpu.cache_clear()
-    said = capsys.readouterr().err
-    assert said.count(f"runs on the CPU, though the job has GPU {given}") == told
-
-
 # AdamW state on disk
 
 

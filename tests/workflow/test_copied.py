@@ -31,7 +31,7 @@ def test_a_copy_makes_anew_what_other_settings_affect_and_nothing_else(folder: P
     changed = checkout.merged({"run": "again"}, BUDGET)
     of_the_copy = set(planned(checkout.configure(folder, changed)))
     of_the_run = set(planned(checkout.configure(folder, BUDGET)))
-    assert {"order", "take", "evaluate"} <= of_the_run
+    assert {"take", "evaluate"} <= of_the_run
     assert of_the_copy == of_the_run
     assert snakemake(checkout.configure(folder, changed), "--until", "take").returncode == 0
     assert not planned(folder, "--until", "take")

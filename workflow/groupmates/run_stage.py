@@ -277,6 +277,7 @@ def run(
             join.join()
         else:
             os.environ.pop("LOCAL_RANK", None)  # of a launcher that this process is none of
+        told_of_idle_gpu(stage)
         function(**arguments)
         if joins:
             join.part()
@@ -307,6 +308,21 @@ def run(
 def told(stage: str, error: UserError) -> int:
     print(f"\nerror in {stage}\n{error}\n", file=sys.stderr)
     return 2
+
+
+def told_of_idle_gpu(stage: str) -> None:
+    """Note a GPU that this job was given and torch cannot use."""
+    torch = sys.modules.get("torch")
+    given = os.environ.get("CUDA_VISIBLE_DEVICES") or os.environ.get("SLURM_JOB_GPUS")
+    if torch is None or not STAGES[stage].gpu or given in (None, "", "-1", "NoDevFiles"):
+        return
+    if not torch.cuda.is_available():
+        why = (
+            "this torch is built for CPUs: install the other with make env CUDA=1"
+            if torch.version.cuda is None
+            else "torch does not see it: look at nvidia-smi on this node"
+        )
+        note(stage, f"warning: runs on the CPU, though the job has GPU {given}. {why}")
 
 
 def of_device(error: Exception) -> UserError | None:

@@ -7,7 +7,6 @@ summed in float32 or better.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
@@ -48,23 +47,7 @@ CPU_PADDING = 128
 
 
 def device() -> torch.device:
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    _told_of_idle_gpu()
-    return torch.device("cpu")
-
-
-@cache
-def _told_of_idle_gpu() -> None:
-    """Note, once, a GPU that this job was given and torch cannot use."""
-    given = os.environ.get("CUDA_VISIBLE_DEVICES") or os.environ.get("SLURM_JOB_GPUS")
-    if given and given not in ("-1", "NoDevFiles"):
-        why = (
-            "this torch is built for CPUs: install the other with make env CUDA=1"
-            if torch.version.cuda is None
-            else "torch does not see it: look at nvidia-smi on this node"
-        )
-        note("device", f"warning: runs on the CPU, though the job has GPU {given}. {why}")
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def autocast() -> Any:
