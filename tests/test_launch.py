@@ -299,6 +299,20 @@ def test_a_job_is_queued_again_for_a_preemption_or_its_time_limit(
     assert capsys.readouterr().err == (f"[job] {why}: queued again\n" if why else "")
 
 
+def test_a_queue_that_does_not_take_a_job_back_is_told_after_it_was_asked(scontrol, capsys):
+    asked = scontrol(PREEMPTED)
+    script = asked.with_name("scontrol")
+    script.write_text(
+        script.read_text() + 'if [ "$1" = requeue ]; then echo no such job >&2; exit 1; fi\n'
+    )
+    queries.queue_again()
+    told = capsys.readouterr().err.splitlines()
+    assert told == [
+        "[job] preempted: queued again",
+        "[job] SLURM refused to queue it again: no such job",
+    ]
+
+
 def test_a_training_is_warned_before_its_time_limit(scontrol):
     warned = threading.Event()
     handler = signal.signal(signal.SIGTERM, lambda number, frame: warned.set())

@@ -60,11 +60,14 @@ def queue_again(seconds: float = 0.0) -> None:
     # No other job: snakemake itself may run in one, with all its stages.
     ours = fields.get("JobName", "").startswith(SNAKEMAKES_PREFIX)
     if ours and is_leaving(fields, seconds):
-        asked = subprocess.run(["scontrol", "requeue", job], capture_output=True, check=False)
+        why = "preempted" if is_leaving(fields) else "at its time limit"
+        # Told before it is asked: SLURM may end this process before the answer comes.
+        note("job", f"{why}: queued again")
+        asked = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True)
         if asked.returncode == 0:
-            why = "preempted" if is_leaving(fields) else "at its time limit"
-            note("job", f"{why}: queued again")
             time.sleep(60)  # SLURM ends it meanwhile
+        else:
+            note("job", f"SLURM refused to queue it again: {asked.stderr.strip()}")
 
 
 def described(job: str, timeout: float = 120) -> dict[str, str]:
