@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,9 @@ from in_process import counted_by_rule, planned, snakemake
 
 
 @pytest.mark.long
+@pytest.mark.skipif(
+    shutil.which("slurmctld") is not None, reason="tests/slurm compares these bytes"
+)
 def test_a_run_in_processes_of_its_own_makes_the_same_bytes(finished: Path, tmp_path: Path) -> None:
     """The other tests run the same commands within their own process."""
     folder = checkout.make(tmp_path / "checkout")
