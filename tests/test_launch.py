@@ -266,8 +266,11 @@ def scontrol(tmp_path, monkeypatch):
     monkeypatch.setattr(queries.time, "sleep", lambda seconds: None)
 
     def say(text: str) -> Path:
-        (tmp_path / "scontrol").write_text(f"#!/bin/sh\necho $* >> {tmp_path}/asked\necho {text}\n")
-        (tmp_path / "scontrol").chmod(0o755)
+        # One that runs cannot be written to; it can be replaced.
+        new = tmp_path / "new"
+        new.write_text(f"#!/bin/sh\necho $* >> {tmp_path}/asked\necho {text}\n")
+        new.chmod(0o755)
+        new.rename(tmp_path / "scontrol")
         return tmp_path / "asked"
 
     return say
