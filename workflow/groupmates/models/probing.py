@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
@@ -17,10 +18,11 @@ from groupmates.maths.randomness import hash64
 from groupmates.models import language_model as lm
 from groupmates.models.checkpoint import broken_base, open_base
 from groupmates.models.compiled import compile_layers
-from groupmates.models.reference import Reference, check_reference
+from groupmates.models.reference import Reference, check_reference, reference_part
 from groupmates.models.resumable import set_learning_rate
 from groupmates.models.tokenizer import token_lists
 from groupmates.progress import note
+from groupmates.settings.per_stage import ProbeSettings
 from groupmates.settings.sections import StepRate
 
 # Spread over rounding. Below it, rounded losses rank steps otherwise than float64: Spearman under 0.95.
@@ -64,6 +66,23 @@ class Probing:
         if not math.isfinite(self.start_loss):
             expected = "a finite reference loss of the checkpoint before any step"
             raise broken_base(expected, f"{self.start_loss}", base)
+
+    @classmethod
+    def of_job(
+        cls,
+        settings: ProbeSettings,
+        base: Path,
+        reference: Path,
+        sequences: dict[str, np.ndarray],
+        label: str,
+        compile: bool,
+    ) -> Self:
+        """By the reference's selection examples; layers are compiled for `sequences` where asked."""
+        examples, _ = reference_part(reference, "selection", settings.selection_examples)
+        probing = cls(base, examples, settings.learning_rate)
+        if compile:
+            probing.compile_layers(label, sequences.values())
+        return probing
 
     def compile_layers(self, label: str, sequences: Collection[np.ndarray]) -> None:
         """Compile the model's layers for steps on these documents, padded to a few lengths.

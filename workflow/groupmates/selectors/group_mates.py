@@ -69,5 +69,5 @@ def order(
         "key": key_N,
         "group_influence": theta_N,
     }
-    in_pool = np.lexsort((members.row_N, members.shard_N))
+    in_pool = members.pool_order()
     write_table(output, "order", provenance, {name: v[in_pool] for name, v in columns.items()})

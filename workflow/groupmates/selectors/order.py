@@ -111,8 +111,12 @@ class Members:
 
     def in_pool(self, chosen_N: np.ndarray) -> np.ndarray:
         """Indices of the chosen ones (bool [N]), in pool order."""
-        order = np.lexsort((self.row_N, self.shard_N))
+        order = self.pool_order()
         return order[chosen_N[order]]
+
+    def pool_order(self) -> np.ndarray:
+        """Indices of all of them, in pool order."""
+        return np.lexsort((self.row_N, self.shard_N))
 
     def by_cluster(self) -> Iterator[slice]:
         """The places of one cluster's documents after the other."""

@@ -13,7 +13,6 @@ import numpy as np
 from groupmates.artefacts.store import Provenance, read_table, write_table
 from groupmates.artefacts.unfinished import Kept
 from groupmates.models.probing import Probing, part_of, sequences_of
-from groupmates.models.reference import reference_part
 from groupmates.progress import Progress
 from groupmates.settings.per_stage import ProbeSettings
 
@@ -40,11 +39,8 @@ def run(
     provenance = Provenance.of(
         "probe", settings, base=base, pool=probe_pool, reference=reference, rollouts=rollouts
     ).also(part=part, parts=parts)
-    examples = reference_part(reference, "selection", settings.selection_examples)[0]
-    probing = Probing(base, examples, settings.learning_rate)
     label = f"probe {output.parent.name} {part + 1}/{parts}"
-    if compile:
-        probing.compile_layers(label, sequences.values())
+    probing = Probing.of_job(settings, base, reference, sequences, label, bool(compile))
     # Losses of compiled layers are never subtracted from those of plain ones.
     with Kept(output, "probe", provenance.also(compiled=probing.compiled)) as kept:
         losses = kept.values  # before and after every step: nearly all of the work

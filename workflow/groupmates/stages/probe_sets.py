@@ -17,7 +17,6 @@ from groupmates.maths.document_sets import near_sets, random_sets
 from groupmates.models.encoders import BATCH_TOKENS
 from groupmates.models.influence import InfluenceModel
 from groupmates.models.probing import Probing, part_of, sequences_of
-from groupmates.models.reference import reference_part
 from groupmates.models.tokenizer import token_lists
 from groupmates.progress import Progress, note
 from groupmates.settings.per_stage import GroupPlanSettings, ProbeSettings
@@ -120,11 +119,8 @@ def run(
     provenance = Provenance.of(
         "groups", settings, base=base, pool=probe_pool, reference=reference, sets=sets
     ).also(part=part, parts=parts)
-    examples = reference_part(reference, "selection", settings.selection_examples)[0]
-    probing = Probing(base, examples, settings.learning_rate)
     label = f"probe groups {part + 1}/{parts}"
-    if compile:
-        probing.compile_layers(label, sequences.values())
+    probing = Probing.of_job(settings, base, reference, sequences, label, bool(compile))
     # As in `probe`: losses of the same kernels alone are subtracted.
     with Kept(output, "group_probe", provenance.also(compiled=probing.compiled)) as kept:
         losses = kept.values
